@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINE ?= nvflare
+STAMP := $(VENV)/.installed
+LOCK := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test quick lint bench soak lock install clean
+
+demo: install
+	@$(BIN)/flip-fl run examples/breast_cancer --engine $(ENGINE) --sites 2 --rounds 5 --out runs/demo --baselines
+
+test: install lint
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak and not bench"
+
+# the fast tests alone, for the loop while writing
+quick: install
+	$(BIN)/python -m pytest -n 2 -m "not slow and not soak and not bench"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	@mkdir -p build
+	$(BIN)/python -m tests.benchmarks
+
+soak: install
+	$(BIN)/python -m pytest -m soak --timeout 7200
+
+install: $(STAMP)
+
+# The stamp holds the hash of what was installed, so that a touched but unchanged file installs nothing.
+$(STAMP): $(LOCK) pyproject.toml
+	@if [ -f $(STAMP) ] && cat $(LOCK) pyproject.toml | sha256sum | cmp -s - $(STAMP); then touch $(STAMP); else \
+	  echo "installing the pinned development environment into $(VENV) (once; some minutes)"; \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[all,dev]' && \
+	  cat $(LOCK) pyproject.toml | sha256sum > $(STAMP); fi
+
+# Resolve everything anew from pyproject.toml. torch stays at the pinned version: newer ones pull CUDA from PyPI.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet 'torch==2.13.0' --editable '.[all,dev]'
+	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > $(LOCK)
+	rm -rf build/lock
+
+clean:
+	rm -rf $(VENV) build dist runs

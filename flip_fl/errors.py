@@ -1,0 +1,423 @@
+"""One catalogue of everything that can go wrong in a way a user can mend: code, words, exit code.
+
+Every message a person sees is written in ``CATALOGUE``. Code raises ``FlipError("E0303", key=…, value=…)``; the
+entry's templates are filled with the facts. A fact is quoted as given, cut at 200 characters, with control
+characters shown as ``\\x1b``; a fact must never be a key, SQL, or a value of a patient's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from string import Formatter
+from typing import Any
+
+MAX_FACT_CHARS = 200
+
+
+class ExitCode(IntEnum):
+    """What a shell sees. The table is part of the command line's promises."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    UNAUTHORISED = 4
+    REFUSED = 5
+    STOPPED = 6
+    BUG = 70
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind of error: templates for what, why and fix, and what ``flip-fl explain`` prints."""
+
+    code: str
+    exit_code: ExitCode
+    what: str
+    why: str = ""
+    fix: str = ""
+    explain: str = ""
+    retryable: bool = False
+
+    def fields(self) -> frozenset[str]:
+        """The names of the facts that the templates ask for."""
+        texts = (self.what, self.why, self.fix)
+        return frozenset(name for text in texts for _, name, _, _ in Formatter().parse(text) if name)
+
+
+class FlipError(Exception):
+    """An error with the five parts a user needs: what, where, why, fix, explain.
+
+    ``facts`` fill the catalogue's templates; ``where`` is ``file:line:column`` or another place; ``why`` and ``fix``
+    replace the entry's own words where the caller knows better. Raises ``KeyError`` for an unknown code or a
+    missing fact: both are bugs that a test finds.
+    """
+
+    def __init__(
+        self, code: str, *, where: str | None = None, why: str | None = None, fix: str | None = None, **facts: object
+    ) -> None:
+        self.entry = CATALOGUE[code]
+        self.facts = dict(facts)
+        self.where = where
+        words = {name: printable(value) for name, value in facts.items()}
+        self.what = self.entry.what.format_map(words)
+        self.why = why if why is not None else self.entry.why.format_map(words)
+        self.fix = fix if fix is not None else self.entry.fix.format_map(words)
+        super().__init__(self.what)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.code, self.where, self.why, self.fix, self.facts)
+
+    @property
+    def code(self) -> str:
+        return self.entry.code
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return self.entry.exit_code
+
+    def text(self) -> str:
+        """The error as people read it: one line a part, nothing wrapped."""
+        lines = [f"error[FLIP-{self.code}]: {self.what}"]
+        if self.where:
+            lines.append(f"  --> {self.where}")
+        if self.why:
+            lines.append(f"  why: {self.why}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        lines.append(f"  see: flip-fl explain {self.code}")
+        return "\n".join(lines)
+
+    def envelope(self) -> dict[str, Any]:
+        """The error as programs read it (``--json``)."""
+        return {
+            "schema": "flip-fl.error/1",
+            "status": "error",
+            "exit_code": int(self.exit_code),
+            "code": f"FLIP-{self.code}",
+            "message": self.what,
+            "where": self.where,
+            "why": self.why or None,
+            "fix": self.fix or None,
+            "docs": f"flip-fl explain {self.code}",
+            "retryable": self.entry.retryable,
+        }
+
+
+class ResultsUploadError(Exception):
+    """The results could not be stored; the cause is chained."""
+
+    def __init__(self, message: str = "Unexpected failure uploading results to S3") -> None:
+        super().__init__(message)
+
+
+class CleanupError(Exception):
+    """A folder could not be removed; the cause is chained."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"Failed to clean up path: {path}")
+
+
+def printable(value: object) -> str:
+    """``value`` as text, control characters escaped, at most 200 characters."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+    return text if len(text) <= MAX_FACT_CHARS else text[: MAX_FACT_CHARS - 1] + "…"
+
+
+def _rebuild(code: str, where: str | None, why: str, fix: str, facts: dict[str, object]) -> FlipError:
+    return FlipError(code, where=where, why=why, fix=fix, **facts)
+
+
+_ENTRIES = (
+    # -- our own ------------------------------------------------------------------------------------------------
+    Entry(
+        "E0001",
+        ExitCode.BUG,
+        "flip-fl failed in a way it should not: {kind}",
+        "this is a bug in flip_fl, not in what you typed",
+        "report it with the file {path}",
+        "The traceback is in the named file. It may hold paths of this machine: read it before you share it.",
+    ),
+    # -- the command line ---------------------------------------------------------------------------------------
+    Entry(
+        "E0101",
+        ExitCode.USAGE,
+        "no command '{command}'",
+        fix="{suggestion}",
+        explain="The first word after flip-fl must be one of the commands that `flip-fl --help` lists.",
+    ),
+    Entry(
+        "E0102",
+        ExitCode.USAGE,
+        "{problem}",
+        fix="{usage}",
+        explain="An option or argument was missing, unknown or of the wrong kind; `--help` shows examples.",
+    ),
+    # -- the app's folder ---------------------------------------------------------------------------------------
+    Entry(
+        "E0201",
+        ExitCode.USAGE,
+        "no app in {folder} (looked for config.json and client_app.py or trainer.py)",
+        "{hint}",
+        "{suggestion}",
+        "A neutral app is a folder with config.json, models.py and trainer.py (evaluation: evaluator.py).",
+    ),
+    Entry(
+        "E0202",
+        ExitCode.USAGE,
+        "the app has no {file}",
+        "a {job_type} job needs {needed}",
+        "add {file} to {folder}",
+        "Each job type has its required files; `flip-fl run` names the first that is missing.",
+    ),
+    Entry(
+        "E0203",
+        ExitCode.USAGE,
+        "{file} cannot be imported: {problem}",
+        "the app is imported before anything starts, so that a mistake costs seconds and not a round",
+        "mend {file} at the place shown",
+        "The last frame inside the app is shown as the place. Missing packages must be installed in this environment.",
+    ),
+    Entry(
+        "E0204",
+        ExitCode.USAGE,
+        "{file} has no function {function}",
+        "a {job_type} job calls {signature}",
+        "define {signature} in {file}",
+        "The neutral form is a handful of plain functions; see the README of any folder in examples/.",
+    ),
+    Entry(
+        "E0205",
+        ExitCode.USAGE,
+        "models.get_model() cannot be used: {problem}",
+        "the server needs the names and shapes of the weights before the first round",
+        "return a torch.nn.Module whose state_dict() holds dense tensors of a dtype that numpy has",
+        "get_model() is called in a process of its own with an empty environment.",
+    ),
+    Entry(
+        "E0206",
+        ExitCode.USAGE,
+        "this is an executor-style app ({evidence})",
+        "flip_fl runs neutral apps: plain functions train(model, site, config) and validate(model, site, config)",
+        "move the body of the trainer class into those two functions in trainer.py",
+        "Executor-style apps tie the code to one engine's classes, several of which that engine has removed.",
+    ),
+    # -- config.json --------------------------------------------------------------------------------------------
+    Entry(
+        "E0301",
+        ExitCode.USAGE,
+        "config.json is not valid JSON: {problem}",
+        fix="mend the line shown",
+        explain="config.json is one JSON object; comments and trailing commas are not JSON.",
+    ),
+    Entry(
+        "E0302",
+        ExitCode.USAGE,
+        "config.json has no key '{key}'",
+        "{reason}",
+        'add "{key}": {example}',
+        "Only job_type is required; every other platform key has a default.",
+    ),
+    Entry(
+        "E0303",
+        ExitCode.USAGE,
+        "{key} is {value}; it must be {expected}",
+        "out-of-range values are refused, not replaced",
+        "{fix}",
+        "The platform's own keys are checked; keys that flip_fl does not know belong to the app and pass through.",
+    ),
+    Entry(
+        "E0304",
+        ExitCode.USAGE,
+        "config.json has the key '{key}', which is close to the platform's '{near}'",
+        "a misspelt platform key would silently have no effect",
+        "write '{near}', or rename your own key",
+        "Keys of the app's own pass through unless they are one or two letters from a platform key.",
+    ),
+    Entry(
+        "E0312",
+        ExitCode.USAGE,
+        "no kit slot called '{slot}'{place}",
+        "metrics, weights and --site use slot names, not the trusts' names",
+        "{suggestion}",
+        "A kit slot (Trust_1, Trust_2, …) is the name of a participant; the hub knows which trust holds it.",
+    ),
+    # -- settings, hub, keys ------------------------------------------------------------------------------------
+    Entry(
+        "E0401",
+        ExitCode.USAGE,
+        "the {role} cannot start: {names} not set",
+        "in production flip_fl has no default for addresses, keys and buckets",
+        "set {names} in {place}",
+        "Settings come from keyword arguments, else from the role's settings file, else from the environment.",
+    ),
+    Entry(
+        "E0402",
+        ExitCode.UNREACHABLE,
+        "{url} answered but is not a FLIP hub API",
+        "{evidence}",
+        "{suggestion}",
+        "The base URL of our hub ends in /api.",
+    ),
+    Entry(
+        "E0403",
+        ExitCode.UNREACHABLE,
+        "no answer from the hub at {url}: {problem}",
+        "{safe}",
+        "start the hub, or correct FLIP_API_INTERNAL_URL",
+        "What was reported meanwhile is kept in the outbox and sent when the hub answers again.",
+        retryable=True,
+    ),
+    Entry(
+        "E0404",
+        ExitCode.USAGE,
+        "{name} is {value}; it must be {expected}",
+        "a malformed setting stops the start, so that nothing runs half configured",
+        "correct {name} in {place}",
+        "Values of keys are never shown, only whether they are set.",
+    ),
+    Entry(
+        "E0405",
+        ExitCode.USAGE,
+        "it is not clear whether this is development or production",
+        "LOCAL_DEV is not set, but {names} is",
+        "set LOCAL_DEV=true for development, or LOCAL_DEV=false for production",
+        "A missing LOCAL_DEV must never switch off reporting in silence.",
+    ),
+    Entry(
+        "E0406",
+        ExitCode.USAGE,
+        "the role of this process is not clear: {problem}",
+        "the FL server calls the hub, an FL client calls its trust's services; neither may do the other's",
+        "set FLIP_ROLE=server or FLIP_ROLE=client, or set just one of the two keys",
+        "Engine components always say their role; only code that calls FLIP() by itself has to.",
+    ),
+    Entry(
+        "E0407",
+        ExitCode.REFUSED,
+        "{operation} belongs to the {needed}, this process is the {role}",
+        "a client never holds the hub's key and never calls the hub",
+        "{suggestion}",
+        "Metrics, statuses, exceptions and results go through the FL engine to the server.",
+    ),
+    Entry(
+        "E0411",
+        ExitCode.UNAUTHORISED,
+        "the hub refused INTERNAL_SERVICE_KEY ({key})",
+        "{reason}",
+        "flip-fl doctor --keys",
+        "The hub stores only a hash of its key; a key is shown once, when the hub is initialised.",
+    ),
+    # -- runs ---------------------------------------------------------------------------------------------------
+    Entry(
+        "E0501",
+        ExitCode.USAGE,
+        "no model id: {problem}",
+        "the hub needs to know which model a run reports on",
+        "give a UUID as FLIP_MODEL_ID in config.json, or as custom_props.model_id in meta.json",
+        "Looked up in this order: the component's argument, FLIP_MODEL_ID in config.json, custom_props.model_id in "
+        "NVFLARE's meta.json (Flower: flip-model-id in the run config), the job's name.",
+    ),
+    Entry(
+        "E0505",
+        ExitCode.USAGE,
+        "the job needs {needed} sites, {chosen} are chosen ({slots})",
+        "MIN_CLIENTS is {needed}{place}",
+        "use --sites {needed}, or set MIN_CLIENTS to {chosen}",
+        "A run with fewer sites than its quorum would wait for sites that never come.",
+    ),
+    Entry(
+        "E0506",
+        ExitCode.FAILED,
+        "the engine ended without finishing the run: {problem}",
+        "{reason}",
+        "read {log}",
+        "The engine's own logs lie in the run's folder.",
+    ),
+    Entry(
+        "E0507",
+        ExitCode.FAILED,
+        "the run ended {status}: {reason}",
+        "{cause}",
+        "{suggestion}",
+        "The report and the hub hold the whole story, tracebacks included.",
+    ),
+    Entry(
+        "E0508",
+        ExitCode.REFUSED,
+        "{folder} already holds something that is not a run of flip-fl",
+        "a run's folder is emptied before it is written again",
+        "choose another folder with --out",
+        "Only folders that flip-fl wrote itself are ever emptied.",
+    ),
+    Entry(
+        "E0509",
+        ExitCode.USAGE,
+        "{part} is not installed",
+        "{needed_for}",
+        "pip install '{requirement}'",
+        "The base install is small; engines, torch, the hub and object storage are extras.",
+    ),
+    Entry(
+        "E0510",
+        ExitCode.USAGE,
+        "the engine '{engine}' is not one that flip-fl runs",
+        "engines: {engines}",
+        "{suggestion}",
+        "--engine takes the name of an installed engine.",
+    ),
+    # -- results ------------------------------------------------------------------------------------------------
+    Entry(
+        "E0701",
+        ExitCode.FAILED,
+        "run {run} has no results yet: {state}",
+        fix="{suggestion}",
+        explain="Results exist once the run has ended and its bundle was verified.",
+        retryable=True,
+    ),
+    Entry(
+        "E0702",
+        ExitCode.FAILED,
+        "the results bundle {bundle} cannot be used: {problem}",
+        "a success is only reported of a run whose model loads from the stored results",
+        "{suggestion}",
+        "The manifest's digests are checked, the model is loaded, and its score reproduced where the data is there.",
+    ),
+    Entry(
+        "E0703",
+        ExitCode.REFUSED,
+        "{path} holds another file",
+        "its digest differs from the results'",
+        "choose another place with --out, or add --overwrite",
+        "A file that is already there and equal is left as it is.",
+    ),
+    Entry(
+        "E0704",
+        ExitCode.REFUSED,
+        "{path} leads out of {root}",
+        "paths given by a job must stay inside their folder",
+        "use a plain relative path without ..",
+        "Symbolic links are followed before the check.",
+    ),
+    # -- data ---------------------------------------------------------------------------------------------------
+    Entry(
+        "E0901",
+        ExitCode.USAGE,
+        "no data for the run: {problem}",
+        "sites need a cohort: --data CSV, else DEV_DATAFRAME, else the app's prepare.py",
+        "{suggestion}",
+        "prepare.py defines prepare(out_dir), which writes cohort.csv and, for imaging, images/.",
+    ),
+    Entry(
+        "E0902",
+        ExitCode.USAGE,
+        "the cohort {path} cannot be used: {problem}",
+        fix="{suggestion}",
+        explain="A cohort is a CSV with a header; imaging cohorts have accession_id, most have person_id.",
+    ),
+)
+
+CATALOGUE: Mapping[str, Entry] = {entry.code: entry for entry in _ENTRIES}

@@ -1,0 +1,240 @@
+"""Settings, one frozen class per role. The names of environment variables stand here and nowhere else.
+
+Order: keyword argument, else the role's settings file, else the environment. Nothing is read at import. A role that
+lacks something it needs, or finds it malformed, refuses to start with a ``FlipError`` that names the variable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from flip_fl.errors import FlipError
+from flip_fl.values import HubDialect, Role
+
+SETTINGS_FILE = Path("local") / "flip.env"
+
+_PRODUCTION_NAMES = (
+    "FLIP_API_INTERNAL_URL",
+    "INTERNAL_SERVICE_KEY",
+    "DATA_ACCESS_API_URL",
+    "IMAGING_API_URL",
+    "TRUST_INTERNAL_SERVICE_KEY",
+    "IMAGES_DIR",
+    "UPLOADED_FEDERATED_DATA_BUCKET",
+)
+
+_Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
+_Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
+
+
+class RoleSettings(BaseSettings):
+    """The common base: frozen, named by environment variable, file before environment."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    role: ClassVar[str]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, dotenv_settings, env_settings
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_blank_secret(cls, value: Any) -> Any:
+        if isinstance(value, SecretStr) and not value.get_secret_value().strip():
+            raise ValueError("must not be blank")
+        return value
+
+
+class ServerSettings(RoleSettings):
+    """The FL server in production: the hub, the results' bucket, the state folder."""
+
+    role: ClassVar[str] = "FL server"
+    hub_url: _Url = Field(alias="FLIP_API_INTERNAL_URL")
+    service_key: SecretStr = Field(alias="INTERNAL_SERVICE_KEY")
+    service_key_header: _Header = Field("X-Internal-Service-Key", alias="INTERNAL_SERVICE_KEY_HEADER")
+    results_bucket: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{2,62}(/.*)?$")] = Field(
+        alias="UPLOADED_FEDERATED_DATA_BUCKET"
+    )
+    checkpoint_root: Path = Field(Path("/app/server-checkpoints"), alias="SERVER_CHECKPOINT_ROOT")
+    dialect: HubDialect = Field(HubDialect.BOTH, alias="FLIP_HUB_DIALECT")
+    state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
+    s3_endpoint: _Url | None = Field(None, alias="AWS_ENDPOINT_URL")
+    s3_access_key: SecretStr | None = Field(None, alias="AWS_ACCESS_KEY_ID")
+    s3_secret_key: SecretStr | None = Field(None, alias="AWS_SECRET_ACCESS_KEY")
+    s3_session_token: SecretStr | None = Field(None, alias="AWS_SESSION_TOKEN")
+    s3_region: str | None = Field(None, alias="AWS_DEFAULT_REGION")
+
+
+class ClientSettings(RoleSettings):
+    """An FL client in production: its trust's two services."""
+
+    role: ClassVar[str] = "FL client"
+    data_access_url: _Url = Field(alias="DATA_ACCESS_API_URL")
+    imaging_url: _Url = Field(alias="IMAGING_API_URL")
+    trust_key: SecretStr = Field(alias="TRUST_INTERNAL_SERVICE_KEY")
+    trust_key_header: _Header = Field("X-Trust-Internal-Service-Key", alias="TRUST_INTERNAL_SERVICE_KEY_HEADER")
+    net_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field("default", alias="NET_ID")
+    images_dir: Path = Field(alias="IMAGES_DIR")
+    state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
+    read_timeout_s: Annotated[float, Field(gt=0)] = Field(600.0, alias="FLIP_TRUST_READ_TIMEOUT_S")
+
+
+class DevSettings(RoleSettings):
+    """A developer's machine or a simulated site: a CSV and a folder."""
+
+    role: ClassVar[str] = "developer's process"
+    dataframe: Path | None = Field(None, alias="DEV_DATAFRAME")
+    images_dir: Path | None = Field(None, alias="DEV_IMAGES_DIR")
+    tabular: bool = Field(False, alias="DEV_TABULAR")
+    missing_study: Annotated[str, Field(pattern="^(empty|error)$")] = Field("empty", alias="DEV_MISSING_STUDY")
+
+
+class HubSettings(RoleSettings):
+    """The hub: its database and the hash of the service key (empty: closed)."""
+
+    role: ClassVar[str] = "hub"
+    database_url: str = Field("sqlite:///hub.sqlite", alias="FLIP_HUB_DATABASE_URL")
+    service_key_hash: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")] = Field(
+        "", alias="INTERNAL_SERVICE_KEY_HASH"
+    )
+    service_key_header: _Header = Field("X-Internal-Service-Key", alias="INTERNAL_SERVICE_KEY_HEADER")
+
+
+class _Mode(RoleSettings):
+    """What a process must know before it can choose its role's settings."""
+
+    role: ClassVar[str] = "process"
+    local_dev: bool | None = Field(None, alias="LOCAL_DEV")
+    flip_role: Role | None = Field(None, alias="FLIP_ROLE")
+
+
+_SettingsT = TypeVar("_SettingsT", bound=RoleSettings)
+
+
+def load(cls: type[_SettingsT], file: Path | None = None, /, **overrides: Any) -> _SettingsT:
+    """``cls`` from keywords, ``file`` and the environment.
+
+    Raises ``FlipError`` E0401 naming every setting that is missing, else E0404 for the first malformed one.
+    """
+    if file is not None and not file.is_file():
+        raise FlipError("E0404", name="the settings file", value=file, expected="a readable file", place=str(file))
+    try:
+        source: dict[str, Any] = {"_env_file": file, "_env_file_encoding": "utf-8"}
+        return cls(**source, **overrides)
+    except ValidationError as error:
+        raise _refusal(cls, error, file) from None
+
+
+def is_dev(file: Path | None = None, *, local_dev: bool | None = None) -> bool:
+    """Whether this process uses local data (``LOCAL_DEV``).
+
+    Unset means development only while no production setting is set anywhere; else ``FlipError`` E0405 names both.
+    """
+    mode = load(_Mode, file, **({} if local_dev is None else {"local_dev": local_dev}))
+    if mode.local_dev is not None:
+        return mode.local_dev
+    present = [name for name in _PRODUCTION_NAMES if _lookup(name, file)]
+    if present:
+        raise FlipError("E0405", names=", ".join(present))
+    return True
+
+
+def resolve_role(file: Path | None = None, role: Role | str | None = None) -> Role:
+    """The role of a production process: what the caller says, else ``FLIP_ROLE``, else the one key present.
+
+    Raises ``FlipError`` E0406 when that does not decide it.
+    """
+    if role is not None:
+        return Role(role)
+    said = load(_Mode, file).flip_role
+    if said is not None:
+        return said
+    server = _lookup("INTERNAL_SERVICE_KEY", file)
+    client = _lookup("TRUST_INTERNAL_SERVICE_KEY", file)
+    if server and client:
+        raise FlipError(
+            "E0406", problem="both INTERNAL_SERVICE_KEY and TRUST_INTERNAL_SERVICE_KEY are set and FLIP_ROLE is not"
+        )
+    if not server and not client:
+        raise FlipError(
+            "E0406", problem="none of FLIP_ROLE, INTERNAL_SERVICE_KEY and TRUST_INTERNAL_SERVICE_KEY is set"
+        )
+    return Role.SERVER if server else Role.CLIENT
+
+
+def settings_file(slot: str, workspace: Path | None = None) -> Path | None:
+    """A component's settings file: ``local/flip.env`` of its workspace, else ``$FLIP_SETTINGS_DIR/<slot>.env``."""
+    if workspace is not None and (workspace / SETTINGS_FILE).is_file():
+        return workspace / SETTINGS_FILE
+    folder = os.environ.get("FLIP_SETTINGS_DIR")
+    if folder:
+        path = Path(folder) / f"{slot}.env"
+        return path if path.is_file() else None
+    return None
+
+
+def write_settings_file(path: Path, values: Mapping[str, str]) -> None:
+    """Write a settings file that only its owner can read. Raises ``ValueError`` for a value with a line break."""
+    for name, value in values.items():
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name) or "\n" in value or "'" in value:
+            raise ValueError(f"{name} cannot be written to a settings file")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        out.writelines(f"{name}='{value}'\n" for name, value in values.items())
+
+
+def _lookup(name: str, file: Path | None) -> str | None:
+    values: Mapping[str, str | None] = {}
+    if file is not None:
+        values = DotEnvSettingsSource(_Mode, env_file=file, env_file_encoding="utf-8", case_sensitive=True).env_vars
+    return values.get(name) or os.environ.get(name) or None
+
+
+def _refusal(cls: type[RoleSettings], error: ValidationError, file: Path | None) -> FlipError:
+    place = f"{file} or the environment" if file is not None else "the environment"
+    problems = error.errors(include_url=False, include_context=False)
+    missing = [_variable(cls, p["loc"][0]) for p in problems if p["type"] == "missing"]
+    if missing:
+        return FlipError("E0401", role=cls.role, names=", ".join(missing), place=place)
+    problem = problems[0]
+    name = _variable(cls, problem["loc"][0])
+    shown = "set, but malformed" if "KEY" in name or "TOKEN" in name else repr(problem["input"])
+    return FlipError("E0404", name=name, value=shown, expected=_expectation(name, problem["msg"]), place=place)
+
+
+def _variable(cls: type[RoleSettings], location: Any) -> str:
+    field = cls.model_fields.get(str(location))
+    return str(field.alias) if field is not None and field.alias else str(location)
+
+
+_EXPECTED = {
+    "UPLOADED_FEDERATED_DATA_BUCKET": "s3://bucket or s3://bucket/prefix",
+    "FLIP_API_INTERNAL_URL": "an http:// or https:// address that ends in /api",
+    "DATA_ACCESS_API_URL": "an http:// or https:// address",
+    "IMAGING_API_URL": "an http:// or https:// address",
+    "AWS_ENDPOINT_URL": "an http:// or https:// address",
+    "INTERNAL_SERVICE_KEY_HASH": "64 hexadecimal digits (SHA-256 of the key)",
+    "LOCAL_DEV": "true or false",
+    "FLIP_ROLE": "server or client",
+    "FLIP_HUB_DIALECT": "both, older or current",
+    "DEV_MISSING_STUDY": "empty or error",
+}
+
+
+def _expectation(name: str, message: str) -> str:
+    return _EXPECTED.get(name, message[:1].lower() + message[1:])

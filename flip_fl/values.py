@@ -1,0 +1,126 @@
+"""The enumerations that FLIP's services and flip_fl share. This module depends on nothing."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a process is allowed to call: the server calls the hub, a client calls its trust's services."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+class ModelStatus(StrEnum):
+    """A model's life at the hub. ``TRAINING_STARTED`` is the older spelling of ``RUNNING``."""
+
+    PENDING = "PENDING"
+    INITIATED = "INITIATED"
+    PREPARED = "PREPARED"
+    RUNNING = "RUNNING"
+    TRAINING_STARTED = "RUNNING"
+    RESULTS_UPLOADED = "RESULTS_UPLOADED"
+    ERROR = "ERROR"
+    STOPPED = "STOPPED"
+    RESULTS_UPLOAD_FAILED = "RESULTS_UPLOAD_FAILED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ModelStatus | None:
+        return cls.RUNNING if value == "TRAINING_STARTED" else None
+
+    @property
+    def is_terminal(self) -> bool:
+        """True for the statuses that end a run and release its net."""
+        return self in TERMINAL_STATUSES
+
+    @property
+    def is_success(self) -> bool:
+        """False for the statuses whose log row the hub marks as a failure."""
+        return self not in (ModelStatus.ERROR, ModelStatus.STOPPED, ModelStatus.RESULTS_UPLOAD_FAILED)
+
+
+TERMINAL_STATUSES = frozenset(
+    {ModelStatus.ERROR, ModelStatus.STOPPED, ModelStatus.RESULTS_UPLOADED, ModelStatus.RESULTS_UPLOAD_FAILED}
+)
+
+
+class ModelAuditAction(StrEnum):
+    """What an audit row of a model records."""
+
+    DELETE = "DELETE"
+    EDIT = "EDIT"
+    PREPARED = "PREPARED"
+    RUNNING = "RUNNING"
+    TRAINING_STARTED = "RUNNING"
+    RESULTS_UPLOADED = "RESULTS_UPLOADED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ModelAuditAction | None:
+        return cls.RUNNING if value == "TRAINING_STARTED" else None
+
+
+class ResourceType(StrEnum):
+    """What the imaging service can return of a study."""
+
+    DICOM = "DICOM"
+    NIFTI = "NIFTI"
+    SEGMENTATION = "SEG"
+    SEG = "SEG"
+    ALL = "ALL"
+
+
+class JobType(StrEnum):
+    """The kinds of job a researcher submits; ``<type>_client_api`` is read as the type."""
+
+    STANDARD = "standard"
+    EVALUATION = "evaluation"
+    FED_OPT = "fed_opt"
+    DIFFUSION = "diffusion_model"
+
+    @classmethod
+    def _missing_(cls, value: object) -> JobType | None:
+        if isinstance(value, str) and value.endswith("_client_api"):
+            stem = value.removesuffix("_client_api")
+            return cls(stem) if stem in cls._value2member_map_ else None
+        return None
+
+
+class EventType(StrEnum):
+    """The typed events that a sender may report; the hub words them when it serves them."""
+
+    ROUND_STARTED = "ROUND_STARTED"
+    CLIENT_RESULT_RECEIVED = "CLIENT_RESULT_RECEIVED"
+    ROUND_AGGREGATED = "ROUND_AGGREGATED"
+    JOB_WAITING_FOR_RESOURCES = "JOB_WAITING_FOR_RESOURCES"
+    QUEUE_POSITION = "QUEUE_POSITION"
+    RESULTS_STORED = "RESULTS_STORED"
+
+
+ROUNDLESS_EVENTS = frozenset({EventType.JOB_WAITING_FOR_RESOURCES, EventType.QUEUE_POSITION})
+
+
+class HubDialect(StrEnum):
+    """Which spelling of metric and log bodies a sender uses towards the hub."""
+
+    BOTH = "both"
+    OLDER = "older"
+    CURRENT = "current"
+
+
+class Task(StrEnum):
+    """What a site is asked to do in a round."""
+
+    TRAIN = "train"
+    VALIDATE = "validate"
+    EVALUATE = "evaluate"
+
+
+DEFAULT_X_LABEL = "Global Rounds"
+SERVER_NAME = "server"
+
+
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Sort key that puts ``Trust_2`` before ``Trust_10``."""
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part)
