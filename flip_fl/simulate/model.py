@@ -1,0 +1,57 @@
+"""What goes into a simulated run, what it tells while it runs, and what comes out: plain facts, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flip_fl.values import ModelStatus
+
+if TYPE_CHECKING:
+    from flip_fl.dashboard.story import Story
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a person asked for. ``slots`` are the chosen kit slots, empty for the first ``sites`` ones in natural order;
+    ``rounds`` overrides the app's GLOBAL_ROUNDS; ``data`` and ``images`` are a CSV and a folder; ``out`` is the run's
+    folder (None: ``runs/<app>-<time>``)."""
+
+    app: Path
+    engine: str
+    sites: int
+    slots: tuple[str, ...] = ()
+    rounds: int | None = None
+    data: Path | None = None
+    images: Path | None = None
+    out: Path | None = None
+    baselines: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One piece of news. ``stage`` is a short word ("hub", "prepare", "train", "validate", "baselines", "upload", …);
+    ``returned`` of ``expected`` sites are in, ``awaited`` names those that are not; ``text`` is for people."""
+
+    stage: str
+    round: int | None = None
+    total: int | None = None
+    returned: int | None = None
+    expected: int | None = None
+    awaited: tuple[str, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended. ``results`` is the bundle's address, None when nothing was stored; ``exit_code`` is what the
+    shell sees (0 done, 1 failed, 6 stopped)."""
+
+    status: ModelStatus
+    reason: str | None
+    exit_code: int
+    folder: Path
+    report: Path
+    results: str | None
+    story: Story
