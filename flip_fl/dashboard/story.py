@@ -1,39 +1,56 @@
 """The one document that the page and the report are drawn from (``story.json``).
 
-The hub builds it from its tables, the simulator adds the baselines, the page draws it. Times are ISO 8601 in UTC.
+The hub builds it from its tables, the simulator adds the baselines, the page draws it. Times are ISO 8601 in UTC (one
+without a zone is taken as UTC); a number that is not finite becomes None, because JSON has no spelling for it.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Literal
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, computed_field
 
+from flip_fl.dashboard import words
 from flip_fl.values import ModelStatus
 
-SCHEMA = "flip-fl.story/1"
+SCHEMA: Literal["flip-fl.story/1"] = "flip-fl.story/1"
 
 CellState = Literal["returned", "late", "failed", "missed", "not_asked"]
 
 
+def _in_utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
+Measured = Annotated[float | None, BeforeValidator(_finite_or_none)]
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
 
 class StoryModel(_Part):
-    """Which run this is."""
+    """Which run this is. ``facts`` are short details worth showing: engine, job type, seed, and the like."""
 
     id: str
     name: str
     description: str = ""
     project: str = ""
+    facts: Mapping[str, str] = {}
 
 
 class Transition(_Part):
     """One status change, or a late one that was ignored (``applied`` false)."""
 
-    at: datetime
+    at: UtcTime
     previous: ModelStatus | None
     status: ModelStatus
     by: str
@@ -47,7 +64,7 @@ class StorySite(_Part):
     slot: str
     trust: str
     code: str | None = None
-    last_seen: datetime | None = None
+    last_seen: UtcTime | None = None
 
 
 class Cell(_Part):
@@ -55,7 +72,7 @@ class Cell(_Part):
 
     slot: str
     state: CellState
-    at: datetime | None = None
+    at: UtcTime | None = None
     size_bytes: int | None = None
     seconds: float | None = None
 
@@ -64,8 +81,8 @@ class StoryRound(_Part):
     """One round; its cells always add up to the participating sites."""
 
     number: int
-    started_at: datetime | None = None
-    aggregated_at: datetime | None = None
+    started_at: UtcTime | None = None
+    aggregated_at: UtcTime | None = None
     returned: int | None = None
     expected: int | None = None
     cells: list[Cell] = []
@@ -74,8 +91,8 @@ class StoryRound(_Part):
 class Point(_Part):
     """One measured value; ``y`` is None where a value was refused as not finite."""
 
-    x: float
-    y: float | None
+    x: FiniteFloat
+    y: Measured
     round: int
 
 
@@ -96,10 +113,13 @@ class Plot(_Part):
 
 
 class FeedRow(_Part):
-    """One line of the activity feed, worded by the hub. ``kind``: status, round, result, aggregated, log, failure, event."""
+    """One line of the activity feed, worded by the hub.
+
+    ``kind``: status, round, result, aggregated, log, failure, event.
+    """
 
     id: int
-    at: datetime
+    at: UtcTime
     kind: str
     text: str
     success: bool = True
@@ -110,7 +130,7 @@ class FeedRow(_Part):
 class Failure(_Part):
     """Equal failures of several sites are one entry; ``detail`` is the full text, values removed at the site."""
 
-    at: datetime
+    at: UtcTime
     headline: str
     detail: str
     slots: list[str]
@@ -122,7 +142,7 @@ class StoredResults(_Part):
     """Where the bundle lies and what it is."""
 
     address: str
-    at: datetime
+    at: UtcTime
     size_bytes: int | None = None
     sha256: str | None = None
 
@@ -132,14 +152,23 @@ class BaselineRow(_Part):
 
     model: str
     scored_on: str
-    metrics: dict[str, float]
+    metrics: Mapping[str, Measured]
+
+
+class Headline(_Part):
+    """The state in words (see ``words``), as command line and page show it."""
+
+    word: str
+    detail: str
+    text: str
+    tone: words.Tone
 
 
 class Story(_Part):
     """Everything that can be told about a run."""
 
-    schema_: str = SCHEMA
-    generated_at: datetime
+    schema_: Literal["flip-fl.story/1"] = Field(SCHEMA, alias="schema")
+    generated_at: UtcTime
     model: StoryModel
     status: ModelStatus
     reason: str | None = None
@@ -152,3 +181,37 @@ class Story(_Part):
     failures: list[Failure] = []
     results: StoredResults | None = None
     baselines: list[BaselineRow] = []
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def headline(self) -> Headline:
+        """The run's state in words: what happened, in which round, who or what caused it."""
+        state = words.state_words(
+            self.status,
+            round_number=self.last_round,
+            total_rounds=self.total_rounds,
+            by=self._stopped_by(),
+            cause=self._cause(),
+        )
+        return Headline(word=state.word, detail=state.detail, text=state.text, tone=state.tone)
+
+    @property
+    def last_round(self) -> int | None:
+        """The number of the last round that began; None before the first."""
+        return max((r.number for r in self.rounds), default=None)
+
+    def _stopped_by(self) -> str | None:
+        stops = [t.by for t in self.history if t.applied and t.status is ModelStatus.STOPPED]
+        return stops[-1] if stops else None
+
+    def _cause(self) -> str | None:
+        if self.status is not ModelStatus.ERROR:
+            return None
+        if not self.failures:
+            return self.reason
+        newest = max(f.round or 0 for f in self.failures)
+        candidates = [f for f in self.failures if (f.round or 0) == newest]
+        # the cause that most sites share explains the run better than the one that came first
+        shared = max(candidates, key=lambda f: len(f.slots))
+        who = words.site_list(shared.slots, len(self.sites))
+        return f"{who}: {shared.headline}" if who else shared.headline
