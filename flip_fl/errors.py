@@ -156,6 +156,13 @@ _ENTRIES = (
         fix="{usage}",
         explain="An option or argument was missing, unknown or of the wrong kind; `--help` shows examples.",
     ),
+    Entry(
+        "E0103",
+        ExitCode.INTERRUPTED,
+        "stopped by Ctrl-C",
+        "{state}",
+        explain="Ctrl-C ends a command at once. A run is stopped first, and the hub is told.",
+    ),
     # -- the app's folder ---------------------------------------------------------------------------------------
     Entry(
         "E0201",
@@ -369,6 +376,13 @@ _ENTRIES = (
         "{suggestion}",
         "--engine takes the name of an installed engine.",
     ),
+    Entry(
+        "E0511",
+        ExitCode.STOPPED,
+        "the run was stopped: {reason}",
+        fix="read {report}",
+        explain="A person stopped the run, here or at the hub. What it had measured is kept.",
+    ),
     # -- results ------------------------------------------------------------------------------------------------
     Entry(
         "E0701",
@@ -402,6 +416,57 @@ _ENTRIES = (
         "use a plain relative path without ..",
         "Symbolic links are followed before the check.",
     ),
+    # -- looking into trouble -----------------------------------------------------------------------------------
+    Entry(
+        "E0801",
+        ExitCode.FAILED,
+        "{count} of {total} checks failed: {names}",
+        "{first}",
+        "{suggestion}",
+        "`flip-fl doctor` says of each check what is wrong, why, and what to do. Warnings alone do not fail it.",
+    ),
+    # -- the hub's own ------------------------------------------------------------------------------------------
+    Entry(
+        "E1001",
+        ExitCode.UNREACHABLE,
+        "the hub's database {url} cannot be used: {problem}",
+        "the hub keeps every status, metric and event there",
+        "set FLIP_HUB_DATABASE_URL to sqlite:///<file> or postgresql://<user>@<host>/<database>",
+        "`flip-fl hub init` creates the tables, or brings them to this version; passwords are never shown.",
+        retryable=True,
+    ),
+    Entry(
+        "E1002",
+        ExitCode.USAGE,
+        "the hub knows no {kind} '{name}'",
+        "{known}",
+        "{suggestion}",
+        "Trusts, projects and models are named by their id or their name, kit slots by their name.",
+    ),
+    Entry(
+        "E1003",
+        ExitCode.REFUSED,
+        "{kind} '{name}' is already at the hub, with {difference}",
+        "what is there is never changed in silence",
+        "{suggestion}",
+        "Asking again for exactly what is there is no error.",
+    ),
+    Entry(
+        "E1004",
+        ExitCode.REFUSED,
+        "no kit slot is free: all {count} are held",
+        "a slot belongs to one trust until it is released",
+        "{suggestion}",
+        "Slots are added at the end and claimed from the lowest number; a retired slot is never given out again.",
+    ),
+    Entry(
+        "E1005",
+        ExitCode.USAGE,
+        "{field} of the {kind} is {value}; it must be {expected}",
+        "the hub refuses what it could not store or show",
+        "{suggestion}",
+        "Names hold 1 to 75 characters (models) or 1 to 255 (projects, trusts), codes up to 64; none holds a NUL.",
+    ),
     # -- data ---------------------------------------------------------------------------------------------------
     Entry(
         "E0901",
@@ -417,6 +482,14 @@ _ENTRIES = (
         "the cohort {path} cannot be used: {problem}",
         fix="{suggestion}",
         explain="A cohort is a CSV with a header; imaging cohorts have accession_id, most have person_id.",
+    ),
+    Entry(
+        "E0903",
+        ExitCode.USAGE,
+        "an accession number cannot name a study: {problem}",
+        "it becomes part of a path and must not lead out of the images' folder",
+        "correct the accession_id column of the cohort, or leave the row out",
+        "The number itself is never shown: it is a patient's. Slashes, '..' and control characters are refused.",
     ),
 )
 

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from flip_fl.values import ModelStatus
 
+ENGINES = ("nvflare",)
+
 if TYPE_CHECKING:
     from flip_fl.dashboard.story import Story
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a person asked for. ``slots`` are the chosen kit slots, empty for the first ``sites`` ones in natural order;
-    ``rounds`` overrides the app's GLOBAL_ROUNDS; ``data`` and ``images`` are a CSV and a folder; ``out`` is the run's
-    folder (None: ``runs/<app>-<time>``)."""
+    """What a person asked for. ``sites`` kit slots exist (``Trust_1`` … ``Trust_<sites>``) and ``slots`` of them take
+    part (empty: all); ``rounds`` overrides the app's GLOBAL_ROUNDS; ``data`` and ``images`` are a CSV and a folder;
+    ``out`` is the run's folder (None: ``runs/<app>-<time>``)."""
 
     app: Path
     engine: str

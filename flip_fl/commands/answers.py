@@ -1,0 +1,219 @@
+"""What commands answer under ``--json``: one frozen dataclass each, whose JSON schema is kept in ``schemas/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar, Literal
+from uuid import UUID
+
+CheckState = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One entry of the catalogue; facts that differ each time stand in angle brackets."""
+
+    code: str
+    what: str
+    why: str | None
+    fix: str | None
+    explain: str | None
+    exit_code: int
+    retryable: bool
+
+
+@dataclass(frozen=True)
+class Explained:
+    """``flip-fl explain``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.explain/1"
+    errors: list[Explanation]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one site measured in one round; a value that was not finite is null."""
+
+    slot: str
+    trust: str
+    round: int
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One model scored on one site's held-out patients."""
+
+    model: str
+    scored_on: str
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class RunAnswer:
+    """``flip-fl run``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.run/1"
+    model_id: str
+    status: str
+    words: str
+    reason: str | None
+    folder: Path
+    report: Path
+    results: str | None
+    sha256: str | None
+    rounds: list[Measurement] = field(default_factory=list)
+    baselines: list[Baseline] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that ``flip-fl doctor`` looked at."""
+
+    name: str
+    state: CheckState
+    what: str
+    why: str | None = None
+    fix: str | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: where its value comes from and what that value overrides. Keys are shown as fingerprints."""
+
+    name: str
+    value: str | None
+    source: str
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DoctorAnswer:
+    """``flip-fl doctor``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.doctor/1"
+    checks: list[Check]
+    settings: list[Setting]
+
+
+@dataclass(frozen=True)
+class HubMade:
+    """``flip-fl hub init``. ``service_key`` is null unless it was made just now: it is shown once."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.hub-init/1"
+    database: str
+    settings: Path
+    created: bool
+    service_key: str | None
+
+
+@dataclass(frozen=True)
+class TrustRow:
+    """A trust and the slots it holds."""
+
+    id: UUID
+    name: str
+    code: str | None
+    slots: list[str]
+
+
+@dataclass(frozen=True)
+class Trusts:
+    """``flip-fl hub trust add|list``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.trusts/1"
+    trusts: list[TrustRow]
+
+
+@dataclass(frozen=True)
+class SlotRow:
+    """A kit slot and the trust that holds it."""
+
+    slot: str
+    number: int
+    trust: str | None
+    assigned_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Slots:
+    """``flip-fl hub slot seed|assign|list``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.slots/1"
+    slots: list[SlotRow]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model and the trusts that take part."""
+
+    id: UUID
+    name: str
+    project: str
+    status: str
+    trusts: list[str]
+
+
+@dataclass(frozen=True)
+class Models:
+    """``flip-fl hub model add|list``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.models/1"
+    models: list[ModelRow]
+
+
+@dataclass(frozen=True)
+class Synced:
+    """One outbox after ``flip-fl sync``: what was sent, what is left and what was lost, by reason."""
+
+    path: Path
+    sent: int
+    left: int
+    losses: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SyncAnswer:
+    """``flip-fl sync``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.sync/1"
+    outboxes: list[Synced]
+
+
+@dataclass(frozen=True)
+class ResultsAnswer:
+    """``flip-fl results get``. ``present`` is true when the very file was there already."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.results-get/1"
+    model_id: str
+    path: Path
+    sha256: str
+    size_bytes: int
+    present: bool
+
+
+@dataclass(frozen=True)
+class VerifyAnswer:
+    """``flip-fl results verify``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.results-verify/1"
+    bundle: Path
+    sha256: str
+    files: int
+    left_out: list[str]
+
+
+ANSWERS: tuple[type, ...] = (
+    Explained,
+    RunAnswer,
+    DoctorAnswer,
+    HubMade,
+    Trusts,
+    Slots,
+    Models,
+    SyncAnswer,
+    ResultsAnswer,
+    VerifyAnswer,
+)

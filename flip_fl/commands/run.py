@@ -1,0 +1,198 @@
+"""``flip-fl run``: a federated run of one app on this machine."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flip_fl.commands.common import guided
+from flip_fl.commands.output import Output, color_wanted
+from flip_fl.commands.suggest import did_you_mean
+from flip_fl.errors import ExitCode, FlipError
+from flip_fl.simulate.model import ENGINES, RunOptions
+from flip_fl.values import natural_key
+
+if TYPE_CHECKING:
+    from flip_fl.commands.answers import RunAnswer
+    from flip_fl.simulate.model import RunOutcome
+
+_CODE_FILES = ("trainer.py", "evaluator.py", "client_app.py")
+MAX_SITES = 100
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "run",
+        cls=guided(
+            "flip-fl run examples/breast_cancer --engine nvflare --sites 2",
+            "flip-fl run examples/breast_cancer --rounds 2 --out runs/short --baselines",
+            "flip-fl run examples/breast_cancer --sites 3 --site Trust_1 --site Trust_3 --rounds 1 --json",
+            exits=(ExitCode.FAILED, ExitCode.UNREACHABLE, ExitCode.REFUSED, ExitCode.STOPPED),
+        ),
+    )(run)
+
+
+def run(
+    context: typer.Context,
+    app_dir: Annotated[Path, typer.Argument(metavar="APP_DIR", help="The app's folder: config.json, models.py, …")],
+    engine: Annotated[str, typer.Option(metavar="NAME", help=f"One of: {', '.join(ENGINES)}.")] = ENGINES[0],
+    sites: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_SITES, metavar="N", help="How many kit slots there are: Trust_1 … Trust_N (2)."),
+    ] = None,
+    site: Annotated[
+        list[str] | None, typer.Option(metavar="SLOT", help="A slot that takes part; may be repeated (all).")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=1000, metavar="N", help="Instead of the app's GLOBAL_ROUNDS.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="The cohort (else DEV_DATAFRAME, else the app's prepare.py).")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder a study (else DEV_IMAGES_DIR).")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder (runs/<app>-<time>).")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also train each site alone and all data together, to compare.")
+    ] = False,
+) -> Any:
+    """Run an app federated on this machine: hub, object store, sites and engine are started and stopped for it.
+
+    Ends with the measurements, the results' address and a report to open. Ctrl-C stops the run: the hub says Stopped.
+    """
+    output = Output.of(context)
+    check_engine(engine)
+    check_app_folder(app_dir)
+    count, slots = chosen_slots(sites, site or [])
+    check_data(data, images)
+    options = RunOptions(
+        app=app_dir,
+        engine=engine,
+        sites=count,
+        slots=slots,
+        rounds=rounds,
+        data=data,
+        images=images,
+        out=out,
+        baselines=baselines,
+    )
+    return finish(output, _watched(output, options))
+
+
+def _watched(output: Output, options: RunOptions) -> RunOutcome:
+    from flip_fl.commands.progress import display
+    from flip_fl.simulate.run import run as simulate
+
+    common = output.common
+    with display(
+        sys.stderr, quiet=common.quiet or common.json, color=color_wanted(common.color, sys.stderr)
+    ) as progress:
+        return simulate(options, progress)
+
+
+def finish(output: Output, outcome: RunOutcome) -> int:
+    """Tell how the run ended and return the shell's exit code."""
+    from flip_fl.commands import summary
+
+    told = summary.answer(outcome)
+    if outcome.exit_code == ExitCode.DONE:
+        output.answer(told, summary.text(told))
+        output.next_step(f"flip-fl results verify {outcome.folder}")
+        return int(ExitCode.DONE)
+    error = _ended(outcome, told)
+    if not output.common.json:
+        output.answer(told, summary.text(told))
+    output.error(error, told)
+    return int(error.exit_code)
+
+
+def _ended(outcome: RunOutcome, told: RunAnswer) -> FlipError:
+    if outcome.exit_code == ExitCode.STOPPED:
+        return FlipError("E0511", reason=outcome.reason or "no reason given", report=outcome.report)
+    return FlipError(
+        "E0507",
+        status=told.words,
+        reason=outcome.reason or "no reason given",
+        why=f"{len(outcome.story.failures)} failures with their tracebacks are in the report"
+        if outcome.story.failures
+        else "",
+        fix=f"read {outcome.report}",
+    )
+
+
+def check_engine(engine: str) -> None:
+    """Raises ``FlipError`` E0510 for a name that is no engine."""
+    if engine not in ENGINES:
+        raise FlipError(
+            "E0510",
+            engine=engine,
+            engines=", ".join(ENGINES),
+            suggestion=did_you_mean(engine, ENGINES) or f"--engine {ENGINES[0]}",
+        )
+
+
+def check_app_folder(folder: Path) -> None:
+    """Raises ``FlipError`` E0201 for a folder that holds nothing of an app, naming an app that lies below it."""
+    if _looks_like_app(folder):
+        return
+    configs = [*folder.glob("*/config.json"), *folder.glob("*/*/config.json")]
+    below = sorted({path.parent for path in configs if _looks_like_app(path.parent)}, key=lambda p: (len(p.parts), p))
+    if below:
+        hint, suggestion = (
+            f"the folder {below[0].relative_to(folder)}/ below it has both",
+            f"flip-fl run {shlex.quote(str(below[0]))}",
+        )
+    elif not folder.is_dir():
+        hint, suggestion = (
+            ("it is not a folder" if folder.exists() else "there is no such folder"),
+            "flip-fl run --help",
+        )
+    else:
+        hint, suggestion = "", "give the folder that holds the app's config.json"
+    raise FlipError("E0201", folder=folder.resolve(), hint=hint, suggestion=suggestion)
+
+
+def _looks_like_app(folder: Path) -> bool:
+    """An app with a file missing is still an app: what it lacks is told later, by name."""
+    return any((folder / name).is_file() for name in _CODE_FILES) or (
+        (folder / "config.json").is_file() and (folder / "models.py").is_file()
+    )
+
+
+def chosen_slots(sites: int | None, named: list[str]) -> tuple[int, tuple[str, ...]]:
+    """How many kit slots there are and which take part, in natural order.
+
+    Raises ``FlipError`` E0312 for a name that is not among them.
+    """
+    numbers = [int(n.removeprefix("Trust_")) for n in named if _is_slot(n)]
+    count = sites if sites is not None else max([2, *(n for n in numbers if n <= MAX_SITES)])
+    slots = [f"Trust_{n}" for n in range(1, count + 1)]
+    for name in named:
+        if name not in slots:
+            near = did_you_mean(name, slots)
+            listed = f"slots: {', '.join(slots)}"
+            raise FlipError(
+                "E0312",
+                slot=name,
+                place="",
+                suggestion=f"{near} ({listed})" if near else f"use one of the {listed}",
+            )
+    return count, tuple(sorted(set(named), key=natural_key)) if named else tuple(slots)
+
+
+def _is_slot(name: str) -> bool:
+    number = name.removeprefix("Trust_")
+    return name.startswith("Trust_") and number.isdecimal() and str(int(number)) == number and number != "0"
+
+
+def check_data(data: Path | None, images: Path | None) -> None:
+    """Raises ``FlipError`` E0902 or E0901 for a cohort or a folder of images that is not there."""
+    if data is not None and not data.is_file():
+        raise FlipError("E0902", path=data, problem="there is no such file", suggestion="give a CSV file with --data")
+    if images is not None and not images.is_dir():
+        raise FlipError(
+            "E0901", problem=f"{images} is not a folder", suggestion="give the folder of the studies with --images"
+        )

@@ -1,0 +1,99 @@
+"""What a run has to show for itself at the end: its measurements, its baselines, where everything lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flip_fl.commands.answers import Baseline, Measurement, RunAnswer
+from flip_fl.commands.table import number, table
+from flip_fl.errors import printable
+from flip_fl.values import DEFAULT_X_LABEL, natural_key
+
+if TYPE_CHECKING:
+    from flip_fl.dashboard.story import Story
+    from flip_fl.simulate.model import RunOutcome
+
+# A table longer than a screen hides what came before it; the report has every round.
+MAX_ROUNDS_SHOWN = 20
+
+
+def answer(outcome: RunOutcome) -> RunAnswer:
+    """The facts of a finished run, from its story."""
+    story = outcome.story
+    return RunAnswer(
+        model_id=story.model.id,
+        status=outcome.status.value,
+        words=story.headline.text,
+        reason=outcome.reason,
+        folder=outcome.folder,
+        report=outcome.report,
+        results=outcome.results,
+        sha256=story.results.sha256 if story.results else None,
+        rounds=measurements(story),
+        baselines=[Baseline(row.model, row.scored_on, dict(row.metrics)) for row in story.baselines],
+    )
+
+
+def measurements(story: Story) -> list[Measurement]:
+    """One row a site and round: the plots over rounds, turned. Plots over another axis are in the report only."""
+    cells: dict[tuple[str, int], dict[str, float | None]] = {}
+    names: dict[str, str] = {site.slot: site.trust for site in story.sites}
+    for plot in story.plots:
+        if plot.x_label != DEFAULT_X_LABEL:
+            continue
+        for series in plot.series:
+            names.setdefault(series.slot, series.name)
+            for point in series.points:
+                cells.setdefault((series.slot, point.round), {})[plot.label] = point.y
+    ordered = sorted(cells, key=lambda cell: (natural_key(cell[0]), cell[1]))
+    return [Measurement(slot, names[slot], number_, cells[slot, number_]) for slot, number_ in ordered]
+
+
+def text(told: RunAnswer) -> str:
+    """The tables and the last lines, for people."""
+    parts = [part for part in (_rounds_table(told.rounds), _baselines_table(told.baselines)) if part]
+    last = [f"status   {printable(told.words)}", f"results  {told.results or 'none'}"]
+    if told.sha256:
+        last.append(f"sha256   {told.sha256}")
+    last.append(f"report   {told.report}")
+    return "\n\n".join([*parts, "\n".join(last)])
+
+
+def _rounds_table(rows: list[Measurement]) -> str:
+    if not rows:
+        return ""
+    labels = _labels([row.metrics for row in rows])
+    last = max(row.round for row in rows)
+    shown = [row for row in rows if row.round > last - MAX_ROUNDS_SHOWN]
+    body = [
+        # A value that is there but was refused as not finite reads differently from one that never came.
+        [row.slot, *([row.trust] if _named(rows) else []), str(row.round)]
+        + [
+            "nan" if label in row.metrics and row.metrics[label] is None else number(row.metrics.get(label))
+            for label in labels
+        ]
+        for row in shown
+    ]
+    header = ["site", *(["trust"] if _named(rows) else []), "round", *labels]
+    first_number = len(header) - len(labels) - 1
+    drawn = table(header, body, right=frozenset(range(first_number, len(header))))
+    if len(shown) < len(rows):
+        drawn += f"\n(the last {MAX_ROUNDS_SHOWN} of {last} rounds; all are in the report)"
+    return drawn
+
+
+def _baselines_table(rows: list[Baseline]) -> str:
+    if not rows:
+        return ""
+    labels = _labels([{**row.metrics} for row in rows])
+    body = [[row.model, row.scored_on, *(number(row.metrics.get(label)) for label in labels)] for row in rows]
+    header = ["model", "scored on", *labels]
+    return table(header, body, right=frozenset(range(2, len(header))))
+
+
+def _named(rows: list[Measurement]) -> bool:
+    return any(row.trust != row.slot for row in rows)
+
+
+def _labels(metrics: list[dict[str, float | None]]) -> list[str]:
+    return sorted({label for row in metrics for label in row}, key=natural_key)
