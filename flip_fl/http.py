@@ -33,6 +33,13 @@ class HttpStatusError(requests.HTTPError):
         super().__init__(f"{text}: {self.detail}" if self.detail else text, response=bare)
 
 
+def status_error(method: str, route: str, status_code: int) -> HttpStatusError:
+    """The error that a service's ``status_code`` would be, where a local source stands in for that service."""
+    answer = requests.Response()
+    answer.status_code = status_code
+    return HttpStatusError(method, route, answer, frozenset())
+
+
 class HttpConnectionError(requests.ConnectionError):
     """No usable answer: refused, reset, timed out. Names the route, never what was sent."""
 
