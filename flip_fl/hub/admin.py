@@ -1,0 +1,308 @@
+"""Administration of a hub: what the command line and the simulator call. Each change is committed at once.
+
+Trusts, projects and models are named by their id or by their name. Asking again for what is already there changes
+nothing and returns it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement
+from sqlmodel import Session, col, select
+
+from flip_fl.errors import FlipError
+from flip_fl.hub import database, kit_slots
+from flip_fl.hub.once import insert_once
+from flip_fl.hub.tables import FlKitSlot, Model, ModelTrustIntersect, Project, StatusHistory, Trust
+from flip_fl.values import ModelStatus, natural_key
+
+
+@dataclass(frozen=True)
+class ProjectInfo:
+    """One research project."""
+
+    id: UUID
+    name: str
+
+
+@dataclass(frozen=True)
+class TrustInfo:
+    """One trust and the slot it holds, if any."""
+
+    id: UUID
+    name: str
+    code: str | None
+    slot: str | None
+
+
+@dataclass(frozen=True)
+class SlotInfo:
+    """One kit slot and who holds it."""
+
+    name: str
+    number: int
+    trust: str | None
+    assigned_at: datetime | None
+    retired: bool
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One model; ``trusts`` are names in natural order."""
+
+    id: UUID
+    name: str
+    description: str
+    project: str
+    status: ModelStatus
+    deleted: bool
+    created_at: datetime
+    trusts: tuple[str, ...]
+
+
+def init_database(url: str) -> None:
+    """Create the tables, or bring them to this version. Harmless when done before. Raises ``FlipError`` E1001."""
+    database.migrate(url)
+
+
+@contextmanager
+def open_session(url: str) -> Iterator[Session]:
+    """A session on an initialised database, for the functions below. Raises ``FlipError`` E1001."""
+    engine = database.open_engine(url)
+    try:
+        database.require_current_schema(engine)
+        with database.writing(engine) as session:
+            yield session
+    finally:
+        engine.dispose()
+
+
+def new_service_key() -> tuple[str, str]:
+    """A fresh service key and its hash: (key, SHA-256 as 64 hexadecimal digits). Only the hash is for the hub."""
+    key = secrets.token_urlsafe(32)
+    return key, hashlib.sha256(key.encode()).hexdigest()
+
+
+def create_project(session: Session, name: str) -> ProjectInfo:
+    """The project of this name, made if it is new. Raises ``FlipError`` E1005 for a name of 0 or over 255 letters."""
+    _check_text("project", "the name", name, 1, 255)
+    insert_once(Project, [_new_row(Project(name=name))], "id", session)
+    session.commit()
+    return _project(session, name)
+
+
+def create_trust(session: Session, name: str, code: str | None = None) -> TrustInfo:
+    """The trust of this name, made if it is new.
+
+    Raises ``FlipError`` E1003 when it is there with another code, E1005 for a name or code that cannot be stored.
+    """
+    _check_text("trust", "the name", name, 1, 255)
+    if code is not None:
+        _check_text("trust", "the code", code, 1, 64)
+    insert_once(Trust, [_new_row(Trust(name=name, code=code))], "id", session)
+    session.commit()
+    trust = _trust(session, name)
+    if trust.code != code:
+        difference = f"the code {trust.code!r}" if trust.code else "no code"
+        raise FlipError("E1003", kind="trust", name=name, difference=difference, suggestion="choose another name")
+    return trust
+
+
+def create_model(
+    session: Session,
+    project: str | UUID,
+    name: str,
+    description: str = "",
+    *,
+    model_id: UUID | None = None,
+    trusts: Sequence[str | UUID] = (),
+) -> ModelInfo:
+    """A new model in a project, PENDING, in which ``trusts`` take part.
+
+    With a ``model_id`` that is there already under this name and project, that one. Raises ``FlipError`` E1002 for
+    an unknown project or trust, E1003 when the id belongs to another model, E1005 for texts that do not fit.
+    """
+    _check_text("model", "the name", name, 1, 75)
+    _check_text("model", "the description", description, 0, 250)
+    project_id = _project(session, project).id
+    trust_ids = [_trust(session, trust).id for trust in trusts]
+    model_id = model_id or uuid4()
+    row = _new_row(Model(id=model_id, project_id=project_id, name=name, description=description))
+    if insert_once(Model, [row], "id", session):
+        session.add(StatusHistory(model_id=model_id, status=ModelStatus.PENDING, by="hub"))
+        session.flush()
+    else:
+        known = session.exec(select(Model).where(col(Model.id) == model_id)).one()
+        if (known.name, known.project_id) != (name, project_id):
+            difference = f"the name {known.name!r}" if known.name != name else "another project"
+            session.rollback()
+            raise FlipError("E1003", kind="model", name=model_id, difference=difference, suggestion="use another id")
+    _associate(session, model_id, trust_ids)
+    session.commit()
+    return _model(session, model_id)
+
+
+def associate_trusts(session: Session, model: str | UUID, trusts: Sequence[str | UUID]) -> ModelInfo:
+    """Let ``trusts`` take part in a model; those that already do stay. Raises ``FlipError`` E1002."""
+    model_id = _model(session, model).id
+    _associate(session, model_id, [_trust(session, trust).id for trust in trusts])
+    session.commit()
+    return _model(session, model_id)
+
+
+def seed_slots(session: Session, count: int) -> list[SlotInfo]:
+    """Make sure that slots 1 to ``count`` exist; returns all slots in number order. Raises ``FlipError`` E1005."""
+    kit_slots.seed(count, session)
+    return list_slots(session)
+
+
+def assign_slot(session: Session, trust: str | UUID) -> str:
+    """The name of the slot that the trust holds, the lowest free one if it held none.
+
+    Raises ``FlipError`` E1002 for an unknown trust and E1004 when no slot is free.
+    """
+    return kit_slots.assign(_trust(session, trust).id, session)
+
+
+def release_slot(session: Session, slot: str, *, retire: bool = True) -> str | None:
+    """Free a slot and revoke its credentials, see ``kit_slots.release``. Raises ``FlipError`` E1002."""
+    return kit_slots.release(slot, session, retire=retire)
+
+
+def list_projects(session: Session) -> list[ProjectInfo]:
+    """Every project, by name."""
+    rows = session.exec(select(Project.id, Project.name)).all()
+    session.commit()
+    return sorted((ProjectInfo(*row) for row in rows), key=lambda project: natural_key(project.name))
+
+
+def list_trusts(session: Session) -> list[TrustInfo]:
+    """Every trust with its slot, by name."""
+    return sorted(_trusts(session), key=lambda trust: natural_key(trust.name))
+
+
+def list_slots(session: Session) -> list[SlotInfo]:
+    """Every slot, retired ones too, in number order."""
+    rows = session.exec(
+        select(FlKitSlot, Trust.name)
+        .outerjoin(Trust, col(Trust.id) == col(FlKitSlot.assigned_to_trust_id))
+        .order_by(col(FlKitSlot.slot_number))
+    ).all()
+    slots = [
+        SlotInfo(slot.slot_name, slot.slot_number, trust, slot.assigned_at, slot.retired_at is not None)
+        for slot, trust in rows
+    ]
+    session.commit()
+    return slots
+
+
+def list_models(session: Session, project: str | UUID | None = None, *, deleted: bool = False) -> list[ModelInfo]:
+    """The models, newest first; deleted ones only when asked for. Raises ``FlipError`` E1002 for the project."""
+    wanted: list[ColumnElement[bool]] = [] if deleted else [col(Model.deleted).is_(False)]
+    if project is not None:
+        wanted.append(col(Model.project_id) == _project(session, project).id)
+    return _models(session, *wanted)
+
+
+def _associate(session: Session, model_id: UUID, trust_ids: Sequence[UUID]) -> None:
+    rows = [{"model_id": model_id, "trust_id": trust_id} for trust_id in dict.fromkeys(trust_ids)]
+    insert_once(ModelTrustIntersect, rows, "trust_id", session)
+
+
+def _new_row(row: Project | Trust | Model) -> dict[str, object]:
+    return row.model_dump()
+
+
+def _project(session: Session, project: str | UUID) -> ProjectInfo:
+    condition = _by_id_or_name(project, Project)
+    row = session.exec(select(Project.id, Project.name).where(condition)).first()
+    session.commit()
+    if row is None:
+        names = [info.name for info in list_projects(session)]
+        raise _unknown("project", project, names, "flip-fl hub model add --project NAME, with one that is there")
+    return ProjectInfo(*row)
+
+
+def _trust(session: Session, trust: str | UUID) -> TrustInfo:
+    found = _trusts(session, _by_id_or_name(trust, Trust))
+    if not found:
+        names = [info.name for info in list_trusts(session)]
+        raise _unknown("trust", trust, names, f"flip-fl hub trust add '{trust}'")
+    return found[0]
+
+
+def _model(session: Session, model: str | UUID) -> ModelInfo:
+    found = _models(session, _by_id_or_name(model, Model))
+    if not found:
+        names = [str(info.id) for info in list_models(session)]
+        raise _unknown("model", model, names, "flip-fl hub model list")
+    return found[0]
+
+
+def _trusts(session: Session, *conditions: ColumnElement[bool]) -> list[TrustInfo]:
+    rows = session.exec(
+        select(Trust.id, Trust.name, Trust.code, FlKitSlot.slot_name)
+        .outerjoin(FlKitSlot, col(FlKitSlot.assigned_to_trust_id) == col(Trust.id))
+        .where(*conditions)
+    ).all()
+    session.commit()
+    return [TrustInfo(*row) for row in rows]
+
+
+def _models(session: Session, *conditions: ColumnElement[bool]) -> list[ModelInfo]:
+    rows = session.exec(
+        select(Model, Project.name)
+        .join(Project, col(Project.id) == col(Model.project_id))
+        .where(*conditions)
+        .order_by(col(Model.created_at).desc(), col(Model.id))
+    ).all()
+    members: dict[UUID, list[str]] = {model.id: [] for model, _ in rows}
+    for model_id, trust in session.exec(
+        select(ModelTrustIntersect.model_id, Trust.name)
+        .join(Trust, col(Trust.id) == col(ModelTrustIntersect.trust_id))
+        .where(col(ModelTrustIntersect.model_id).in_(members))
+    ):
+        members[model_id].append(trust)
+    models = [
+        ModelInfo(
+            id=model.id,
+            name=model.name,
+            description=model.description,
+            project=project,
+            status=model.status,
+            deleted=model.deleted,
+            created_at=model.created_at,
+            trusts=tuple(sorted(members[model.id], key=natural_key)),
+        )
+        for model, project in rows
+    ]
+    session.commit()
+    return models
+
+
+def _by_id_or_name(value: str | UUID, table: type[Project] | type[Trust] | type[Model]) -> ColumnElement[bool]:
+    if isinstance(value, UUID):
+        return col(table.id) == value
+    try:
+        return (col(table.id) == UUID(value)) | (col(table.name) == value)
+    except ValueError:
+        return col(table.name) == value
+
+
+def _check_text(kind: str, field: str, value: str, least: int, most: int) -> None:
+    if least <= len(value.strip()) and len(value) <= most and value.isprintable():
+        return
+    expected = f"{least} to {most} printable characters"
+    raise FlipError("E1005", kind=kind, field=field, value=repr(value), expected=expected, suggestion="shorten it")
+
+
+def _unknown(kind: str, name: str | UUID, known: Sequence[str], suggestion: str) -> FlipError:
+    listed = f"it knows {', '.join(known[:10])}" if known else f"it knows no {kind} yet"
+    return FlipError("E1002", kind=kind, name=name, known=listed, suggestion=suggestion)

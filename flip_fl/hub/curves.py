@@ -1,0 +1,114 @@
+"""A model's metrics as plots: one plot per (label, x-axis), one series per trust."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+from sqlmodel import Session, col, select
+
+from flip_fl.hub.tables import FlMetric, Trust
+from flip_fl.values import natural_key
+
+
+class IMetricPoint(BaseModel):
+    """One point of a curve."""
+
+    model_config = ConfigDict(frozen=True)
+
+    xValue: float
+    yValue: float
+
+
+class IMetricSeries(BaseModel):
+    """One trust's curve."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seriesLabel: str
+    data: list[IMetricPoint]
+
+
+class IModelMetrics(BaseModel):
+    """One plot: the metric, its axis, and a series per trust."""
+
+    model_config = ConfigDict(frozen=True)
+
+    yLabel: str
+    xLabel: str
+    metrics: list[IMetricSeries]
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One stored metric with its trust's names, as every reader of curves needs it."""
+
+    label: str
+    x_label: str
+    x_value: float
+    result: float
+    global_round: int
+    trust_id: UUID
+    trust_name: str
+    trust_code: str | None
+    slot: str | None
+
+    @property
+    def people_name(self) -> str:
+        """What people call the trust: its code, else its name, else its id."""
+        return self.trust_code or self.trust_name or str(self.trust_id)
+
+
+def metric_rows(model_id: UUID, session: Session) -> list[MetricRow]:
+    """The model's metrics in stable x order: by x value, then as they were stored."""
+    rows = session.exec(
+        select(  # type: ignore[call-overload]
+            FlMetric.label,
+            FlMetric.x_label,
+            FlMetric.x_value,
+            FlMetric.result,
+            FlMetric.global_round,
+            FlMetric.trust_id,
+            Trust.name,
+            Trust.code,
+            FlMetric.fl_client_name,
+        )
+        .join(Trust, col(Trust.id) == col(FlMetric.trust_id))
+        .where(col(FlMetric.model_id) == model_id)
+        .order_by(col(FlMetric.x_value), col(FlMetric.id))
+    )
+    return [MetricRow(*row) for row in rows]
+
+
+def series_names(rows: Iterable[MetricRow]) -> dict[UUID, str]:
+    """A label for each trust; trusts that would share one have their slot added."""
+    of_trust = {row.trust_id: row for row in rows}
+    counts = Counter(row.people_name for row in of_trust.values())
+    return {
+        trust_id: row.people_name if counts[row.people_name] == 1 else f"{row.people_name} ({row.slot or trust_id})"
+        for trust_id, row in of_trust.items()
+    }
+
+
+def curves(model_id: UUID, session: Session) -> list[IModelMetrics]:
+    """The plots in order of their label and axis, series in natural order of their labels."""
+    rows = metric_rows(model_id, session)
+    names = series_names(rows)
+    plots: dict[tuple[str, str], dict[UUID, list[IMetricPoint]]] = {}
+    for row in rows:
+        series = plots.setdefault((row.label, row.x_label), {})
+        series.setdefault(row.trust_id, []).append(IMetricPoint(xValue=row.x_value, yValue=row.result))
+    return [
+        IModelMetrics(
+            yLabel=label,
+            xLabel=x_label,
+            metrics=[
+                IMetricSeries(seriesLabel=names[trust_id], data=series[trust_id])
+                for trust_id in sorted(series, key=lambda trust_id: natural_key(names[trust_id]))
+            ],
+        )
+        for (label, x_label), series in sorted(plots.items())
+    ]

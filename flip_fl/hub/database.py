@@ -1,0 +1,166 @@
+"""The hub's database: engine, sessions, migration. SQLite embedded by default, PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlmodel import Session
+
+from flip_fl.errors import FlipError
+
+SQLITE_BUSY_TIMEOUT_S = 15.0
+_MIGRATIONS = Path(__file__).parent / "migrations"
+# Any constant number: two processes that migrate one PostgreSQL at once wait for each other on it.
+_MIGRATION_LOCK = 7_303_014
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for ``sqlite:///…`` or ``postgresql://…``; connects to nothing yet.
+
+    On SQLite a transaction takes the write lock at its start, so that what it has read stays true until it writes;
+    sessions opened with ``reading`` take none. Raises ``FlipError`` E1001 for a URL that cannot be used.
+    """
+    address = _address(url)
+    if address.get_backend_name() == "sqlite":
+        engine = create_engine(address, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S, "check_same_thread": False})
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(address, pool_size=10, max_overflow=30, pool_pre_ping=True)
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A session that may change rows; whoever uses it commits. What is not committed is rolled back."""
+    with Session(engine) as session:
+        yield session
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session that only reads: one consistent view, and it never waits for a writer."""
+    with Session(engine.execution_options(flip_reading=True, **_snapshot(engine))) as session:
+        yield session
+
+
+def migrate(url: str) -> None:
+    """Bring the database to this version's schema; creates the file (readable by its owner alone) on SQLite.
+
+    Harmless when it is there already, and when two processes do it at once. Raises ``FlipError`` E1001 when the
+    database cannot be reached or holds a schema that this version does not know.
+    """
+    engine = open_engine(url)
+    try:
+        _create_file(engine.url)
+        with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+            _refuse_unknown_revision(connection, engine.url)
+            config = _alembic_config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except (DBAPIError, OSError) as error:
+        raise _unusable(engine.url, error) from error
+    finally:
+        engine.dispose()
+
+
+def require_current_schema(engine: Engine) -> None:
+    """Raises ``FlipError`` E1001 unless the database answers and has exactly this version's schema."""
+    try:
+        with engine.execution_options(flip_reading=True).connect() as connection:
+            revision = _revision(connection)
+    except DBAPIError as error:
+        raise _unusable(engine.url, error) from error
+    head = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+    if revision != head:
+        held = "no tables yet" if revision is None else f"schema {revision}, this version needs {head}"
+        raise FlipError("E1001", url=_shown(engine.url), problem=f"it has {held}", fix="flip-fl hub init")
+
+
+def _address(url: str) -> URL:
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        raise FlipError("E1001", url="(malformed)", problem="it is no database address") from None
+    backend = {"postgres": "postgresql"}.get(address.get_backend_name(), address.get_backend_name())
+    if backend == "postgresql":
+        return address.set(drivername="postgresql+psycopg")
+    if backend == "sqlite":
+        return address.set(drivername="sqlite+pysqlite")
+    raise FlipError("E1001", url=_shown(address), problem=f"{backend} is neither sqlite nor postgresql")
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    # The driver must not begin transactions by itself: `_begin_sqlite` says when and how.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # What the hub has acknowledged is deleted by its sender: it must survive a power cut.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    lazy = connection.get_execution_options().get("flip_reading", False)
+    connection.exec_driver_sql("BEGIN" if lazy else "BEGIN IMMEDIATE")
+
+
+def _snapshot(engine: Engine) -> dict[str, Any]:
+    return {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+
+
+def _create_file(url: URL) -> None:
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return
+    path = Path(str(url.database))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600, exist_ok=True)
+
+
+def _alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _refuse_unknown_revision(connection: Connection, url: URL) -> None:
+    revision = _revision(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(_alembic_config()).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise FlipError(
+            "E1001",
+            url=_shown(url),
+            problem=f"its schema {revision} is not known to this version of flip_fl",
+            fix="use the version of flip_fl that wrote it, or a newer one",
+        )
+
+
+def _shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+def _unusable(url: URL, error: Exception) -> FlipError:
+    # A driver's own text may quote the address with its password, so only its first cause is named.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error | OSError):
+        problem = str(cause.strerror if isinstance(cause, OSError) and cause.strerror else cause)
+    else:
+        problem = f"no answer ({type(cause).__name__})"
+    return FlipError("E1001", url=_shown(url), problem=problem)
