@@ -145,7 +145,8 @@ def _launch(program: Path, folder: Path, ports: Mapping[str, int]) -> tuple[subp
         "s3.autoCreateBucket": "false",
         "s3.localSocket": folder / "s3.sock",
         "filer.localSocket": folder / "filer.sock",
-        "volume.max": 20,
+        # Every bucket takes several volumes of its own.
+        "volume.max": 1000,
         "volume.preStopSeconds": 0,
         "volume.minFreeSpace": "0",
         "master.volumeSizeLimitMB": 64,
