@@ -60,11 +60,14 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
-Slot = Annotated[str, Field(min_length=1, max_length=128)]
+# PostgreSQL cannot hold a NUL in any text.
+_NO_NUL = r"^[^\x00]*$"
+Slot = Annotated[str, Field(min_length=1, max_length=128, pattern=_NO_NUL)]
 Round = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-XLabel = Annotated[str, Field(min_length=1, max_length=64)]
-Label = Annotated[str, Field(min_length=1, max_length=255)]
+XLabel = Annotated[str, Field(min_length=1, max_length=64, pattern=_NO_NUL)]
+Label = Annotated[str, Field(min_length=1, max_length=255, pattern=_NO_NUL)]
+ShortName = Annotated[str, Field(min_length=1, max_length=64, pattern=_NO_NUL)]
 
 
 # -- the FL routes, as a hub reads them ---------------------------------------------------------------------------
@@ -106,7 +109,7 @@ class LogIn(Wire):
     fl_client_name: Slot | None = None
     trust: Slot | None = None
     log: str | None = None
-    event_type: Annotated[str, Field(max_length=64)] | None = None
+    event_type: ShortName | None = None
     global_round: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     details: dict[str, Any] | None = None
     success: bool = True
@@ -155,7 +158,8 @@ def check_event(event_type: str | None, global_round: int | None) -> None:
     if event_type == EventType.QUEUE_POSITION:
         raise ValueError("QUEUE_POSITION is written by the hub itself")
     if global_round is None and event_type not in ROUNDLESS_EVENTS:
-        raise ValueError(f"{event_type} needs global_round")
+        # A hub's answer must not echo what was sent.
+        raise ValueError("this event_type needs global_round")
 
 
 # -- the FL routes, as a sender writes them -----------------------------------------------------------------------
@@ -242,8 +246,8 @@ class MetricItem(_Item):
     result: Finite
     x_value: Finite | None = None
     x_label: XLabel | None = None
-    task: str | None = None
-    stage: str | None = None
+    task: ShortName | None = None
+    stage: ShortName | None = None
 
 
 class LogItem(_Item):
@@ -260,7 +264,7 @@ class EventItem(_Item):
     """A typed event; the hub words it."""
 
     kind: Literal["event"] = "event"
-    event_type: Annotated[str, Field(min_length=1, max_length=64)]
+    event_type: ShortName
     client: Slot | None = None
     global_round: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     details: dict[str, Any] | None = None
