@@ -1,0 +1,78 @@
+// Elements are built from text nodes only: nothing that a site wrote is ever parsed as markup.
+const SVG = "http://www.w3.org/2000/svg";
+
+// Control and direction-changing characters are shown, not obeyed.
+function clean(text) {
+  return String(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    (c) => (c < "\u0100" ? "\\x" + c.charCodeAt(0).toString(16).padStart(2, "0") : "\\u" + c.charCodeAt(0).toString(16)));
+}
+
+function fill(node, attrs, children) {
+  for (const [name, value] of Object.entries(attrs || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "class") node.setAttribute("class", value);
+    else if (name === "value") node.value = value;
+    else node.setAttribute(name, value === true ? "" : clean(value));
+  }
+  append(node, children);
+  return node;
+}
+
+function append(node, children) {
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false || child === "") continue;
+    node.append(child instanceof Node ? child : document.createTextNode(clean(child)));
+  }
+  return node;
+}
+
+const h = (tag, attrs, ...children) => fill(document.createElement(tag), attrs, children);
+const s = (tag, attrs, ...children) => fill(document.createElementNS(SVG, tag), attrs, children);
+
+function button(label, attrs, onclick) {
+  return h("button", { type: "button", onclick, ...attrs }, label);
+}
+
+function announce(text) {
+  const region = document.getElementById("said");
+  if (region) region.textContent = clean(text);
+}
+
+function copyButton(text, what) {
+  const node = button("Copy", { class: "screen", "aria-label": `Copy ${what}` }, () => {
+    const done = () => { node.textContent = "Copied"; announce(`Copied ${what}`); setTimeout(() => { node.textContent = "Copy"; }, 1600); };
+    // a file opened from disk has no clipboard permission in some browsers
+    const byHand = () => {
+      const area = h("textarea", { class: "sr", value: text });
+      document.body.append(area);
+      area.select();
+      if (document.execCommand("copy")) done();
+      area.remove();
+      node.focus();
+    };
+    if (navigator.clipboard && window.isSecureContext) navigator.clipboard.writeText(text).then(done, byHand);
+    else byHand();
+  });
+  return node;
+}
+
+function download(name, blob) {
+  const link = h("a", { href: URL.createObjectURL(blob), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+const ICONS = { good: "M5.5 10.5l3 3 6-7", active: "M6 10h8M11 6.5l3.5 3.5-3.5 3.5", warn: "M10 5v6M10 14.2v.1", bad: "M6.5 6.5l7 7M13.5 6.5l-7 7", quiet: "M6.5 10h7" };
+
+function icon(tone) {
+  return s("svg", { class: `icon ${tone}`, viewBox: "0 0 20 20", "aria-hidden": "true" },
+    s("circle", { class: "disc", cx: 10, cy: 10, r: 10 }), s("path", { d: ICONS[tone] || ICONS.quiet }));
+}
+
+function section(id, title, intro, ...children) {
+  return h("section", { id, class: "card", "aria-labelledby": `${id}-h` },
+    h("div", { class: "head" }, h("h2", { id: `${id}-h` }, title), intro ? h("p", {}, intro) : null), children);
+}

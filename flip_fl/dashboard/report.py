@@ -1,0 +1,63 @@
+"""A run's report: one HTML file that needs no network, and no script to be read."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import os
+import tempfile
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from flip_fl.dashboard import assets, static
+from flip_fl.dashboard.story import Story
+
+FILE_MODE = 0o644
+
+
+def render(story: Story) -> str:
+    """The page with ``story`` inlined: a pure function of the document, at most 150 KB before the data.
+
+    The data travels compressed and in base64, so that no text of a site stands in the page's source as anything but
+    escaped text.
+    """
+    style, code = assets.stylesheet(), assets.script()
+    packed = gzip.compress(story.model_dump_json().encode("utf-8"), 9, mtime=0)
+    return assets.page(
+        {
+            "policy": escape(assets.policy(style, code)),
+            "version": escape(_version()),
+            "title": static.text(f"{story.model.name} - {story.headline.text}"),
+            "icon": assets.icon(story.headline.tone),
+            "style": style,
+            "body": static.body(story),
+            "story": base64.b64encode(packed).decode("ascii"),
+            "script": code,
+        }
+    )
+
+
+def write_report(story: Story, path: Path) -> None:
+    """Write the report to ``path``, making its folder; a reader sees the old file or the new one, never a part.
+
+    Raises ``OSError`` when the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = render(story)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as out:
+            out.write(text)
+        os.chmod(name, FILE_MODE)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _version() -> str:
+    try:
+        return version("flip_fl")
+    except PackageNotFoundError:
+        return "unknown"
