@@ -12,7 +12,7 @@ import click
 import typer
 
 from flip_fl import __version__
-from flip_fl.commands import doctor, explain, run
+from flip_fl.commands import doctor, explain, hub, results, run
 from flip_fl.commands.common import Common, guided_group
 from flip_fl.commands.output import Output, abandon, write
 from flip_fl.commands.usage import refusal
@@ -36,6 +36,8 @@ def build() -> typer.Typer:
     app.callback()(_root)
     for module in (run, doctor, explain):
         module.register(app)
+    app.add_typer(hub.build(), name="hub")
+    app.add_typer(results.build(), name="results")
     return app
 
 
@@ -58,7 +60,7 @@ def call(argv: list[str]) -> int:
     try:
         command = typer.main.get_command(build())
         try:
-            result = command.main(args=argv, prog_name="flip-fl", standalone_mode=False)
+            result = command.main(args=argv or ["--help"], prog_name="flip-fl", standalone_mode=False)
         except click.UsageError as error:
             raise refusal(error, argv) from None
         return result if isinstance(result, int) else 0

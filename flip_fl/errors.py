@@ -318,6 +318,14 @@ _ENTRIES = (
         "flip-fl doctor --keys",
         "The hub stores only a hash of its key; a key is shown once, when the hub is initialised.",
     ),
+    Entry(
+        "E0412",
+        ExitCode.FAILED,
+        "the outbox {path} cannot be used: {problem}",
+        "what a run reports must be on disk before it is acknowledged, so that a crash loses nothing",
+        "make FLIP_STATE_DIR a folder on a local disk that this user can write, with room to spare",
+        "The outbox is one SQLite file a run under $FLIP_STATE_DIR/outbox. Network file systems are not suitable.",
+    ),
     # -- runs ---------------------------------------------------------------------------------------------------
     Entry(
         "E0501",
@@ -415,6 +423,22 @@ _ENTRIES = (
         "paths given by a job must stay inside their folder",
         "use a plain relative path without ..",
         "Symbolic links are followed before the check.",
+    ),
+    Entry(
+        "E0705",
+        ExitCode.USAGE,
+        "no run called '{run}'",
+        "{looked}",
+        "{suggestion}",
+        "A run is named by its folder, by the folder's name below runs/, or by (the beginning of) its model's id.",
+    ),
+    Entry(
+        "E0706",
+        ExitCode.UNREACHABLE,
+        "run {run} had no results after {seconds} s: {state}",
+        fix="{suggestion}",
+        explain="`flip-fl results get --wait` gives up after --timeout seconds; the run itself goes on.",
+        retryable=True,
     ),
     # -- looking into trouble -----------------------------------------------------------------------------------
     Entry(

