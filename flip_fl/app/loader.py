@@ -1,0 +1,78 @@
+"""Importing the researcher's modules from the app's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from flip_fl.app.faults import AppError
+
+
+class _AppPath(str):
+    """An entry of ``sys.path`` that a loader put there, so that the next one can take it away."""
+
+    __slots__ = ()
+
+
+class AppLoader:
+    """The modules of one app. One process runs one app at a time: its names (``models``, ``trainer``) are top level."""
+
+    def __init__(self, app_dir: Path) -> None:
+        self.app_dir = app_dir.resolve()
+        self._modules: dict[str, ModuleType] = {}
+
+    def module(self, name: str) -> ModuleType:
+        """The app's module ``name``, imported once.
+
+        Raises ``AppError`` when the app has no such file, and whatever the module raises.
+        """
+        if not (self.app_dir / f"{name}.py").is_file():
+            raise AppError(f"the app has no {name}.py")
+        with _no_bytecode():
+            self.activate()
+            if name not in self._modules:
+                self._modules[name] = importlib.import_module(name)
+        return self._modules[name]
+
+    def function(self, module: str, name: str) -> Callable[..., Any]:
+        """A function of the app. Raises ``AppError`` when the module does not define it."""
+        found = getattr(self.module(module), name, None)
+        if not callable(found):
+            raise AppError(f"{module}.py has no function {name}")
+        return found  # type: ignore[no-any-return]
+
+    def activate(self) -> None:
+        """Make the app's folder the first place to import from, and forget modules of its names from elsewhere."""
+        sys.path[:] = [entry for entry in sys.path if not isinstance(entry, _AppPath)]
+        sys.path.insert(0, _AppPath(self.app_dir))
+        importlib.invalidate_caches()
+        own = self._own_names()
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] in own and not self._is_ours(module):
+                del sys.modules[name]
+        sys.modules.update(self._modules)
+
+    def _own_names(self) -> set[str]:
+        names = {path.stem for path in self.app_dir.glob("*.py")}
+        names |= {path.parent.name for path in self.app_dir.glob("*/__init__.py")}
+        return names - set(sys.stdlib_module_names) - {"__init__", "__main__"}
+
+    def _is_ours(self, module: ModuleType | None) -> bool:
+        file = getattr(module, "__file__", None)
+        return file is not None and Path(file).resolve().is_relative_to(self.app_dir)
+
+
+@contextlib.contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """The researcher's folder stays as it was: no ``__pycache__`` in it."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before

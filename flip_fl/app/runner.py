@@ -1,0 +1,201 @@
+"""The one call behind which researcher code runs: plain data in, plain data out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flip_fl.app.batch import Batcher, Publish
+from flip_fl.app.config import AppConfig, load_config
+from flip_fl.app.failures import Failure
+from flip_fl.app.faults import AppError, TaskAborted
+from flip_fl.app.loader import AppLoader
+from flip_fl.app.output import withheld
+from flip_fl.app.site import Ledger, Site, SiteSpec
+from flip_fl.app.tensors import Arrays, load_into, to_arrays
+from flip_fl.privacy.egress import Egress, EgressPolicy
+from flip_fl.values import JobType, Task
+
+if TYPE_CHECKING:
+    from flip_fl.data.sources import Source
+
+__all__ = ["BOOKKEEPING", "Failure", "Result", "Session", "derived_seed", "run_task", "seed_everything"]
+
+BOOKKEEPING = frozenset({"num_examples", "num-examples", "num-iterations"})
+MODULES = {Task.TRAIN: "trainer", Task.VALIDATE: "trainer", Task.EVALUATE: "evaluator"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task gave. ``ok`` means that ``arrays`` (train only), ``metrics`` and ``num_examples`` can be used.
+
+    ``events`` are the wire items of the task as JSON-able mappings, the ones that were published live included,
+    under the same ids. ``failure`` is set for an exception, ``aborted`` when the run was stopped.
+    """
+
+    ok: bool
+    arrays: Arrays = field(default_factory=dict)
+    num_examples: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    failure: Failure | None = None
+    aborted: bool = False
+
+
+class Session:
+    """What stays between the tasks of one site's process: the app's modules, its source, its memory.
+
+    ``publish`` gets live batches of wire items (called from this thread and from a timer's); ``aborted`` says
+    whether the run was stopped. ``show_output`` lets the app's prints through, for a developer's own machine.
+    """
+
+    def __init__(
+        self,
+        app_dir: Path,
+        source: Source,
+        publish: Publish = lambda batch: None,
+        aborted: Callable[[], bool] = lambda: False,
+        memory: dict[str, Any] | None = None,
+        *,
+        show_output: bool = False,
+    ) -> None:
+        self.app_dir = app_dir
+        self.source = source
+        self.publish = publish
+        self.aborted = aborted
+        self.memory: dict[str, Any] = {} if memory is None else memory
+        self.show_output = show_output
+        self.loader = AppLoader(app_dir)
+        self.output_reported = False
+        self._config: AppConfig | None = None
+
+    @property
+    def config(self) -> AppConfig:
+        """The app's config, read once. Raises ``FlipError`` as ``load_config`` does."""
+        if self._config is None:
+            self._config = load_config(self.app_dir)
+        return self._config
+
+    def close(self) -> None:
+        """Forget what the app has built: data sets may hold files and workers."""
+        self.memory.clear()
+
+
+def run_task(task: Task, arrays: Mapping[str, Any], spec: SiteSpec, session: Session) -> Result:
+    """Run ``train``, ``validate`` or ``evaluate`` of the app on ``arrays`` (names and shapes of ``get_model()``).
+
+    Seeds python, numpy and torch first. Never raises but ``KeyboardInterrupt``: whatever the app does becomes a
+    ``Failure``; a stop of the run becomes ``aborted``.
+    """
+    spec = replace(spec, task=Task(task))
+    batcher = Batcher(session.publish)
+    egress = Egress(spec.where())
+    ledger = Ledger(spec, egress, batcher)
+    outcome: Result
+    try:
+        declared = session.config.metrics
+        egress.policy = EgressPolicy(declared=frozenset(declared) if declared is not None else None)
+        outcome = _run(spec, arrays, session, ledger)
+    except KeyboardInterrupt:
+        ledger.close()
+        raise
+    except TaskAborted:
+        outcome = Result(ok=False, aborted=True)
+    except BaseException as error:
+        # A stop tears down what the app was using: what it then raises is the stop's doing, not the app's.
+        if session.aborted():
+            outcome = Result(ok=False, aborted=True)
+        else:
+            outcome = Result(ok=False, failure=_failure(error, spec, session))
+    ledger.close()
+    return replace(outcome, events=batcher.events)
+
+
+def derived_seed(seed: int, slot: str, round: int, task: str) -> int:
+    """The 64-bit seed of one task, the same on every engine: sha256 of seed, slot, round and task."""
+    digest = hashlib.sha256(f"{seed}|{slot}|{round}|{task}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def seed_everything(value: int) -> None:
+    """Seed python's, numpy's and torch's global generators."""
+    import torch
+
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value % 2**63)
+
+
+def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger) -> Result:
+    config = session.config
+    with withheld(session.app_dir, active=not session.show_output) as output:
+        try:
+            returned, sent = _call(spec, arrays, session, ledger, config)
+        finally:
+            if output.lines and not session.output_reported:
+                session.output_reported = True
+                ledger.note(
+                    f"{output.lines} lines that the app printed in {spec.where()} are withheld, here and from now on: "
+                    "they could hold patients' data; use site.log() for numbers",
+                    success=True,
+                )
+    examples = _examples(returned, spec)
+    prefix = "train_" if spec.task is Task.TRAIN else ""
+    metrics: dict[str, float] = {}
+    for name, value in returned.items():
+        # The result leaves the trust, too: it holds only what may leave as a metric.
+        label = f"{prefix}{name}" if isinstance(name, str) else name
+        if name not in BOOKKEEPING and ledger.metric(label, value, returned=True):
+            metrics[name] = float(value)
+    return Result(ok=True, arrays=sent, num_examples=examples, metrics=metrics, aborted=session.aborted())
+
+
+def _call(
+    spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger, config: AppConfig
+) -> tuple[Mapping[Any, Any], Arrays]:
+    # Seeded twice: an import or get_model() that draws numbers must not shift those of the task.
+    seed_everything(derived_seed(spec.seed, spec.slot, spec.round, spec.task.value))
+    function = session.loader.function(MODULES[spec.task], spec.task.value)
+    get_model = session.loader.function("models", "get_model")
+    site = Site(
+        spec,
+        source=session.source,
+        ledger=ledger,
+        aborted=session.aborted,
+        memory=session.memory,
+        max_skipped=config.max_skipped,
+    )
+    model = get_model(spec.stage) if config.job_type is JobType.DIFFUSION else get_model()
+    load_into(model, arrays)
+    model.to(site.device)
+    seed_everything(derived_seed(spec.seed, spec.slot, spec.round, spec.task.value))
+    returned = function(model, site, copy.deepcopy(dict(config.raw)))
+    if not isinstance(returned, Mapping):
+        raise AppError(
+            f"{spec.task.value}() returned {type(returned).__name__}; it must return a dict of num_examples and numbers"
+        )
+    return returned, to_arrays(model) if spec.task is Task.TRAIN else {}
+
+
+def _examples(returned: Mapping[Any, Any], spec: SiteSpec) -> int:
+    if "num_examples" not in returned:
+        raise AppError(f'{spec.task.value}() returned no "num_examples"; it must say on how many examples it worked')
+    value = returned["num_examples"]
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise AppError(
+            f'{spec.task.value}() returned a {type(value).__name__} as "num_examples"; it must be a whole number from 0'
+        )
+    return int(value)
+
+
+def _failure(error: BaseException, spec: SiteSpec, session: Session) -> Failure:
+    return Failure.of(
+        error, slot=spec.slot, task=spec.task.value, round=spec.round, stage=spec.stage, app_dir=session.app_dir
+    )
