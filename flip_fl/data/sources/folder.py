@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flip_fl.data.cohort import ACCESSION_ID, read_cohort
 from flip_fl.data.paths import inside
 from flip_fl.data.sources.base import check_study, check_upload
 from flip_fl.errors import FlipError
@@ -17,8 +18,7 @@ from flip_fl.values import ResourceType
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-ACCESSION_COLUMN = "accession_id"
-NO_ACCESSION_COLUMN = "The provided dataframe does not contain an 'accession_id' column."
+NO_ACCESSION_ID = "The provided dataframe does not contain an 'accession_id' column."
 _DOWNLOAD_ROUTE = "/download/images/{net}"
 
 
@@ -38,9 +38,9 @@ class FolderSource:
         path = self._settings.dataframe
         if path is None:
             raise FlipError("E0901", problem="DEV_DATAFRAME is not set", suggestion="set DEV_DATAFRAME to a CSV file")
-        frame = _read_csv(path)
-        if ACCESSION_COLUMN not in frame.columns and not self._settings.tabular:
-            raise ValueError(NO_ACCESSION_COLUMN)
+        frame = read_cohort(path)
+        if ACCESSION_ID not in frame.columns and not self._settings.tabular:
+            raise ValueError(NO_ACCESSION_ID)
         self._logger.info("cohort of %d rows and %d columns from DEV_DATAFRAME", len(frame), len(frame.columns))
         return frame
 
@@ -68,20 +68,3 @@ class FolderSource:
         """Nothing is stored anywhere in development; what was asked is logged."""
         check_upload(accession_id, files)
         self._logger.info("add_resource: %d files of a study are not uploaded in development", len(files))
-
-
-def _read_csv(path: Path) -> DataFrame:
-    import pandas as pd
-
-    if not path.is_file():
-        raise FlipError("E0902", path=path, problem="there is no such file", suggestion="correct DEV_DATAFRAME")
-    try:
-        return pd.read_csv(path, dtype={ACCESSION_COLUMN: str})
-    except (ValueError, OSError) as error:
-        # The parser quotes what it stumbles over, which is a row of a patient.
-        raise FlipError(
-            "E0902",
-            path=path,
-            problem=f"it cannot be read as a table ({type(error).__name__})",
-            suggestion="save it as a comma-separated table in UTF-8 with one header line",
-        ) from None

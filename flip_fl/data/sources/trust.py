@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flip_fl import wire
+from flip_fl.data.cohort import ACCESSION_ID
 from flip_fl.data.paths import inside
 from flip_fl.data.sources.base import check_study, check_upload
-from flip_fl.data.sources.folder import ACCESSION_COLUMN
 from flip_fl.http import HttpClient, HttpConnectionError
 from flip_fl.settings import ClientSettings
 from flip_fl.values import ResourceType
@@ -106,7 +106,7 @@ def _frame(columns: Any) -> DataFrame:
     if not isinstance(columns, Mapping) or not all(isinstance(values, list) for values in columns.values()):
         raise ValueError("a table is an object of lists")
     frame = pd.DataFrame(dict(columns))
-    if ACCESSION_COLUMN in frame.columns:
+    if ACCESSION_ID in frame.columns:
         # A service that types the column as a number has lost leading zeros already; callers still get text.
-        frame[ACCESSION_COLUMN] = [str(v) if isinstance(v, int) else v for v in columns[ACCESSION_COLUMN]]
+        frame[ACCESSION_ID] = [str(v) if isinstance(v, int) else v for v in columns[ACCESSION_ID]]
     return frame
