@@ -30,6 +30,8 @@ _PRODUCTION_NAMES = (
     "UPLOADED_FEDERATED_DATA_BUCKET",
 )
 
+_SERVER_NAMES = ("FLIP_API_INTERNAL_URL", "INTERNAL_SERVICE_KEY", "UPLOADED_FEDERATED_DATA_BUCKET")
+
 _Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
 _Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
 
@@ -101,6 +103,7 @@ class DevSettings(RoleSettings):
     images_dir: Path | None = Field(None, alias="DEV_IMAGES_DIR")
     tabular: bool = Field(False, alias="DEV_TABULAR")
     missing_study: Annotated[str, Field(pattern="^(empty|error)$")] = Field("empty", alias="DEV_MISSING_STUDY")
+    state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
 
 
 class HubSettings(RoleSettings):
@@ -153,6 +156,18 @@ def is_dev(file: Path | None = None, *, local_dev: bool | None = None) -> bool:
     return True
 
 
+def load_server(file: Path | None = None) -> ServerSettings | None:
+    """The FL server's settings, or None in development without a hub.
+
+    Independent of ``LOCAL_DEV=true``, which only picks where cohorts come from: one production setting of the server
+    makes all of them required. Raises ``FlipError`` as ``load`` does.
+    """
+    local_dev = load(_Mode, file).local_dev
+    if local_dev is False or any(_lookup(name, file) for name in _SERVER_NAMES):
+        return load(ServerSettings, file)
+    return None
+
+
 def resolve_role(file: Path | None = None, role: Role | str | None = None) -> Role:
     """The role of a production process: what the caller says, else ``FLIP_ROLE``, else the one key present.
 
@@ -185,6 +200,13 @@ def settings_file(slot: str, workspace: Path | None = None) -> Path | None:
         path = Path(folder) / f"{slot}.env"
         return path if path.is_file() else None
     return None
+
+
+def environment_names() -> frozenset[str]:
+    """Every variable that settings are read from: what a process that must not inherit any is stripped of."""
+    classes = (ServerSettings, ClientSettings, DevSettings, HubSettings, _Mode)
+    fields = (field.alias for cls in classes for field in cls.model_fields.values())
+    return frozenset({"FLIP_SETTINGS_DIR", *(alias for alias in fields if alias)})
 
 
 def write_settings_file(path: Path, values: Mapping[str, str]) -> None:

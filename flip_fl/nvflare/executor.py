@@ -1,0 +1,126 @@
+"""The client's side: runs the tasks of a neutral app in a trust and sends back arrays, numbers and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.app_common.app_constant import AppConstants
+
+from flip_fl.app.runner import Failure, Result, Session, run_task
+from flip_fl.app.site import SiteSpec
+from flip_fl.data.sources import open_source
+from flip_fl.nvflare.persistor import custom_dir
+from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, put_events, put_failure
+from flip_fl.values import Task
+
+
+class FlipExecutor(Executor):
+    """Runs ``train`` and ``validate`` of the app in ``custom/``.
+
+    ``project_id`` and ``query`` name the cohort; they are passed to the trust's services unread.
+    """
+
+    def __init__(self, project_id: str = "", query: str = "") -> None:
+        super().__init__()
+        self.project_id = project_id
+        self.query = query
+        self._session: Session | None = None
+        self._abort_signal: Signal | None = None
+        self._engine: Any = None
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        if event_type == EventType.START_RUN:
+            self._engine = fl_ctx.get_engine()
+        elif event_type == EventType.END_RUN and self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        if task_name not in (Task.TRAIN, Task.VALIDATE):
+            return make_reply(ReturnCode.TASK_UNKNOWN)
+        task = Task(task_name)
+        slot = fl_ctx.get_identity_name()
+        current = shareable.get_header(AppConstants.CURRENT_ROUND)
+        number = int(current) + 1 if current is not None else 1
+        self._abort_signal = abort_signal
+        try:
+            session = self._open_session(slot, fl_ctx)
+            spec = self._spec(session, slot, number, shareable, task)
+        except Exception as error:
+            return _failed(Failure.of(error, slot=slot, task=task.value, round=number))
+        return self._reply(run_task(task, from_shareable(shareable).data, spec, session), task, shareable)
+
+    def _open_session(self, slot: str, fl_ctx: FLContext) -> Session:
+        if self._session is None:
+            workspace = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
+            self._session = Session(
+                app_dir=custom_dir(fl_ctx),
+                source=open_source(slot, workspace),
+                publish=self._publish,
+                aborted=lambda: self._abort_signal is not None and bool(self._abort_signal.triggered),
+            )
+        return self._session
+
+    def _spec(self, session: Session, slot: str, number: int, shareable: Shareable, task: Task) -> SiteSpec:
+        config = session.config
+        total = shareable.get_header(AppConstants.NUM_ROUNDS)
+        return SiteSpec(
+            slot=slot,
+            round=number,
+            total_rounds=int(total) if total is not None else config.global_rounds,
+            task=task,
+            stage=None,
+            seed=config.seed,
+            project_id=self.project_id,
+            query=self.query or config.query,
+        )
+
+    def _reply(self, result: Result, task: Task, request: Shareable) -> Shareable:
+        if result.aborted:
+            reply = make_reply(ReturnCode.TASK_ABORTED)
+        elif result.failure is not None:
+            reply = _failed(result.failure)
+        else:
+            reply = _dxo(result, task).to_shareable()
+        for header in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS):
+            if request.get_header(header) is not None:
+                reply.set_header(header, request.get_header(header))
+        put_events(reply, result.events)
+        return reply
+
+    def _publish(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Send a live batch. Fire and forget: the same events ride again in the acknowledged reply."""
+        if self._engine is None:
+            return
+        data = Shareable()
+        put_events(data, events)
+        with self._engine.new_context() as fl_ctx:
+            self.fire_fed_event(LIVE_EVENT, data, fl_ctx)
+
+
+def _dxo(result: Result, task: Task) -> DXO:
+    meta = {NUM_EXAMPLES_META: result.num_examples}
+    if task is Task.VALIDATE:
+        return DXO(DataKind.METRICS, data=dict(result.metrics), meta=meta)
+    # NVFLARE's own controllers weight by this key.
+    meta[MetaKey.NUM_STEPS_CURRENT_ROUND] = result.num_examples
+    return DXO(
+        DataKind.WEIGHTS,
+        data=dict(result.arrays or {}),
+        meta={**meta, MetaKey.INITIAL_METRICS: dict(result.metrics)},
+    )
+
+
+def _failed(failure: Failure) -> Shareable:
+    reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+    put_failure(reply, failure)
+    return reply

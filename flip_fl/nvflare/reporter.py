@@ -1,0 +1,206 @@
+"""The widget that turns NVFLARE's server events into the run's story at the hub.
+
+It listens, appends to the outbox and returns; it never touches the network. It works the same under our controller,
+NVFLARE's own FedAvg and ScatterAndGather. What the context holds differs between them (FedAvg's round is only there in
+some events, its peer is stale on the controller's thread), so the round is remembered here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.dxo import DXO, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.widgets.widget import Widget
+
+from flip_fl.errors import FlipError
+from flip_fl.nvflare.model_id import find_model_id
+from flip_fl.nvflare.persistor import custom_dir
+from flip_fl.nvflare.protocol import LIVE_EVENT, get_events, get_failure
+from flip_fl.reporting.session import Reporting, open_reporting
+from flip_fl.settings import ServerSettings, load_server, settings_file
+from flip_fl.values import SERVER_NAME
+
+ENDED_BY_ENGINE = "ended by the engine: a client or the server process was lost"
+FED_LIVE_EVENT = f"fed.{LIVE_EVENT}"
+
+
+class FlipReporter(Widget):
+    """Reports a job's statuses, rounds, results, metrics and failures.
+
+    ``model_id``: a UUID, or empty to look it up (see ``find_model_id``). A setting that is missing or malformed stops
+    the job before its first round.
+    """
+
+    def __init__(self, model_id: str = "") -> None:
+        super().__init__()
+        self.model_id = model_id
+        self._reporting: Reporting | None = None
+        self._settings: ServerSettings | None = None
+        self._round = 0
+        self._total: int | None = None
+        self._accepted: set[str] = set()
+        self._fatal = False
+        self._handlers = {
+            EventType.START_RUN: self._start_run,
+            AppEventType.INITIAL_MODEL_LOADED: self._prepared,
+            AppEventType.ROUND_STARTED: self._round_started,
+            EventType.BEFORE_PROCESS_SUBMISSION: self._submission,
+            AppEventType.AFTER_CONTRIBUTION_ACCEPT: self._contribution,
+            AppEventType.AFTER_AGGREGATION: self._aggregated,
+            EventType.FATAL_SYSTEM_ERROR: self._fatal_error,
+            EventType.CLIENT_DISCONNECTED: self._disconnected,
+            FED_LIVE_EVENT: self._live_events,
+            EventType.END_RUN: self._end_run,
+        }
+
+    @property
+    def reporting(self) -> Reporting:
+        """What this run reports through. Raises ``RuntimeError`` outside a run."""
+        if self._reporting is None:
+            raise RuntimeError("the run has not started")
+        return self._reporting
+
+    @property
+    def settings(self) -> ServerSettings | None:
+        """The server's settings; None in development without a hub."""
+        return self._settings
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        handler = self._handlers.get(event_type)
+        if handler is None or (self._reporting is None and event_type != EventType.START_RUN):
+            return
+        handler(fl_ctx)
+
+    # -- the run ----------------------------------------------------------------------------------------------
+
+    def _start_run(self, fl_ctx: FLContext) -> None:
+        workspace = fl_ctx.get_engine().get_workspace()
+        job_id = fl_ctx.get_job_id()
+        root = Path(workspace.get_root_dir())
+        try:
+            self._settings = load_server(settings_file(SERVER_NAME, root))
+            model_id = find_model_id(self.model_id, custom_dir(fl_ctx), Path(workspace.get_job_meta_path(job_id)))
+            state = self._settings.state_dir if self._settings and self._settings.state_dir else root / "state"
+            self._reporting = open_reporting(self._settings, model_id, state)
+        except FlipError as error:
+            # NVFLARE swallows what a handler raises; only a panic stops the job.
+            self.system_panic(f"FLIP-{error.code}: {error.what} (fix: {error.fix})", fl_ctx)
+            return
+        except OSError as error:
+            self.system_panic(f"reporting cannot start: {error.strerror or type(error).__name__}", fl_ctx)
+            return
+        if self._settings is None:
+            self.log_warning(fl_ctx, "no hub is configured (development): the run's story stays in this workspace")
+        self._reporting.lifecycle.initiated()
+
+    def _prepared(self, fl_ctx: FLContext) -> None:
+        self.reporting.lifecycle.prepared()
+
+    def _end_run(self, fl_ctx: FLContext) -> None:
+        lifecycle = self.reporting.lifecycle
+        signal = fl_ctx.get_run_abort_signal()
+        if not lifecycle.decided and signal is not None and signal.triggered:
+            if self.reporting.stop_requested:
+                lifecycle.stop("stopped at the hub")
+            else:
+                lifecycle.fail(ENDED_BY_ENGINE)
+        status = lifecycle.finish()
+        self.log_info(fl_ctx, f"the run ends {status.value}")
+        self.reporting.close()
+        self._reporting = None
+
+    def _fatal_error(self, fl_ctx: FLContext) -> None:
+        reason = fl_ctx.get_prop(FLContextKey.EVENT_DATA, default="")
+        self._fatal = True
+        self.reporting.lifecycle.fail(str(reason) or "the engine gave no reason")
+
+    def _disconnected(self, fl_ctx: FLContext) -> None:
+        slot = fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME)
+        self.reporting.reporter.failure(
+            slot, f"{slot} is disconnected: the server has not heard from it", global_round=self._round or None
+        )
+
+    # -- rounds -----------------------------------------------------------------------------------------------
+
+    def _round_started(self, fl_ctx: FLContext) -> None:
+        if self._fatal:
+            return  # FedAvg starts one more round after a fatal error
+        current = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        total = fl_ctx.get_prop(AppConstants.NUM_ROUNDS)
+        self._round = int(current) + 1 if current is not None else self._round + 1
+        self._total = int(total) if total is not None else self._total
+        self._accepted = set()
+        self.reporting.lifecycle.round_started(self._round, self._total)
+
+    def _contribution(self, fl_ctx: FLContext) -> None:
+        result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
+        if not fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) or not isinstance(result, Shareable):
+            return
+        size = model_bytes(result)
+        if size is None:
+            return  # a validation's reply carries no model
+        slot = peer_name(fl_ctx)
+        self._accepted.add(slot)
+        self.reporting.lifecycle.client_result(slot, self._round, size)
+
+    def _aggregated(self, fl_ctx: FLContext) -> None:
+        expected = len(fl_ctx.get_engine().get_clients())
+        self.reporting.lifecycle.aggregated(self._round, len(self._accepted), expected)
+
+    # -- what sites say ---------------------------------------------------------------------------------------
+
+    def _submission(self, fl_ctx: FLContext) -> None:
+        result = fl_ctx.get_prop(FLContextKey.TASK_RESULT)
+        if not isinstance(result, Shareable):
+            return
+        slot = peer_name(fl_ctx)
+        self._receive(result, slot)
+        code = result.get_return_code()
+        if code in (ReturnCode.OK, None):
+            return
+        task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        failure = get_failure(result)
+        text = failure.traceback if failure else f"{slot} returned {code} in task {task}; the engine gave no traceback"
+        self.reporting.reporter.failure(slot, text, global_round=self._round or None)
+
+    def _live_events(self, fl_ctx: FLContext) -> None:
+        data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+        if isinstance(data, Shareable):
+            # The origin that the sender wrote is not proof of anything; the peer's identity is.
+            slot = data.get_peer_prop(ReservedKey.IDENTITY_NAME, "")
+            self._receive(data, slot)
+
+    def _receive(self, shareable: Shareable, slot: str) -> None:
+        received = get_events(shareable, slot)
+        self.reporting.reporter.items(received.items)
+        for reason, count in received.refused.items():
+            self.reporting.reporter.failure(
+                slot, f"{count} items of {slot} were refused: {reason}", global_round=self._round or None
+            )
+
+
+def peer_name(fl_ctx: FLContext) -> str:
+    """The authenticated name of the client whose message is being handled."""
+    peer = fl_ctx.get_peer_context()
+    return str(peer.get_identity_name(default="")) if peer is not None else ""
+
+
+def model_bytes(result: Shareable) -> int | None:
+    """Bytes of the arrays that a result carries, or None when it carries no model."""
+    try:
+        dxo: DXO = from_shareable(result)
+    except (ValueError, TypeError):
+        return None
+    sizes = [value.nbytes for value in _leaves(dxo.data) if hasattr(value, "nbytes")]
+    return sum(sizes) if sizes else None
+
+
+def _leaves(data: Any) -> list[Any]:
+    return list(data.values()) if isinstance(data, dict) else []

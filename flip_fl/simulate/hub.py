@@ -1,0 +1,94 @@
+"""The hub of a simulated run: its database set up, its process started, its story read over the wire."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from flip_fl.dashboard.story import Story
+from flip_fl.http import HttpClient
+from flip_fl.reporting.hub_client import HubClient
+from flip_fl.settings import ServerSettings, write_settings_file
+from flip_fl.simulate.environment import scrubbed
+from flip_fl.simulate.folder import RunFolder
+from flip_fl.simulate.processes import running, start, wait_until
+from flip_fl.values import ModelStatus
+from flip_fl.wire import StatusItem
+
+if TYPE_CHECKING:
+    from sqlmodel import Session
+
+START_TIMEOUT_S = 60.0
+PROJECT = "Simulated project"
+
+
+@dataclass(frozen=True)
+class SimulatedHub:
+    """A hub that runs on this machine, and the model that the run reports on."""
+
+    url: str
+    key: str
+    model_id: UUID
+
+    def story(self) -> Story:
+        """The run's story as the hub tells it now. Raises ``http.HttpConnectionError`` or ``HttpStatusError``."""
+        with contextlib.closing(HttpClient(self.url, key_header="X-Internal-Service-Key", key=self.key)) as client:
+            answer = client.request("GET", ("model", str(self.model_id), "story"), route="/model/{id}/story")
+        return Story.model_validate_json(answer.content)
+
+    def end(self, settings: ServerSettings, status: ModelStatus, reason: str) -> None:
+        """Write a terminal status with its reason to the hub, at once."""
+        item = StatusItem(at=datetime.now(UTC), status=status, reason=reason)
+        with contextlib.closing(HubClient(settings)) as client:
+            client.post_batch(self.model_id, [item.model_dump(mode="json")])
+
+
+@contextlib.contextmanager
+def simulated_hub(folder: RunFolder, name: str, description: str, slots: Sequence[str]) -> Iterator[SimulatedHub]:
+    """Set up a hub in the run's folder with one trust on each slot and one model, and serve it on 127.0.0.1.
+
+    Raises ``FlipError`` E0509 without the hub's packages, E0506 when it does not start.
+    """
+    from flip_fl.hub import admin
+
+    database_url = f"sqlite:///{folder.database}"
+    admin.init_database(database_url)
+    key, key_hash = admin.new_service_key()
+    with admin.open_session(database_url) as session:
+        trusts = _register_trusts(session, slots)
+        admin.create_project(session, PROJECT)
+        model_id = admin.create_model(session, PROJECT, name, description, trusts=trusts).id
+    settings = folder.settings / "hub.env"
+    write_settings_file(settings, {"FLIP_HUB_DATABASE_URL": database_url, "INTERNAL_SERVICE_KEY_HASH": key_hash})
+    port_file = folder.state / "hub.port"
+    command = [sys.executable, "-m", "flip_fl.hub", "--settings", str(settings), "--port", "0"]
+    command += ["--port-file", str(port_file)]
+    with running(start("the hub", command, folder.logs / "hub.log", env=scrubbed())) as child:
+        wait_until(child, lambda: _port(port_file) is not None, START_TIMEOUT_S)
+        yield SimulatedHub(f"http://127.0.0.1:{_port(port_file)}/api", key, model_id)
+
+
+def _register_trusts(session: Session, slots: Sequence[str]) -> list[str]:
+    """One trust on each slot up to the highest that takes part; returns the names of those that do, in slot order."""
+    from flip_fl.hub import admin
+
+    highest = max(int(slot.rpartition("_")[2]) for slot in slots)
+    admin.seed_slots(session, highest)
+    holders = {}
+    for number in range(1, highest + 1):
+        trust = admin.create_trust(session, f"Simulated hospital {number}", f"SIM{number}")
+        holders[admin.assign_slot(session, trust.id)] = trust.name
+    return [holders[slot] for slot in slots]
+
+
+def _port(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

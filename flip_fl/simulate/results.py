@@ -1,0 +1,69 @@
+"""What a finished run left in the object store, fetched back and checked against what was reported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flip_fl.dashboard.story import BaselineRow, Story
+from flip_fl.errors import FlipError
+from flip_fl.results.s3 import ResultsStore
+from flip_fl.results.verify import reproduce, verify
+from flip_fl.settings import ServerSettings
+from flip_fl.values import DEFAULT_X_LABEL
+
+GLOBAL = "global model"
+# The site's own process and this one may add floats in another order.
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class CheckedResults:
+    """The fetched bundle, the stored model's scores by site, and what does not hold (None: all does)."""
+
+    bundle: Path
+    rows: list[BaselineRow]
+    problem: str | None
+
+
+def fetch_and_check(
+    story: Story, settings: ServerSettings, target: Path, cohorts: Mapping[str, Path]
+) -> CheckedResults:
+    """Fetch the bundle to ``target``, load its model, score it on each site's cohort, compare with the hub's story."""
+    if story.results is None:
+        return CheckedResults(target, [], "the hub knows no results")
+    try:
+        stored = ResultsStore(settings).download(story.results.address, target)
+        if story.results.sha256 not in (None, stored.sha256):
+            return CheckedResults(target, [], "the stored bundle is not the one that was sent: its digest differs")
+        verify(target)
+        scores = reproduce(target, cohorts)
+    except FlipError as error:
+        return CheckedResults(target, [], f"{error.what} ({error.why})" if error.why else error.what)
+    rows = [BaselineRow(model=GLOBAL, scored_on=slot, metrics=dict(metrics)) for slot, metrics in scores.items()]
+    return CheckedResults(target, rows, _difference(story, scores))
+
+
+def reported_scores(story: Story) -> dict[str, dict[str, float]]:
+    """The last round's validation metrics at the hub: slot → label → value."""
+    last = story.rounds[-1].number if story.rounds else 0
+    found: dict[str, dict[str, float]] = {}
+    for plot in story.plots:
+        if plot.x_label != DEFAULT_X_LABEL or plot.label.startswith("train_"):
+            continue
+        for series in plot.series:
+            for point in series.points:
+                if point.round == last and point.y is not None:
+                    found.setdefault(series.slot, {})[plot.label] = point.y
+    return found
+
+
+def _difference(story: Story, scores: Mapping[str, Mapping[str, float]]) -> str | None:
+    for slot, metrics in reported_scores(story).items():
+        for label, reported in metrics.items():
+            stored = scores.get(slot, {}).get(label)
+            if stored is not None and not math.isclose(stored, reported, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+                return f"the stored model scores {label} {stored:.6f} at {slot}, the hub was told {reported:.6f}"
+    return None

@@ -1,0 +1,218 @@
+"""One simulated run: hub, object store, sites, engine, results, report — one process tree, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flip_fl.app.checks import check_app
+from flip_fl.app.config import AppConfig
+from flip_fl.dashboard.report import write_report
+from flip_fl.dashboard.story import BaselineRow, Story
+from flip_fl.errors import ExitCode, FlipError
+from flip_fl.http import HttpConnectionError, HttpStatusError
+from flip_fl.reporting.session import sync
+from flip_fl.settings import ServerSettings, load, write_settings_file
+from flip_fl.simulate import nvflare
+from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baselines, start_baselines
+from flip_fl.simulate.folder import RunFolder, claim
+from flip_fl.simulate.hub import SimulatedHub, simulated_hub
+from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
+from flip_fl.simulate.processes import Child, running
+from flip_fl.simulate.results import CheckedResults, fetch_and_check
+from flip_fl.simulate.sites import Data, find_data, split, write_site_settings
+from flip_fl.simulate.storage import create_bucket, storage
+from flip_fl.simulate.watch import OnlyChanges, news, trained
+from flip_fl.values import SERVER_NAME, ModelStatus, natural_key
+
+ENGINES = ("nvflare",)
+BUCKET = "flip-results"
+POLL_S = 0.3
+BASELINES_TIMEOUT_S = 600.0
+STOPPED_BY_PERSON = "stopped by a person (Ctrl-C)"
+
+Tell = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The parts of a run in progress."""
+
+    config: AppConfig
+    slots: tuple[str, ...]
+    folder: RunFolder
+    data: Data
+    cohorts: dict[str, Path]
+    hub: SimulatedHub
+    settings: ServerSettings
+    baselines: bool
+
+
+def run(options: RunOptions, progress: Tell) -> RunOutcome:
+    """Run an app on this machine and return how it ended; the report is written whatever happened.
+
+    Raises ``FlipError`` for what is wrong before anything starts, and ``KeyboardInterrupt`` after a run that a
+    person stopped was ended, reported as STOPPED, and cleaned up.
+    """
+    if options.engine not in ENGINES:
+        known = ", ".join(ENGINES)
+        raise FlipError("E0510", engine=options.engine, engines=known, suggestion=f"--engine {ENGINES[0]}")
+    nvflare.check_installed()
+    tell = OnlyChanges(progress)
+    slots = choose_slots(options)
+    tell(Progress("check", text=f"checking {options.app}"))
+    config = check_app(options.app, slots).config
+    if options.rounds is not None:
+        config = config.with_rounds(options.rounds)
+    folder = claim(options.out, options.app)
+    tell(Progress("data", text="splitting the cohort between the sites"))
+    data = find_data(config, options.data, options.images, folder)
+    cohorts = split(data, slots, config, folder)
+    write_site_settings({**cohorts, CENTRAL_SLOT: data.cohort}, data, config, folder)
+
+    tell(Progress("hub", text="starting the hub and the object store"))
+    with contextlib.ExitStack() as parts:
+        name = options.app.resolve().name
+        hub = parts.enter_context(simulated_hub(folder, name, f"{config.job_type.value} job", slots))
+        store = parts.enter_context(storage(folder.state / "s3", folder.logs / "s3.log"))
+        create_bucket(store, BUCKET)
+        server_file = folder.settings / f"{SERVER_NAME}.env"
+        write_settings_file(
+            server_file,
+            {
+                "FLIP_ROLE": "server",
+                "FLIP_API_INTERNAL_URL": hub.url,
+                "INTERNAL_SERVICE_KEY": hub.key,
+                "UPLOADED_FEDERATED_DATA_BUCKET": f"s3://{BUCKET}",
+                "FLIP_STATE_DIR": str(folder.state),
+                "AWS_ENDPOINT_URL": store.endpoint,
+                "AWS_ACCESS_KEY_ID": store.access_key,
+                "AWS_SECRET_ACCESS_KEY": store.secret_key,
+                "AWS_DEFAULT_REGION": store.region,
+            },
+        )
+        settings = load(ServerSettings, server_file)
+        this = _Run(config, slots, folder, data, cohorts, hub, settings, options.baselines)
+        return _drive(this, tell)
+
+
+def choose_slots(options: RunOptions) -> tuple[str, ...]:
+    """The kit slots that take part, in natural order."""
+    chosen = options.slots or tuple(f"Trust_{number}" for number in range(1, options.sites + 1))
+    return tuple(sorted(chosen, key=natural_key))
+
+
+def _drive(this: _Run, tell: Tell) -> RunOutcome:
+    with contextlib.ExitStack() as engine_parts:
+        try:
+            engine = engine_parts.enter_context(
+                running(nvflare.start_engine(this.config, this.slots, this.hub.model_id, this.folder))
+            )
+            baselines = _follow(this, engine, engine_parts, tell)
+            _settle(this, engine)
+            checked = _check_results(this, tell)
+            rows = _await_baselines(this, baselines, tell)
+        except KeyboardInterrupt:
+            # The hub hears it before the engine is told, so that the truth is what sticks.
+            this.hub.end(this.settings, ModelStatus.STOPPED, STOPPED_BY_PERSON)
+            engine_parts.close()
+            _settle_outbox(this)
+            _write(this, this.hub.story(), [])
+            raise
+    return _finish(this, checked, rows)
+
+
+def _follow(this: _Run, engine: Child, parts: contextlib.ExitStack, tell: Tell) -> Child | None:
+    """Tell what happens until the engine ends; start the baselines while it winds down."""
+    baselines: Child | None = None
+    while engine.running:
+        story = _try_story(this.hub)
+        if story is not None:
+            tell(news(story))
+            if this.baselines and baselines is None and trained(story):
+                baselines = parts.enter_context(running(_start_baselines(this)))
+        time.sleep(POLL_S)
+    return baselines
+
+
+def _start_baselines(this: _Run) -> Child:
+    spec = BaselineSpec(app_dir=str(this.config.app_dir), rounds=this.config.global_rounds, slots=this.slots)
+    return start_baselines(spec, this.folder)
+
+
+def _settle(this: _Run, engine: Child) -> None:
+    """Make the hub's status final: what the engine left in its outbox first, else the engine's own end."""
+    nvflare.collect_logs(this.slots, this.folder)
+    _settle_outbox(this)
+    if not this.hub.story().status.is_terminal:
+        code = engine.process.returncode
+        reason = f"the engine ended (exit code {code}) without a final status; its log has the reason"
+        this.hub.end(this.settings, ModelStatus.ERROR, reason)
+
+
+def _settle_outbox(this: _Run) -> None:
+    sync(sorted((this.folder.state / "outbox").glob("*.sqlite")), this.settings)
+
+
+def _check_results(this: _Run, tell: Tell) -> CheckedResults | None:
+    story = this.hub.story()
+    if story.status is not ModelStatus.RESULTS_UPLOADED or story.results is None:
+        return None
+    tell(Progress("verify", text="fetching the results and checking that the model gives the reported scores"))
+    target = this.folder.results / f"{this.hub.model_id}.zip"
+    return fetch_and_check(story, this.settings, target, this.cohorts)
+
+
+def _await_baselines(this: _Run, baselines: Child | None, tell: Tell) -> list[BaselineRow]:
+    if baselines is None:
+        return []
+    tell(Progress("baselines", text="training the models to compare with"))
+    deadline = time.monotonic() + BASELINES_TIMEOUT_S
+    while baselines.running and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if baselines.running or baselines.process.returncode != 0:
+        raise FlipError(
+            "E0506",
+            problem="the models to compare with could not be trained",
+            reason=f"exit code {baselines.process.returncode}",
+            log=baselines.log,
+        )
+    return read_baselines(this.folder)
+
+
+def _finish(this: _Run, checked: CheckedResults | None, rows: Sequence[BaselineRow]) -> RunOutcome:
+    story = _write(this, this.hub.story(), [*(checked.rows if checked else []), *rows])
+    problem = checked.problem if checked else None
+    succeeded = story.status is ModelStatus.RESULTS_UPLOADED and checked is not None and problem is None
+    return RunOutcome(
+        status=story.status,
+        reason=problem or story.reason,
+        exit_code=int(_exit_code(story.status, succeeded)),
+        folder=this.folder.root,
+        report=this.folder.report,
+        results=story.results.address if story.results else None,
+        story=story,
+    )
+
+
+def _exit_code(status: ModelStatus, succeeded: bool) -> ExitCode:
+    if status is ModelStatus.STOPPED:
+        return ExitCode.STOPPED
+    return ExitCode.DONE if succeeded else ExitCode.FAILED
+
+
+def _write(this: _Run, story: Story, rows: list[BaselineRow]) -> Story:
+    told = story.model_copy(update={"baselines": rows})
+    this.folder.story.write_text(told.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
+    write_report(told, this.folder.report)
+    return told
+
+
+def _try_story(hub: SimulatedHub) -> Story | None:
+    try:
+        return hub.story()
+    except (HttpConnectionError, HttpStatusError):
+        return None

@@ -1,0 +1,248 @@
+"""Whole runs through NVFLARE's simulator: what the hub, the bundle and the logs hold afterwards."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flip_fl.dashboard.story import Plot, Story
+from flip_fl.simulate.model import RunOptions, RunOutcome
+from flip_fl.simulate.run import run
+from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
+from tests.support.apps import write_app
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+
+CANARY = "CANARY7Q"
+AT_SITE_ONLY = "if 'custom' in __file__: raise RuntimeError('no such backend')"
+
+
+def launch(tmp_path: Path, sites: int = 2, **app: object) -> RunOutcome:
+    """Run a small app that differs from a working one by ``app``."""
+    folder = write_app(tmp_path / "app", canary=CANARY, **app)  # type: ignore[arg-type]
+    return run(RunOptions(app=folder, engine="nvflare", sites=sites, out=tmp_path / "run"), lambda _: None)
+
+
+def plot(story: Story, label: str, x_label: str = DEFAULT_X_LABEL) -> Plot:
+    """The one plot of a label on an axis."""
+    (found,) = [each for each in story.plots if (each.label, each.x_label) == (label, x_label)]
+    return found
+
+
+def statuses(story: Story) -> list[str]:
+    """The applied statuses, in order."""
+    return [each.status.value for each in story.history if each.applied]
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> RunOutcome:
+    """One ordinary run of three rounds, looked at by several tests."""
+    return launch(tmp_path_factory.mktemp("ordinary"), GLOBAL_ROUNDS=3, LOCAL_ROUNDS=2)
+
+
+@pytest.mark.xdist_group("ordinary")
+class TestOrdinaryRun:
+    def test_the_hub_holds_every_status_in_order(self, ordinary: RunOutcome) -> None:
+        """A finished run's history is INITIATED, PREPARED, RUNNING, RESULTS_UPLOADED and nothing else."""
+        assert ordinary.exit_code == 0
+        assert statuses(ordinary.story) == ["PENDING", "INITIATED", "PREPARED", "RUNNING", "RESULTS_UPLOADED"]
+
+    def test_every_round_is_told_with_two_results_and_k_of_m(self, ordinary: RunOutcome) -> None:
+        """Rounds count from 1, each site's result is there once with its size, and 2 of 2 were aggregated."""
+        rounds = ordinary.story.rounds
+        assert [each.number for each in rounds] == [1, 2, 3]
+        for each in rounds:
+            assert [(cell.slot, cell.state) for cell in each.cells] == [
+                ("Trust_1", "returned"),
+                ("Trust_2", "returned"),
+            ]
+            assert all(cell.size_bytes == 16 for cell in each.cells)
+            assert (each.returned, each.expected) == (2, 2)
+
+    def test_metrics_carry_the_slot_and_the_round_they_were_measured_in(self, ordinary: RunOutcome) -> None:
+        """Returned metrics arrive once per site and round, as train_<name> and <name>."""
+        for label in ("train_loss", "loss"):
+            series = plot(ordinary.story, label).series
+            assert [each.slot for each in series] == ["Trust_1", "Trust_2"]
+            assert all([point.x for point in each.points] == [1, 2, 3] for each in series)
+            assert all(point.round == point.x for each in series for point in each.points)
+
+    def test_logged_metrics_arrive_once_although_they_travel_twice(self, ordinary: RunOutcome) -> None:
+        """Live batches and the copy in the task's reply are one point each: 2 steps x 3 rounds a site."""
+        series = plot(ordinary.story, "step_loss", "Step").series
+        assert [[point.round for point in each.points] for each in series] == [[1, 2, 3] * 2] * 2 or [
+            sorted(point.round for point in each.points) for each in series
+        ] == [[1, 1, 2, 2, 3, 3]] * 2
+
+    def test_the_uploaded_model_loads_and_gives_the_reported_scores(self, ordinary: RunOutcome) -> None:
+        """The bundle fetched back from the store scores on each site's rows what the hub was told."""
+        from flip_fl.results.verify import reproduce
+
+        (bundle,) = (ordinary.folder / "results").glob("*.zip")
+        cohorts = {slot: ordinary.folder / "state" / "sites" / slot / "cohort.csv" for slot in ("Trust_1", "Trust_2")}
+        scores = reproduce(bundle, cohorts)
+        for series in plot(ordinary.story, "loss").series:
+            assert scores[series.slot]["loss"] == pytest.approx(series.points[-1].y, rel=1e-5)
+
+    def test_the_global_model_learns(self, ordinary: RunOutcome) -> None:
+        """Three rounds of federated averaging lower the validation loss at both sites."""
+        for series in plot(ordinary.story, "loss").series:
+            assert series.points[-1].y < series.points[0].y  # type: ignore[operator]
+
+    def test_no_patient_value_and_no_key_leaves_the_site(self, ordinary: RunOutcome) -> None:
+        """Identifiers, accession numbers and notes of the cohort, and the hub's key, are in no log, hub row or bundle."""
+        key = _setting(ordinary.folder / "state" / "settings" / "server.env", "INTERNAL_SERVICE_KEY")
+        secret = _setting(ordinary.folder / "state" / "settings" / "server.env", "AWS_SECRET_ACCESS_KEY")
+        assert_absent(ordinary.folder, [CANARY, key, secret])
+
+    def test_nothing_is_left_running(self, ordinary: RunOutcome) -> None:
+        """Hub, object store, engine and its workers are gone when the run is over."""
+        assert processes_of(ordinary.folder) == []
+
+
+def test_an_exception_in_training_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    """A trainer that raises in train: ERROR, the exception's type and place at the hub for each site."""
+    outcome = launch(tmp_path, in_train="cohort = site.cohort(); float(cohort['note'].iloc[0])")
+    assert outcome.status is ModelStatus.ERROR
+    assert outcome.exit_code == 1
+    assert outcome.story.reason is not None
+    assert "train, round 1" in outcome.story.reason
+    assert "ValueError" in outcome.story.reason
+    (failure, *_) = outcome.story.failures
+    assert "trainer.py" in failure.detail
+    assert "could not convert string to float" in failure.detail
+    assert_absent(outcome.folder, [CANARY])
+    assert outcome.results is None
+
+
+def test_an_exception_in_validation_is_not_a_success(tmp_path: Path) -> None:
+    """A trainer that raises in validate: ERROR with the phase in the reason, although training succeeded."""
+    outcome = launch(tmp_path, in_validate="raise KeyError('threshold')")
+    assert outcome.status is ModelStatus.ERROR
+    assert "validate, round 1" in (outcome.story.reason or "")
+    assert any("KeyError" in failure.headline for failure in outcome.story.failures)
+    assert statuses(outcome.story)[-1] == "ERROR"
+
+
+def test_an_exception_at_import_is_reported_and_does_not_hang(tmp_path: Path) -> None:
+    """A trainer that raises when a site imports it: ERROR with the traceback, no wait for a time-out."""
+    outcome = launch(tmp_path, at_import=AT_SITE_ONLY)
+    assert outcome.status is ModelStatus.ERROR
+    assert any("RuntimeError" in failure.headline for failure in outcome.story.failures)
+    assert "RuntimeError" in (outcome.story.reason or "")
+
+
+def test_one_failing_site_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    """By default one site's failure is the run's failure; the reason names that site and no other."""
+    outcome = launch(tmp_path, in_train="if site.name == 'Trust_2': raise OSError('disk')")
+    assert outcome.status is ModelStatus.ERROR
+    assert "Trust_2 in train, round 1" in (outcome.story.reason or "")
+    assert "Trust_1 in" not in (outcome.story.reason or "")
+    assert [failure.slots for failure in outcome.story.failures if "OSError" in failure.headline] == [["Trust_2"]]
+
+
+def test_a_failing_site_is_left_out_when_the_job_says_so(tmp_path: Path) -> None:
+    """IGNORE_RESULT_ERROR with a quorum of one: the run goes on with the other site and says 1 of 2."""
+    outcome = launch(
+        tmp_path,
+        in_train="if site.name == 'Trust_2': raise OSError('disk')",
+        IGNORE_RESULT_ERROR=True,
+        MIN_CLIENTS=1,
+    )
+    assert outcome.status is ModelStatus.RESULTS_UPLOADED
+    assert [(each.returned, each.expected) for each in outcome.story.rounds] == [(1, 2), (1, 2)]
+    assert [cell.state for cell in outcome.story.rounds[0].cells] == ["returned", "failed"]
+    assert any(failure.slots == ["Trust_2"] for failure in outcome.story.failures)
+
+
+def test_a_nan_metric_is_reported_and_ends_nothing(tmp_path: Path) -> None:
+    """A metric that is not a number becomes a row that names it; the run succeeds and its other metrics are stored."""
+    outcome = launch(tmp_path, wrong="float('nan')")
+    assert outcome.status is ModelStatus.RESULTS_UPLOADED
+    rows = [row.text for row in outcome.story.feed if "wrong" in row.text]
+    assert len(rows) == 4, "one row a site and round"
+    assert all("nan" in text for text in rows)
+    assert {each.label for each in outcome.story.plots} >= {"loss", "train_loss"}
+
+
+def test_ctrl_c_in_the_middle_stops_the_run_once_and_leaves_nothing(tmp_path: Path) -> None:
+    """SIGINT during training: STOPPED at the hub with the reason, exit code 130, report written, no process left."""
+    app = write_app(tmp_path / "app", in_train="import time; time.sleep(2)", GLOBAL_ROUNDS=50)
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "flip_fl.cli", "run", str(app), "--engine", "nvflare", "--sites", "2"]
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        _wait_for_status(out / "hub.sqlite", "RUNNING")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 130, output.decode()
+    story = Story.model_validate_json((out / "story.json").read_text())
+    assert story.status is ModelStatus.STOPPED
+    assert statuses(story).count("STOPPED") == 1
+    assert "Ctrl-C" in (story.reason or "")
+    assert (out / "report.html").is_file()
+    assert processes_of(out) == []
+
+
+def assert_absent(folder: Path, canaries: list[str]) -> None:
+    """None of ``canaries`` is in a log, the hub's database, the outbox, the report or an entry of the bundle."""
+    places: dict[str, bytes] = {}
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder)
+        if not path.is_file() or inside.parts[:2] in {("state", "sites"), ("state", "data"), ("state", "settings")}:
+            continue
+        if inside.parts[:2] == ("state", "s3"):
+            continue  # holds the store's own credentials and the bundle that is looked at below
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as bundle:
+                places |= {f"{inside}!{name}": bundle.read(name) for name in bundle.namelist()}
+        elif inside.parts[:2] != ("state", "job") and "custom" not in inside.parts:
+            places[str(inside)] = path.read_bytes()
+    assert any(name.startswith("logs/") for name in places)
+    found = [name for name, content in places.items() for canary in canaries if canary.encode() in content]
+    # prepare.py is the researcher's own code: it writes the canaries and is no patient's data.
+    assert [name for name in found if not name.endswith("prepare.py")] == []
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of live processes that mention ``folder``."""
+    deadline = time.monotonic() + 10
+    while True:
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if str(folder) in line:
+                found.append(line)
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
+def _wait_for_status(database: Path, status: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+                if connection.execute("select 1 from model where status = ?", (status,)).fetchone():
+                    return
+        except sqlite3.OperationalError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"the run did not become {status}")
+
+
+def _setting(path: Path, name: str) -> str:
+    for line in path.read_text().splitlines():
+        if line.startswith(f"{name}="):
+            return line.partition("=")[2].strip("'")
+    raise AssertionError(f"{path} has no {name}")

@@ -1,0 +1,93 @@
+"""Small neutral apps, written where a test needs one: logistic regression on a few hundred made-up rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+MODELS = '''
+import torch
+
+
+def get_model():
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 1)
+'''
+
+TRAINER = '''
+import torch
+
+{at_import}
+
+
+def _data(site):
+    cohort = site.cohort()
+    x = torch.tensor(cohort[["a", "b", "c"]].to_numpy(), dtype=torch.float32)
+    y = torch.tensor(cohort["label"].to_numpy(), dtype=torch.float32)
+    return x, y
+
+
+def _loss(model, site):
+    x, y = _data(site)
+    return torch.nn.functional.binary_cross_entropy_with_logits(model(x).squeeze(1), y), len(y)
+
+
+def train(model, site, config):
+    {in_train}
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    for step in range(config.get("LOCAL_ROUNDS", 1)):
+        optimiser.zero_grad()
+        loss, examples = _loss(model, site)
+        loss.backward()
+        optimiser.step()
+        site.log("step_loss", float(loss), x_value=float(step), x_label="Step")
+    return {{"num_examples": examples, "loss": float(loss)}}
+
+
+def validate(model, site, config):
+    {in_validate}
+    with torch.no_grad():
+        loss, examples = _loss(model, site)
+    return {{"num_examples": examples, "loss": float(loss), "wrong": {wrong}}}
+'''
+
+PREPARE = '''
+import csv
+import random
+
+
+def prepare(out_dir):
+    draw = random.Random(7)
+    with open(out_dir / "cohort.csv", "w", newline="") as out:
+        rows = csv.writer(out)
+        rows.writerow(["person_id", "accession_id", "a", "b", "c", "label", "note"])
+        for number in range(240):
+            a, b, c = (draw.gauss(0, 1) for _ in range(3))
+            label = int(a - 2 * b + 0.5 * c + draw.gauss(0, 0.3) > 0)
+            rows.writerow([f"{canary}P{{number:05d}}", f"{canary}A{{number:05d}}", a, b, c, label, f"{canary}N{{number}}"])
+'''
+
+
+def write_app(
+    folder: Path,
+    *,
+    at_import: str = "",
+    in_train: str = "pass",
+    in_validate: str = "pass",
+    wrong: str = "0.0",
+    canary: str = "ROW",
+    **config: Any,
+) -> Path:
+    """Write an app whose trainer runs the given statements at import, in ``train`` and in ``validate``.
+
+    ``wrong`` is the expression that ``validate`` returns as the metric "wrong"; ``canary`` begins every identifier and
+    note in the cohort; ``config`` is added to config.json.
+    """
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"job_type": "standard", "GLOBAL_ROUNDS": 2, "IMAGING": False, **config}))
+    (folder / "models.py").write_text(MODELS)
+    trainer = TRAINER.format(at_import=at_import, in_train=in_train, in_validate=in_validate, wrong=wrong)
+    (folder / "trainer.py").write_text(trainer)
+    (folder / "prepare.py").write_text(PREPARE.format(canary=canary))
+    return folder
