@@ -491,6 +491,14 @@ _ENTRIES = (
         "{suggestion}",
         "Names hold 1 to 75 characters (models) or 1 to 255 (projects, trusts), codes up to 64; none holds a NUL.",
     ),
+    Entry(
+        "E1006",
+        ExitCode.UNREACHABLE,
+        "the hub cannot listen on {host}:{port}: {problem}",
+        "another program may hold that port",
+        "use --port 0 for a free one",
+        "The hub listens on 127.0.0.1 only until people can log in.",
+    ),
     # -- data ---------------------------------------------------------------------------------------------------
     Entry(
         "E0901",

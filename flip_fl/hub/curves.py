@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -55,6 +56,7 @@ class MetricRow:
     trust_name: str
     trust_code: str | None
     slot: str | None
+    at: datetime
 
     @property
     def people_name(self) -> str:
@@ -75,6 +77,7 @@ def metric_rows(model_id: UUID, session: Session) -> list[MetricRow]:
             Trust.name,
             Trust.code,
             FlMetric.fl_client_name,
+            FlMetric.occurred_at,
         )
         .join(Trust, col(Trust.id) == col(FlMetric.trust_id))
         .where(col(FlMetric.model_id) == model_id)

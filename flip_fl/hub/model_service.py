@@ -195,8 +195,8 @@ def add_log(
 
 
 def log_text(text: str | None) -> str | None:
-    """``text`` as every database can hold it: PostgreSQL refuses a NUL, and no row may be lost for that."""
-    return None if text is None else text.replace("\x00", "\ufffd")
+    """``text`` as every database can hold it; no row may be lost for a NUL or for half a surrogate pair."""
+    return None if text is None else text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def delete_model(model_id: UUID, user_id: UUID | str, session: Session) -> None:

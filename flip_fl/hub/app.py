@@ -1,0 +1,88 @@
+"""The hub as an ASGI application."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.concurrency import run_in_threadpool
+
+from flip_fl import __version__
+from flip_fl.hub import database
+from flip_fl.hub.body_limit import BodyLimit
+from flip_fl.hub.refusals import public_errors
+from flip_fl.hub.routes import fl, read, slots
+from flip_fl.hub.security import require_service_key
+from flip_fl.settings import HubSettings
+from flip_fl.wire import MAX_BATCH_BYTES
+
+_logger = logging.getLogger(__name__)
+
+# The envelope around a full batch is small; a traceback posted by itself may be as long as a batch.
+MAX_BODY_BYTES = MAX_BATCH_BYTES + (64 << 10)
+_RETRY_AFTER_S = "2"
+
+
+def create_app(settings: HubSettings) -> FastAPI:
+    """The hub for these settings: routes under ``/api``, each behind the service key, and an open ``/health``.
+
+    The database must have been initialised: starting refuses with ``FlipError`` E1001 if it was not.
+    """
+    app = FastAPI(
+        title="FLIP hub", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.state.settings = settings
+    app.state.engine = database.open_engine(settings.database_url)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_exception_handler(RequestValidationError, _refuse_input)
+    app.add_exception_handler(OperationalError, _refuse_busy)
+    app.add_exception_handler(PoolTimeoutError, _refuse_busy)
+    for path in ("/health", "/api/health"):
+        app.add_api_route(path, _health, methods=["GET"])
+    api = APIRouter(prefix="/api", dependencies=[Depends(require_service_key)])
+    api.include_router(fl.router)
+    api.include_router(read.router)
+    api.include_router(slots.router)
+    api.add_api_route("/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
+    app.include_router(api)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    await run_in_threadpool(database.require_current_schema, app.state.engine)
+    yield
+    app.state.engine.dispose()
+
+
+def _health() -> dict[str, str]:
+    """That this is a FLIP hub, and which version; nothing about what it holds."""
+    return {"service": "flip-hub", "status": "ok", "version": __version__}
+
+
+def _openapi(request: Request) -> dict[str, Any]:
+    app: FastAPI = request.app
+    return app.openapi()
+
+
+async def _refuse_input(_request: Request, error: Exception) -> Response:
+    """422 with place and reason. The default answer quotes the input, which breaks on a NaN and leaks the rest."""
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    return JSONResponse({"detail": public_errors(errors)}, status_code=422)
+
+
+async def _refuse_busy(request: Request, error: Exception) -> Response:
+    """503 while the database cannot be written: a sender keeps what it has and comes again."""
+    _logger.error("%s %s: the database did not answer (%s)", request.method, request.url.path, type(error).__name__)
+    return JSONResponse(
+        {"detail": "The database is busy or cannot be reached."},
+        status_code=503,
+        headers={"Retry-After": _RETRY_AFTER_S},
+    )

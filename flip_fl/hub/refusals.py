@@ -1,0 +1,25 @@
+"""What the hub says of input that it cannot read: where and why, never the input itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Pydantic's own words for these quote what was sent.
+_OWN_WORDS = {"union_tag_invalid": "kind must be status, metric, log or event"}
+
+
+def public_errors(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The errors without ``input`` and ``ctx``: a NaN in them could not even be written as JSON."""
+    return [
+        {"type": error["type"], "loc": list(error["loc"]), "msg": _OWN_WORDS.get(error["type"], error["msg"])}
+        for error in errors
+    ]
+
+
+def first_error(errors: Iterable[Mapping[str, Any]]) -> str:
+    """The first error as one line: ``global_round: Field required``."""
+    error = public_errors(errors)[0]
+    # The first part of a batch item's place is its kind, which the sender knows.
+    place = ".".join(str(part) for part in error["loc"][1:])
+    return f"{place}: {error['msg']}" if place else str(error["msg"])

@@ -1,0 +1,85 @@
+"""What people and programs read of a model, and the two changes they may make to it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, HTTPException
+from pydantic import BaseModel, Field
+
+from flip_fl.dashboard.story import Story
+from flip_fl.hub.curves import IModelMetrics
+from flip_fl.hub.feed import ILogRow, i_log_rows
+from flip_fl.hub.model_service import (
+    IDetailedModelStatus,
+    IModelDetails,
+    delete_model,
+    edit_model,
+    get_metrics,
+    get_model_status,
+)
+from flip_fl.hub.routes.dependencies import Reading, Writing, live_model, live_status, missing
+from flip_fl.hub.story import build_story
+from flip_fl.values import ModelStatus
+
+router = APIRouter(prefix="/model/{model_id}")
+
+# Until people log in, whoever holds the service key acts in its name.
+_USER = "service"
+
+
+class ModelEdit(BaseModel):
+    """``PUT /model/{id}``."""
+
+    name: Annotated[str, Field(min_length=1, max_length=75, pattern=r"^[^\x00]*$")]
+    description: Annotated[str, Field(max_length=250, pattern=r"^[^\x00]*$")] = ""
+
+
+@router.get("/metrics")
+def read_metrics(model_id: UUID, session: Reading) -> list[IModelMetrics]:
+    """Every plot of the model. 404 if absent, 400 if deleted."""
+    live_status(model_id, session)
+    return get_metrics(model_id, session)
+
+
+@router.get("/logs")
+def read_logs(model_id: UUID, session: Reading) -> list[ILogRow]:
+    """The activity, oldest first. 404 if absent, 400 if deleted."""
+    live_status(model_id, session)
+    return i_log_rows(model_id, session)
+
+
+@router.get("/status")
+def read_status(model_id: UUID, session: Reading) -> IDetailedModelStatus:
+    """The status, of deleted models too. 404 if absent."""
+    status = get_model_status(model_id, session)
+    if status is None:
+        raise missing(model_id)
+    return status
+
+
+@router.get("/story")
+def read_story(model_id: UUID, session: Reading) -> Story:
+    """The whole run as one document. 404 if absent, 400 if deleted."""
+    live_status(model_id, session)
+    story = build_story(model_id, session)
+    if story is None:
+        raise missing(model_id)
+    return story
+
+
+@router.put("")
+def put_model(model_id: UUID, edit: ModelEdit, session: Writing) -> dict[str, str]:
+    """Change name and description of a model whose run has not begun. 404, 400 if deleted or not PENDING."""
+    if live_model(model_id, session).status is not ModelStatus.PENDING:
+        raise HTTPException(400, f"Model ID: {model_id} can be edited only while it is PENDING")
+    edit_model(model_id, IModelDetails(name=edit.name, description=edit.description), _USER, session)
+    return {"success": "model updated"}
+
+
+@router.delete("", status_code=204)
+def remove_model(model_id: UUID, session: Writing) -> None:
+    """Flag the model as deleted; its rows stay. 404 if absent, 400 if deleted already."""
+    live_model(model_id, session)
+    delete_model(model_id, _USER, session)

@@ -1,0 +1,234 @@
+"""The story of a run, built from the hub's tables: what page and report are drawn from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlmodel import Session, col, select
+
+from flip_fl.dashboard.story import (
+    SCHEMA,
+    Failure,
+    FeedRow,
+    Plot,
+    Point,
+    Series,
+    StoredResults,
+    Story,
+    StoryModel,
+    StorySite,
+    Transition,
+)
+from flip_fl.hub.curves import MetricRow, metric_rows, series_names
+from flip_fl.hub.feed import LogRow, log_rows
+from flip_fl.hub.rounds import story_rounds, total_rounds
+from flip_fl.hub.tables import (
+    EventLedger,
+    FlJob,
+    FlJobTrust,
+    FlKitSlot,
+    Model,
+    ModelTrustIntersect,
+    Project,
+    StatusHistory,
+    Trust,
+    utc_now,
+)
+from flip_fl.hub.words import whole
+from flip_fl.values import DEFAULT_X_LABEL, EventType, natural_key
+
+_KINDS: Mapping[str, str] = {
+    EventType.ROUND_STARTED: "round",
+    EventType.CLIENT_RESULT_RECEIVED: "result",
+    EventType.ROUND_AGGREGATED: "aggregated",
+}
+# How a site reports a number that JSON cannot carry, and how it reports anything else that it kept back.
+_NOT_FINITE = re.compile(r"^metric '(?P<label>.+?)' of .* is (?:nan|inf|-inf): not stored")
+_KEPT_BACK = re.compile(r"\bnot stored(?: \(\d+ times\))?$")
+_UNATTRIBUTED = "[unattributed client '"
+_TRACEBACK = "Traceback (most recent call last)"
+
+
+def build_story(model_id: UUID, session: Session) -> Story | None:
+    """Everything the hub knows of a run, deleted ones too; None if the model is absent."""
+    found = session.exec(
+        select(Model, Project.name)
+        .join(Project, col(Project.id) == col(Model.project_id))
+        .where(col(Model.id) == model_id)
+    ).first()
+    if found is None:
+        return None
+    model, project = found
+    rows = log_rows(model_id, session)
+    metrics = metric_rows(model_id, session)
+    sites = _sites(model_id, rows, metrics, session)
+    failures = [row for row in rows if _kind(row) == "failure"]
+    history = _history(model_id, session)
+    return Story(
+        schema=SCHEMA,
+        generated_at=utc_now(),
+        model=StoryModel(id=str(model_id), name=model.name, description=model.description, project=project),
+        status=model.status,
+        reason=next((change.reason for change in reversed(history) if change.applied), None),
+        total_rounds=total_rounds(rows),
+        history=history,
+        sites=sites,
+        rounds=story_rounds(rows, failures, [site.slot for site in sites], ended=model.status.is_terminal),
+        plots=_plots(metrics, rows, {site.slot: site for site in sites}),
+        feed=[_feed_row(row) for row in sorted(rows, key=lambda row: (row.at, row.id))],
+        failures=_failures(failures),
+        results=_results(rows),
+    )
+
+
+def _history(model_id: UUID, session: Session) -> list[Transition]:
+    changes = session.exec(
+        select(StatusHistory).where(col(StatusHistory.model_id) == model_id).order_by(col(StatusHistory.id))
+    ).all()
+    late = session.exec(
+        select(EventLedger)
+        .where(col(EventLedger.model_id) == model_id, col(EventLedger.applied).is_(False))
+        .order_by(col(EventLedger.occurred_at))
+    ).all()
+    history = [
+        Transition(at=row.at, previous=row.previous, status=row.status, by=row.by, reason=row.reason) for row in changes
+    ]
+    for row in late:
+        if row.status is None:
+            continue
+        ignored = Transition(
+            at=row.occurred_at, previous=None, status=row.status, by="FL server", applied=False, reason=None
+        )
+        # Changes stand in the order in which they were made, whatever clocks say; what was ignored is put between.
+        after = sum(1 for change in history if change.at <= ignored.at)
+        history.insert(after, ignored)
+    return history
+
+
+def _sites(model_id: UUID, rows: Sequence[LogRow], metrics: Sequence[MetricRow], session: Session) -> list[StorySite]:
+    """The slots of the newest job's trusts (without a job: of the model's), and whoever else was heard of."""
+    job = session.exec(
+        select(FlJob.id).where(col(FlJob.model_id) == model_id).order_by(col(FlJob.created_at).desc()).limit(1)
+    ).first()
+    members = (
+        select(ModelTrustIntersect.trust_id).where(col(ModelTrustIntersect.model_id) == model_id)
+        if job is None
+        else select(FlJobTrust.trust_id).where(col(FlJobTrust.job_id) == job)
+    )
+    held = session.exec(
+        select(FlKitSlot.slot_name, Trust.name, Trust.code)
+        .join(Trust, col(Trust.id) == col(FlKitSlot.assigned_to_trust_id))
+        .where(col(Trust.id).in_(members))
+    ).all()
+    trusts: dict[str, tuple[str, str | None]] = {slot: (name, code) for slot, name, code in held}
+    seen: dict[str, datetime] = {}
+    for row in rows:
+        if row.slot is not None:
+            trusts.setdefault(row.slot, (row.trust_name or row.slot, row.trust_code))
+            seen[row.slot] = max(row.at, seen.get(row.slot, row.at))
+    for metric in metrics:
+        if metric.slot is not None:
+            trusts.setdefault(metric.slot, (metric.trust_name, metric.trust_code))
+            seen[metric.slot] = max(metric.at, seen.get(metric.slot, metric.at))
+    return [
+        StorySite(slot=slot, trust=name, code=code, last_seen=seen.get(slot))
+        for slot, (name, code) in sorted(trusts.items(), key=lambda item: natural_key(item[0]))
+    ]
+
+
+def _plots(metrics: Sequence[MetricRow], rows: Iterable[LogRow], sites: Mapping[str, StorySite]) -> list[Plot]:
+    names = series_names(metrics)
+    plots: dict[tuple[str, str], dict[tuple[str, str], list[Point]]] = {}
+    for metric in metrics:
+        series = plots.setdefault((metric.label, metric.x_label), {})
+        key = (metric.slot or str(metric.trust_id), names[metric.trust_id])
+        series.setdefault(key, []).append(Point(x=metric.x_value, y=metric.result, round=metric.global_round))
+    called = {slot: name for plot in plots.values() for slot, name in plot}
+    for row in rows:
+        refused = None if row.success or row.slot is None else _NOT_FINITE.match(row.text)
+        if refused is None or row.slot is None or row.global_round is None:
+            continue
+        site = sites[row.slot]
+        series = plots.setdefault((refused["label"], DEFAULT_X_LABEL), {})
+        points = series.setdefault((row.slot, called.get(row.slot, site.code or site.trust)), [])
+        points.append(Point(x=float(row.global_round), y=None, round=row.global_round))
+        points.sort(key=lambda point: point.x)
+    return [
+        Plot(
+            label=label,
+            x_label=x_label,
+            series=[
+                Series(slot=slot, name=name, points=points)
+                for (slot, name), points in sorted(series.items(), key=lambda item: natural_key(item[0][0]))
+            ],
+        )
+        for (label, x_label), series in sorted(plots.items())
+    ]
+
+
+def _kind(row: LogRow) -> str:
+    if row.status is not None:
+        return "status"
+    if row.event_type is not None:
+        return _KINDS.get(row.event_type, "event")
+    if row.success or _KEPT_BACK.search(row.text):
+        return "log"
+    # Rows of the hub and the server that report a loss are no failure of anybody; a traceback is.
+    reported = row.slot is not None or row.text.startswith(_UNATTRIBUTED) or _TRACEBACK in row.text
+    return "failure" if reported else "log"
+
+
+def _feed_row(row: LogRow) -> FeedRow:
+    return FeedRow(
+        id=row.id,
+        at=row.at,
+        kind=_kind(row),
+        text=row.text,
+        success=row.success,
+        slot=row.slot,
+        round=row.global_round,
+    )
+
+
+def _failures(rows: Iterable[LogRow]) -> list[Failure]:
+    """Equal texts are one failure, first seen when and where the first was."""
+    groups: dict[str, list[LogRow]] = {}
+    for row in rows:
+        groups.setdefault(row.text.strip(), []).append(row)
+    return [
+        Failure(
+            at=min(row.at for row in group),
+            headline=headline(text),
+            detail=text,
+            slots=sorted({row.slot for row in group if row.slot is not None}, key=natural_key),
+            round=group[0].global_round,
+        )
+        for text, group in groups.items()
+    ]
+
+
+def headline(text: str) -> str:
+    """The line that says what happened: the exception's own after a traceback's last frame, else the last line."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return "no text"
+    frames = [number for number, line in enumerate(lines) if line.startswith(" ")]
+    after = lines[frames[-1] + 1 :] if frames and _TRACEBACK in text else []
+    return (after[0] if after else lines[-1]).strip()
+
+
+def _results(rows: Sequence[LogRow]) -> StoredResults | None:
+    for row in reversed(rows):
+        address = row.details.get("address")
+        if row.event_type == EventType.RESULTS_STORED and isinstance(address, str):
+            digest = row.details.get("sha256")
+            return StoredResults(
+                address=address,
+                at=row.at,
+                size_bytes=whole(row.details.get("size_bytes")),
+                sha256=digest if isinstance(digest, str) else None,
+            )
+    return None
