@@ -1,0 +1,145 @@
+"""The run's state machine, the same for every engine: what is reported when, and how the run ended."""
+
+from __future__ import annotations
+
+import threading
+
+from flip_fl.reporting.forking import watch_forks
+from flip_fl.reporting.reporter import Reporter
+from flip_fl.values import EventType, ModelStatus
+
+NO_CAUSE = "the run ended without results and without a reason"
+
+_ORDER = (ModelStatus.PENDING, ModelStatus.INITIATED, ModelStatus.PREPARED, ModelStatus.RUNNING)
+
+
+class Lifecycle:
+    """Turns what an engine sees into statuses and events. Safe for several threads; every call may be repeated.
+
+    Statuses never go backwards. The first terminal cause in time decides the end: a failure, a stop, a failed upload,
+    or a finished one. Later causes are appended to its reason; what is told after ``finish`` is a row beside it.
+    Rounds are 1-based. ``stage`` tells the rounds of a job's stages apart.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._lock = threading.RLock()
+        self._status = ModelStatus.PENDING
+        self._told: set[tuple[object, ...]] = set()
+        self._causes: list[tuple[ModelStatus, str]] = []
+        self._final: ModelStatus | None = None
+        watch_forks(self)
+
+    @property
+    def status(self) -> ModelStatus:
+        """The status that was reported last; PENDING before the first."""
+        return self._final or self._status
+
+    @property
+    def cause(self) -> ModelStatus | None:
+        """How the run is going to end, if that is decided."""
+        return self._causes[0][0] if self._causes else None
+
+    def initiated(self) -> None:
+        """The run has started."""
+        self._advance(ModelStatus.INITIATED)
+
+    def prepared(self) -> None:
+        """The initial model is there, and the quorum too."""
+        self._advance(ModelStatus.PREPARED)
+
+    def round_started(self, number: int, total: int, *, stage: str | None = None) -> None:
+        """A round has begun; the first one is also RUNNING. After a terminal cause no round is reported any more."""
+        with self._lock:
+            if self._causes:
+                return
+            self._advance(ModelStatus.RUNNING)
+            self._event(EventType.ROUND_STARTED, None, number, {"total_rounds": total}, stage)
+
+    def client_result(self, slot: str, number: int, size_bytes: int, *, stage: str | None = None) -> None:
+        """The result of ``slot`` in a round has come; only the first one counts."""
+        self._event(EventType.CLIENT_RESULT_RECEIVED, slot, number, {"size_bytes": size_bytes}, stage)
+
+    def aggregated(self, number: int, returned: int, expected: int, *, stage: str | None = None) -> None:
+        """The results of ``returned`` of ``expected`` sites are the round's new global model."""
+        self._event(EventType.ROUND_AGGREGATED, None, number, {"returned": returned, "expected": expected}, stage)
+
+    def fail(self, reason: str) -> None:
+        """The run cannot succeed any more."""
+        self._ends(ModelStatus.ERROR, reason)
+
+    def stop(self, reason: str) -> None:
+        """Somebody stops the run."""
+        self._ends(ModelStatus.STOPPED, reason)
+
+    def upload_failed(self, reason: str) -> None:
+        """There is a model, but its results could not be stored."""
+        self._ends(ModelStatus.RESULTS_UPLOAD_FAILED, reason)
+
+    def uploaded(self, address: str, sha256: str, size_bytes: int, global_round: int) -> None:
+        """The verified results are stored at ``address``; said once, and without another cause this is success."""
+        details: dict[str, object] = {"address": address, "sha256": sha256, "size_bytes": size_bytes}
+        with self._lock:
+            # The event needs a round; an evaluation, which has none, tells its results with the first.
+            self._event(EventType.RESULTS_STORED, None, max(1, global_round), details, None)
+            if not any(status is ModelStatus.RESULTS_UPLOADED for status, _ in self._causes):
+                self._ends(ModelStatus.RESULTS_UPLOADED, "")
+
+    def finish(self) -> ModelStatus:
+        """Report how the run ended, once, and return it. A run with neither a cause nor an upload is ERROR."""
+        with self._lock:
+            if self._final is None:
+                if not self._causes:
+                    self._ends(ModelStatus.ERROR, NO_CAUSE)
+                self._final = self._causes[0][0]
+                self._reporter.status(self._final, self._reason())
+            return self._final
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        if in_child:
+            self._lock = threading.RLock()
+        else:
+            self._lock.release()
+
+    def _advance(self, status: ModelStatus) -> None:
+        with self._lock:
+            if self._causes or self._final or _ORDER.index(status) <= _ORDER.index(self._status):
+                return
+            self._status = status
+            self._reporter.status(status)
+
+    def _event(
+        self,
+        event_type: EventType,
+        slot: str | None,
+        number: int,
+        details: dict[str, object],
+        stage: str | None,
+    ) -> None:
+        with self._lock:
+            key = (event_type, slot, number, stage)
+            if self._final or key in self._told:
+                return
+            self._told.add(key)
+            facts = details if stage is None else {**details, "stage": stage}
+            self._reporter.event(event_type, client=slot, global_round=number, details=facts)
+
+    def _ends(self, status: ModelStatus, reason: str) -> None:
+        with self._lock:
+            if (status, reason) in self._causes:
+                return
+            self._causes.append((status, reason))
+            if self._final is not None:
+                self._reporter.log(f"after the end: {reason or status.value}", success=status.is_success)
+            else:
+                # Kept at once: whoever kills this process before `finish` does not take the reason along.
+                self._reporter.cause(self._causes[0][0], self._reason() or "")
+
+    def _reason(self) -> str | None:
+        first, *later = [reason or "the results were stored" for _, reason in self._causes]
+        if self._causes[0][0] is ModelStatus.RESULTS_UPLOADED and not later:
+            return None
+        return "; then: ".join([first, *later])

@@ -1,0 +1,102 @@
+"""What the outbox keeps of one report: its lane, its id, and the JSON that will be sent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+from uuid import UUID
+
+from flip_fl import wire
+from flip_fl.values import ModelStatus
+
+MAX_TEXT_CHARS = 32_000
+# What a row costs in the file beside its body: id, index entries, page overhead.
+ROW_OVERHEAD_BYTES = 120
+
+
+class Lane(IntEnum):
+    """What is sent first. Losses go the other way round: metrics first, a status never."""
+
+    STATUS = 0
+    FAILURE = 1
+    EVENT = 2
+    METRIC = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One report on its way to the hub.
+
+    ``terminal`` marks a status that ends the run, ``own`` a row about the outbox's own losses, ``attempted`` a
+    report that was handed to a hub which may have stored it without our hearing of it.
+    """
+
+    id: bytes
+    lane: Lane
+    body: str
+    terminal: bool = False
+    own: bool = False
+    attempted: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.body) + ROW_OVERHEAD_BYTES
+
+    @property
+    def durable(self) -> bool:
+        """Whether the record must survive a loss of power, too."""
+        return self.lane in (Lane.STATUS, Lane.FAILURE)
+
+    @property
+    def key(self) -> UUID:
+        return UUID(bytes=self.id)
+
+    def item(self) -> dict[str, Any]:
+        """The ``wire.Item`` as JSON types."""
+        item: dict[str, Any] = json.loads(self.body)
+        return item
+
+
+def record_of(item: wire.Item, *, own: bool = False) -> Record:
+    """``item`` as it is kept; texts longer than 32,000 characters lose their middle."""
+    if isinstance(item, wire.StatusItem):
+        lane, terminal = Lane.STATUS, ModelStatus(item.status).is_terminal
+        if item.reason is not None and len(item.reason) > MAX_TEXT_CHARS:
+            item = item.model_copy(update={"reason": shorten(item.reason)})
+    elif isinstance(item, wire.LogItem):
+        lane, terminal = (Lane.EVENT if item.success else Lane.FAILURE), False
+        if len(item.log) > MAX_TEXT_CHARS:
+            item = item.model_copy(update={"log": shorten(item.log)})
+    else:
+        lane, terminal = (Lane.METRIC if isinstance(item, wire.MetricItem) else Lane.EVENT), False
+    return Record(id=item.id.bytes, lane=lane, body=_json(item), terminal=terminal, own=own)
+
+
+def shorten(text: str, limit: int = MAX_TEXT_CHARS) -> str:
+    """``text`` within ``limit`` characters: of a traceback the first and, above all, the last lines matter."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit // 4, limit - limit // 4 - 60
+    return f"{text[:head]}\n… {len(text) - head - tail} characters left out …\n{text[-tail:]}"
+
+
+def _json(item: wire.Item) -> str:
+    facts = item.model_dump(mode="json", exclude_none=True)
+    # ASCII, so that the length in characters is the length in bytes.
+    body = json.dumps(facts, separators=(",", ":"), allow_nan=False)
+    if "\\u0000" in body or "\\ud" in body:
+        # No database stores a NUL or half a surrogate pair: the hub could only answer 500, for ever.
+        body = json.dumps(_storable(facts), separators=(",", ":"), allow_nan=False)
+    return body
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_storable(part) for part in value]
+    return value

@@ -1,0 +1,186 @@
+"""What engine code calls to report something: it is kept on disk when the call returns, and sent by others."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from flip_fl import wire
+from flip_fl.reporting.losses import LossReason
+from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.records import record_of
+from flip_fl.values import ModelStatus
+
+logger = logging.getLogger("flip_fl.reporting")
+
+# A metric that is not finite is one row a round; of rounds and metrics beyond this number they are counted only.
+MAX_NOT_FINITE_ROWS = 1_000
+
+
+class Reporter:
+    """Appends to an outbox. Never raises, never waits for the network; safe for several threads.
+
+    Every method returns True once the report is on disk. A report that cannot be made is counted, never raised: an
+    engine's event handler must not fail because of what it reports.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._not_finite: dict[tuple[object, ...], object] = {}
+
+    def status(self, status: ModelStatus, reason: str | None = None) -> bool:
+        """A change of the model's status; a reason becomes a row of its own at the hub."""
+        return self._append(lambda: [wire.StatusItem(at=_now(), status=status, reason=reason)])
+
+    def items(self, items: Sequence[wire.Item]) -> bool:
+        """Reports that were made elsewhere; their ids are kept, so that a copy of them is no second report."""
+        return self._append(lambda: items)
+
+    def from_site(self, client: str, raw: Iterable[Mapping[str, Any]]) -> bool:
+        """Metrics and rows as a site sent them (``wire.MetricItem``, ``wire.LogItem`` as JSON types).
+
+        ``client`` is the authenticated peer's slot and replaces whatever the site wrote. A number that is not finite
+        becomes a failure row. Anything else a site may not report: it is counted, and one row says how many.
+        """
+        items: list[wire.Item] = []
+        refused = 0
+        for facts in raw:
+            try:
+                items += self._site_item(client, facts)
+            except (ValidationError, ValueError, TypeError, AttributeError):
+                refused += 1
+        if refused:
+            logger.warning("%s sent %d reports that are none", client, refused)
+            self._outbox.lose(LossReason.INVALID, refused, reported=refused)
+            text = f"reporting: {refused} reports of this site were not valid and were not stored"
+            self.failure(client, text)
+        return self.items(items)
+
+    def metric(
+        self,
+        client: str,
+        label: str,
+        value: float,
+        global_round: int,
+        x_value: float | None = None,
+        x_label: str | None = None,
+        task: str | None = None,
+        stage: str | None = None,
+    ) -> bool:
+        """One number that ``client`` measured in ``global_round`` (1-based; 0: outside any round).
+
+        A value that is not finite becomes a failure row naming metric and round, once.
+        """
+        return self._append(
+            lambda: self._metric(
+                {
+                    "at": _now(),
+                    "client": client,
+                    "label": label,
+                    "result": float(value),
+                    "global_round": int(global_round),
+                    "x_value": None if x_value is None else float(x_value),
+                    "x_label": x_label,
+                    "task": task,
+                    "stage": stage,
+                }
+            )
+        )
+
+    def log(self, text: str, client: str | None = None, success: bool = True, global_round: int | None = None) -> bool:
+        """One row of free text; ``success=False`` is a failure report."""
+        return self._append(
+            lambda: [wire.LogItem(at=_now(), client=client, log=text, success=success, global_round=global_round)]
+        )
+
+    def failure(self, client: str | None, text: str, global_round: int | None = None) -> bool:
+        """A failure of ``client``, or of the run where nobody can be named."""
+        return self.log(text, client=client, success=False, global_round=global_round)
+
+    def event(
+        self,
+        event_type: str,
+        client: str | None = None,
+        global_round: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """A typed event; ``details`` are at most 8192 bytes as JSON. The hub words it."""
+        facts = None if details is None else dict(details)
+        return self._append(
+            lambda: [
+                wire.EventItem(
+                    at=_now(), event_type=event_type, client=client, global_round=global_round, details=facts
+                )
+            ]
+        )
+
+    def cause(self, status: ModelStatus, reason: str) -> None:
+        """Remember durably how the run is going to end; ``Outbox.recover_cause`` tells it if nobody else does."""
+        try:
+            self._outbox.keep_cause(wire.StatusItem(at=_now(), status=status, reason=reason))
+        except Exception as error:
+            self._invalid(error)
+
+    def _append(self, make: Any) -> bool:
+        try:
+            records = [record_of(item) for item in make()]
+            return self._outbox.append(records) if records else True
+        except Exception as error:
+            return self._invalid(error)
+
+    def _invalid(self, error: Exception) -> bool:
+        # The error's text would quote the value that is not valid.
+        logger.warning("something could not be reported (%s)", type(error).__name__)
+        try:
+            self._outbox.lose(LossReason.INVALID)
+        except Exception as second:
+            logger.error("the outbox failed (%s)", type(second).__name__)
+        return False
+
+    def _site_item(self, client: str, facts: Mapping[str, Any]) -> list[wire.Item]:
+        known = {**facts, "client": client}
+        if facts.get("kind") == "log":
+            return [wire.LogItem.model_validate(known)]
+        if facts.get("kind") == "metric":
+            return self._metric(known)
+        raise ValueError("a site reports metrics and rows only")
+
+    def _metric(self, facts: Mapping[str, Any]) -> list[wire.Item]:
+        odd = [name for name in ("result", "x_value") if _is_not_finite(facts.get(name))]
+        if not odd:
+            return [wire.MetricItem.model_validate(facts)]
+        # Validated with a finite stand-in: what is wrong beside the number is still an error.
+        plain = wire.MetricItem.model_validate({**facts, **dict.fromkeys(odd, 0.0)})
+        key = (plain.client, plain.label, plain.global_round, plain.task, plain.stage)
+        if self._not_finite.get(key) == plain.id:
+            return []
+        if key in self._not_finite or len(self._not_finite) >= MAX_NOT_FINITE_ROWS:
+            self._outbox.lose(LossReason.NOT_FINITE)
+            return []
+        self._not_finite[key] = plain.id
+        self._outbox.lose(LossReason.NOT_FINITE, reported=1)
+        task = f" ({plain.task})" if plain.task else ""
+        what = f"is {float(facts[odd[0]])}" if odd == ["result"] else "has a coordinate that is not finite"
+        text = f"metric '{plain.label}' of round {plain.global_round}{task} {what}: not stored"
+        row = wire.LogItem(
+            id=plain.id,
+            at=plain.at,
+            client=plain.client,
+            log=text,
+            success=False,
+            global_round=plain.global_round or None,
+        )
+        return [row]
+
+
+def _is_not_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not math.isfinite(value)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

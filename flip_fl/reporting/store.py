@@ -1,0 +1,298 @@
+"""The outbox's SQL: one open database, no locks, no threads, no policy about failures.
+
+Every function that writes is one transaction of its own. Errors are sqlite3's; ``outbox`` decides what they mean.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from flip_fl.reporting.losses import LossReason
+from flip_fl.reporting.records import Lane, Record
+from flip_fl.wire import MAX_BATCH_BYTES, MAX_BATCH_ITEMS
+
+SCHEMA_VERSION = 1
+MEMORY = ":memory:"
+MAX_ROWS = 100_000
+MAX_BYTES = 64 << 20
+# Ids already settled, so that the copy which rides in a task's result is not sent a second time.
+MAX_SEEN = 100_000
+MAX_DEAD = 1_000
+# Once 16 MiB of log have gathered because no sender comes by, the appending thread folds them in itself.
+WAL_PAGES = 4_000
+OTHER_PROCESS_WAIT_S = 5.0
+
+_SCHEMA = """
+CREATE TABLE pending (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, lane INTEGER NOT NULL, terminal INTEGER NOT NULL,
+  own INTEGER NOT NULL, attempted INTEGER NOT NULL DEFAULT 0, created_ms INTEGER NOT NULL, size INTEGER NOT NULL,
+  body TEXT NOT NULL);
+CREATE INDEX pending_order ON pending (lane, seq);
+CREATE TABLE lanes (lane INTEGER PRIMARY KEY, rows INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO lanes VALUES (0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0);
+CREATE TABLE seen (n INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE);
+CREATE TABLE dead (
+  n INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL, at_ms INTEGER NOT NULL, code TEXT NOT NULL, detail TEXT,
+  body TEXT NOT NULL);
+CREATE TABLE losses (reason TEXT PRIMARY KEY, count INTEGER NOT NULL, reported INTEGER NOT NULL);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_APPEND = """
+INSERT INTO pending (id, lane, terminal, own, attempted, created_ms, size, body)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (SELECT 1 FROM seen WHERE id = ?1) ON CONFLICT (id) DO NOTHING
+"""
+
+_COLLECT = """
+SELECT id, body, terminal, own, attempted, seq FROM pending WHERE lane = ? AND seq > ? ORDER BY seq LIMIT ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A report set aside: which, and the hub's reason."""
+
+    id: bytes
+    reason: LossReason
+    code: str
+    detail: str | None = None
+
+
+class Store:
+    """One SQLite file, or ``":memory:"``. Not safe for several threads, and not to be carried across a fork."""
+
+    def __init__(self, path: Path | str, *, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
+        self.max_rows = max_rows
+        self.max_bytes = max_bytes
+        # The last row of each lane that the sender holds: what is on its way must not be counted as dropped.
+        self._in_flight: dict[Lane, int] = {}
+        self._skip: dict[Lane, int] = {}
+        self._sql = sqlite3.connect(path, timeout=OTHER_PROCESS_WAIT_S, isolation_level=None, check_same_thread=False)
+        try:
+            self._sql.execute("PRAGMA journal_mode=WAL").fetchone()
+            self._sql.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}").fetchone()
+            self.version = self._prepare()
+        except BaseException:
+            self._sql.close()
+            raise
+
+    def sound(self) -> bool:
+        """Whether the file's pages hang together. Reads all of it."""
+        row = self._sql.execute("PRAGMA quick_check(1)").fetchone()
+        return bool(row and row[0] == "ok")
+
+    def append(self, records: Sequence[Record]) -> int:
+        """Keep the records whose ids are new; return how many. At the cap, less important ones make room."""
+        added: list[Record] = []
+        now_ms = time.time_ns() // 1_000_000
+        with self._transaction(durable=any(record.durable for record in records)):
+            for record in records:
+                row = (record.id, record.lane, record.terminal, record.own, record.attempted, now_ms)
+                if self._sql.execute(_APPEND, (*row, record.size, record.body)).rowcount:
+                    added.append(record)
+            self._count(added, +1)
+            for record in added:
+                if record.lane is Lane.STATUS:
+                    self._mark_end(record.terminal)
+            self._make_room()
+        return len(added)
+
+    def collect(
+        self, limit: int = MAX_BATCH_ITEMS, max_bytes: int = MAX_BATCH_BYTES, *, release: bool = False
+    ) -> list[Record]:
+        """The next records to send, most important lane first, in order within a lane; at least one if any may go.
+
+        A terminal status that is the last one stays until the other lanes are empty, or ``release`` is said.
+        """
+        held = None if release else self.held()
+        chosen: list[Record] = []
+        self._in_flight = {}
+        size = 0
+        for lane in Lane:
+            wanted = (lane, self._skip.get(lane, 0), limit - len(chosen))
+            for row_id, body, terminal, own, attempted, seq in self._sql.execute(_COLLECT, wanted):
+                if lane is Lane.STATUS and seq == held:
+                    break
+                record = Record(row_id, lane, body, bool(terminal), bool(own), bool(attempted))
+                size += record.size
+                if chosen and size > max_bytes:
+                    return chosen
+                chosen.append(record)
+                self._in_flight[lane] = seq
+            if len(chosen) >= limit:
+                break
+        return chosen
+
+    def skip_collected(self) -> None:
+        """Pass over what the last ``collect`` returned: it is settled, but the disk cannot be told so now."""
+        self._skip |= self._in_flight
+
+    def held(self) -> int | None:
+        """The ``seq`` of a terminal status that waits for the other lanes, else None."""
+        last = self._sql.execute(
+            "SELECT seq, terminal FROM pending WHERE lane = 0 ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        if last is None or not last[1]:
+            return None
+        others = self._sql.execute("SELECT sum(rows) FROM lanes WHERE lane > 0").fetchone()[0]
+        return int(last[0]) if others else None
+
+    def settle(self, acked: Sequence[bytes], dead: Sequence[Dead] = ()) -> None:
+        """Forget what the hub has; set aside what it refused, counting each under its reason."""
+        with self._transaction():
+            if any(record.terminal for record in self._remove(acked)):
+                self.put("delivered", "1", transaction=False)
+            for corpse in dead:
+                for record in self._remove([corpse.id]):
+                    # A loss of a row about losses is not reported again: it would never end.
+                    self._lose(corpse.reason, 1, reported=int(record.own))
+                    if corpse.reason is not LossReason.AMBIGUOUS:
+                        self._bury(corpse, record)
+            if acked:
+                self.put("last_ack_ms", str(time.time_ns() // 1_000_000), transaction=False)
+            self._prune()
+
+    def mark_attempted(self, row_id: bytes, attempted: bool) -> None:
+        """Note before a post that the hub may have the record from now on; take it back after a clear refusal."""
+        with self._transaction():
+            self._sql.execute("UPDATE pending SET attempted = ? WHERE id = ?", (attempted, row_id))
+
+    def lose(self, reason: LossReason, count: int, *, reported: int = 0) -> None:
+        """Count losses that never were a row; ``reported`` of them are known to the hub already."""
+        with self._transaction():
+            self._lose(reason, count, reported)
+
+    def unreported(self) -> dict[str, int]:
+        """Losses by reason that the hub has not been told of."""
+        rows = self._sql.execute("SELECT reason, count - reported FROM losses WHERE count > reported")
+        return {str(reason): int(count) for reason, count in rows}
+
+    def report_losses(self, losses: Mapping[str, int], record: Record) -> bool:
+        """Append ``record``, which tells the hub of ``losses``, and count them as told: both or neither."""
+        with self._transaction(durable=True):
+            for reason, count in losses.items():
+                self._sql.execute("UPDATE losses SET reported = reported + ? WHERE reason = ?", (count, reason))
+            row = (record.id, record.lane, False, True, False, time.time_ns() // 1_000_000)
+            self._sql.execute(_APPEND, (*row, record.size, record.body))
+            self._count([record], +1)
+        return True
+
+    def depth(self) -> dict[Lane, int]:
+        return {Lane(lane): int(rows) for lane, rows in self._sql.execute("SELECT lane, rows FROM lanes")}
+
+    def get(self, key: str) -> str | None:
+        row = self._sql.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put(self, key: str, value: str | None, *, durable: bool = False, transaction: bool = True) -> None:
+        """Keep one fact about the outbox; None removes it."""
+        if transaction:
+            with self._transaction(durable=durable):
+                self.put(key, value, transaction=False)
+        elif value is None:
+            self._sql.execute("DELETE FROM meta WHERE key = ?", (key,))
+        else:
+            self._sql.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def close(self) -> None:
+        self._sql.close()
+
+    def _prepare(self) -> int:
+        version = int(self._sql.execute("PRAGMA user_version").fetchone()[0])
+        if version == 0:
+            with self._transaction(durable=True):
+                # Another process may have been faster between the two looks.
+                if int(self._sql.execute("PRAGMA user_version").fetchone()[0]) == 0:
+                    for statement in _SCHEMA.split(";"):
+                        self._sql.execute(statement)
+                    self._sql.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            version = SCHEMA_VERSION
+        return version
+
+    def _transaction(self, *, durable: bool = False) -> _Transaction:
+        return _Transaction(self._sql, durable)
+
+    def _count(self, records: Iterable[Record], sign: int) -> None:
+        totals: dict[Lane, list[int]] = {}
+        for record in records:
+            total = totals.setdefault(record.lane, [0, 0])
+            total[0] += sign
+            total[1] += sign * record.size
+        for lane, (rows, size) in totals.items():
+            self._sql.execute("UPDATE lanes SET rows = rows + ?, bytes = bytes + ? WHERE lane = ?", (rows, size, lane))
+
+    def _mark_end(self, terminal: bool) -> None:
+        # A status after the end begins a new run under the same model; a cause is spent once its status is kept.
+        self.put("delivered", None, transaction=False)
+        if terminal:
+            self.put("cause", None, transaction=False)
+
+    def _make_room(self) -> None:
+        rows, size = self._sql.execute("SELECT sum(rows), sum(bytes) FROM lanes").fetchone()
+        # The first failures explain the most, so of these the newest go; a status is never in the way.
+        for lane, order in ((Lane.METRIC, "ASC"), (Lane.EVENT, "ASC"), (Lane.FAILURE, "DESC")):
+            query = f"SELECT id, size FROM pending WHERE lane = ? AND seq > ? ORDER BY seq {order}"
+            victims: list[bytes] = []
+            for row_id, row_size in self._sql.execute(query, (lane, self._in_flight.get(lane, 0))):
+                if rows <= self.max_rows and size <= self.max_bytes:
+                    break
+                victims.append(row_id)
+                rows, size = rows - 1, size - row_size
+            if victims:
+                own = sum(record.own for record in self._remove(victims, seen=False))
+                self._lose(LossReason.FULL, len(victims), own)
+
+    def _remove(self, ids: Iterable[bytes], *, seen: bool = True) -> list[Record]:
+        removed: list[Record] = []
+        query = "DELETE FROM pending WHERE id = ? RETURNING lane, body, terminal, own"
+        for row_id in ids:
+            for lane, body, terminal, own in self._sql.execute(query, (row_id,)).fetchall():
+                removed.append(Record(row_id, Lane(lane), body, bool(terminal), bool(own)))
+        if seen:
+            rows = ((record.id,) for record in removed)
+            self._sql.executemany("INSERT OR IGNORE INTO seen (id) VALUES (?)", rows)
+        self._count(removed, -1)
+        return removed
+
+    def _bury(self, corpse: Dead, record: Record) -> None:
+        row = (corpse.id, time.time_ns() // 1_000_000, corpse.code, corpse.detail, record.body)
+        self._sql.execute("INSERT INTO dead (id, at_ms, code, detail, body) VALUES (?, ?, ?, ?, ?)", row)
+
+    def _lose(self, reason: LossReason, count: int, reported: int) -> None:
+        self._sql.execute(
+            "INSERT INTO losses VALUES (?1, ?2, ?3) ON CONFLICT (reason) DO UPDATE SET"
+            " count = count + ?2, reported = reported + ?3",
+            (reason.value, count, reported),
+        )
+
+    def _prune(self) -> None:
+        self._sql.execute("DELETE FROM seen WHERE n <= (SELECT max(n) FROM seen) - ?", (MAX_SEEN,))
+        self._sql.execute("DELETE FROM dead WHERE n <= (SELECT max(n) FROM dead) - ?", (MAX_DEAD,))
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT, rolled back on any exception; ``durable`` waits for the disk."""
+
+    def __init__(self, sql: sqlite3.Connection, durable: bool) -> None:
+        self._sql = sql
+        self._durable = durable
+
+    def __enter__(self) -> None:
+        self._sql.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
+        self._sql.execute("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._sql.execute("COMMIT")
+        finally:
+            # SQLite rolls back by itself on some errors, not on others.
+            if self._sql.in_transaction:
+                self._sql.execute("ROLLBACK")
