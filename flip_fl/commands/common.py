@@ -112,10 +112,9 @@ def _write_help(
     formatter.write(f"\nUsage: {context.command_path} {' '.join(command.collect_usage_pieces(context))}\n")
     arguments, own, common = [], [], []
     for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
+        record = _help_record(parameter, context)
         if record is None:
             continue
-        record = (record[0], _plain_help(record[1]))
         if isinstance(parameter, click.Argument):
             arguments.append(record)
         elif parameter.name in _COMMON_NAMES or "--help" in parameter.opts:
@@ -132,10 +131,16 @@ def _write_help(
     formatter.write("\nExit codes:\n" + "".join(f"  {int(code):<4}{EXIT_WORDS[code]}\n" for code in codes))
 
 
-def _plain_help(text: str) -> str:
-    """The framework's notes as people write them: no markup escapes, ranges in words."""
-    text = text.replace("\\[", "[").replace("[required]", "").strip()
-    return re.sub(r"\[(\d+)<=x<=(\d+)\]", r"[\1 to \2]", text)
+def _help_record(parameter: click.Parameter, context: click.Context) -> tuple[str, str] | None:
+    """A parameter's two columns. typer's own version would load rich, to escape markup that is switched off."""
+    if isinstance(parameter, click.Argument):
+        return parameter.make_metavar(context), getattr(parameter, "help", None) or ""
+    if not isinstance(parameter, click.Option):
+        return None
+    record = click.Option.get_help_record(parameter, context)
+    if record is None:
+        return None
+    return record[0], re.sub(r"\[(\d+)<=x<=(\d+)\]", r"[\1 to \2]", record[1])
 
 
 class Command(TyperCommand):
@@ -147,6 +152,14 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params = [*self.params, *_common_options()]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            # The parser raises some of these without saying which command it was parsing.
+            error.ctx = error.ctx or ctx
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         common = Common.of(ctx)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from flip_fl.commands.origins import find_file
 from flip_fl.commands.suggest import nearest
 from flip_fl.errors import FlipError
 
@@ -96,7 +95,7 @@ def _live(folder: Path) -> Story | None:
     from flip_fl.settings import ServerSettings, load
 
     settings = load(ServerSettings, folder / SERVER_SETTINGS)
-    outboxes = [path for path in sorted((folder / "state" / "outbox").glob("*.sqlite"))]
+    outboxes = sorted((folder / "state" / "outbox").glob("*.sqlite"))
     for path in outboxes:
         with contextlib.suppress(FlipError, ValueError):
             return _ask(settings, UUID(path.stem))
@@ -140,6 +139,7 @@ def _ask(settings: ServerSettings, model_id: UUID) -> Story:
 
 
 def _server_settings() -> ServerSettings | None:
+    from flip_fl.commands.origins import find_file
     from flip_fl.settings import load_server
 
     return load_server(find_file(None))

@@ -31,7 +31,8 @@ def refusal(error: click.UsageError, argv: list[str]) -> FlipError:
         name = error.param.human_readable_name if isinstance(error.param, click.Argument) else error.param.opts[0]
         return FlipError("E0102", problem=f"{path} needs {name}", fix=_example(context) or help_line)
     if isinstance(error, click.BadOptionUsage):
-        return FlipError("E0102", problem=f"{error.option_name} of {path} is not used rightly", fix=help_line)
+        verb = "does not take" if "does not take" in error.message else "needs"
+        return FlipError("E0102", problem=f"{error.option_name} {verb} a value", fix=help_line)
     if isinstance(error, click.BadParameter) and error.param is not None:
         return _bad_value(error, error.param, argv, help_line)
     extra = re.search(r"unexpected extra arguments? \((.*)\)", error.message)
