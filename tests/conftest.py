@@ -1,0 +1,90 @@
+"""What all tests share: databases, and a summary that says what could not run on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flip_fl.hub import admin
+from tests.support.databases import PostgresServer, postgres_server
+
+LEFT_OUT = "LEFT OUT: "
+
+
+def leave_out(reason: str) -> None:
+    """Skip the test in a way that nobody overlooks; where CI=true nothing may be left out, and it fails."""
+    pytest.skip(LEFT_OUT + reason)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL server for this worker."""
+    try:
+        manager = postgres_server()
+        server = manager.__enter__()
+    except Exception as error:
+        leave_out(f"PostgreSQL: no server could be started ({type(error).__name__}: {error})")
+    try:
+        yield server
+    finally:
+        manager.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hub") / "template.sqlite"
+    admin.init_database(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database with the hub's tables, once of each kind."""
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.hub_database()
+    path = tmp_path / "hub.sqlite"
+    shutil.copy(request.getfixturevalue("_sqlite_template"), path)
+    return f"sqlite:///{path}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    _fail_in_ci(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    _fail_in_ci(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [*terminalreporter.stats.get("skipped", []), *terminalreporter.stats.get("failed", [])]
+    reasons: dict[str, int] = {}
+    for report in reports:
+        reason = _left_out(report)
+        if reason is not None:
+            reasons[reason] = reasons.get(reason, 0) + 1
+    for reason, tests in reasons.items():
+        terminalreporter.write_line(f"{LEFT_OUT}{reason} [{tests} tests]", yellow=True, bold=True)
+
+
+def _left_out(report: pytest.TestReport | pytest.CollectReport) -> str | None:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr or "")
+    marker = text.find(LEFT_OUT)
+    return text[marker + len(LEFT_OUT) :].splitlines()[0] if 0 <= marker <= len("Skipped: ") else None
+
+
+def _fail_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
+    reason = _left_out(report) if report.skipped else None
+    if reason is not None and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"{LEFT_OUT}{reason}"

@@ -1,0 +1,159 @@
+"""A hub for tests: the real application behind a real socket, on a real database."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+import requests
+import uvicorn
+from sqlalchemy import Engine
+from sqlmodel import Session, SQLModel, select
+
+from flip_fl.hub import admin, database
+from flip_fl.hub.app import create_app
+from flip_fl.settings import HubSettings
+from flip_fl.wire import new_event_id
+
+_Row = TypeVar("_Row", bound=SQLModel)
+KEY_HEADER = "X-Internal-Service-Key"
+T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class World:
+    """What a hub under test holds: two trusts of a model on slots Trust_1 and Trust_2, a third that is not of it."""
+
+    url: str
+    engine: Engine
+    project_id: UUID
+    model_id: UUID
+    guys: UUID
+    kings: UUID
+    outsider: UUID
+
+    def session(self) -> Session:
+        return Session(self.engine)
+
+    def rows(self, table: type[_Row]) -> list[_Row]:
+        """Every row of a table, in the order in which they came."""
+        with database.reading(self.engine) as session:
+            rows = session.exec(select(table)).all()
+            session.expunge_all()
+        return sorted(rows, key=lambda row: getattr(row, "id", 0) if isinstance(getattr(row, "id", 0), int) else 0)
+
+
+@contextmanager
+def world(url: str) -> Iterator[World]:
+    """Fill an initialised database with two participating trusts, one outsider and one model."""
+    with admin.open_session(url) as session:
+        project = admin.create_project(session, "Stroke")
+        guys = admin.create_trust(session, "Guy's and St Thomas'", "GSTT")
+        kings = admin.create_trust(session, "King's College", "KCH")
+        outsider = admin.create_trust(session, "Outsider", "OUT")
+        admin.seed_slots(session, 4)
+        for trust in (guys, kings, outsider):
+            admin.assign_slot(session, trust.id)
+        model = admin.create_model(session, "Stroke", "lesions", "finds lesions", trusts=[guys.id, kings.id])
+    engine = database.open_engine(url)
+    try:
+        yield World(url, engine, project.id, model.id, guys.id, kings.id, outsider.id)
+    finally:
+        engine.dispose()
+
+
+@dataclass(frozen=True)
+class RunningHub:
+    """A hub that answers, its key, and what its database holds."""
+
+    base: str
+    key: str
+    world: World
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> requests.Response:
+        """One request below ``/api``; with the right key unless ``key`` says otherwise (empty: none)."""
+        sent = dict(headers or {})
+        presented = self.key if key is None else key
+        if presented:
+            sent[KEY_HEADER] = presented
+        return requests.request(method, f"{self.base}{path}", headers=sent, timeout=30, **options)
+
+    def model(self, method: str, path: str = "", **options: Any) -> requests.Response:
+        """One request on the model of the world."""
+        return self.call(method, f"/model/{self.world.model_id}{path}", **options)
+
+    def batch(self, *items: Mapping[str, Any]) -> dict[str, Any]:
+        """Send one batch that must be answered; returns the answer."""
+        response = self.model("POST", "/events", json={"items": list(items)})
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def read(self, path: str) -> Any:
+        """What a read route of the model answers."""
+        response = self.model("GET", path)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def logs(self) -> list[str]:
+        return [row["log"] for row in self.read("/logs")]
+
+
+@contextmanager
+def running_hub(filled: World, *, key_hash: str | None = None) -> Iterator[RunningHub]:
+    """Serve a hub on a free port of 127.0.0.1, in a thread."""
+    key, fingerprint = admin.new_service_key()
+    settings = HubSettings(
+        database_url=filled.url, service_key_hash=fingerprint if key_hash is None else key_hash, _env_file=None
+    )
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(128)
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), access_log=False, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive(), "the hub did not start"
+        assert time.monotonic() < deadline, "the hub did not start in time"
+        time.sleep(0.01)
+    try:
+        yield RunningHub(f"http://127.0.0.1:{listener.getsockname()[1]}/api", key, filled)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+        assert not thread.is_alive()
+
+
+def item(kind: str, *, seconds: float = 0.0, **facts: Any) -> dict[str, Any]:
+    """One batch item as a sender writes it, with a fresh id, ``seconds`` after a fixed moment."""
+    at = datetime.fromtimestamp(T0.timestamp() + seconds, UTC)
+    return {"kind": kind, "id": str(new_event_id()), "at": at.isoformat(), **facts}
+
+
+def metric(client: str, label: str, result: float, global_round: int, **facts: Any) -> dict[str, Any]:
+    return item("metric", client=client, label=label, result=result, global_round=global_round, **facts)
+
+
+def outcomes(answer: Mapping[str, Any]) -> list[str]:
+    return [result["outcome"] for result in answer["results"]]
+
+
+def codes(answer: Mapping[str, Any]) -> Sequence[str | None]:
+    return [result["code"] for result in answer["results"]]
