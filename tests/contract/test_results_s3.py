@@ -13,10 +13,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from flip_fl import FLIP
 from flip_fl.errors import FlipError, ResultsUploadError
 from flip_fl.results import s3
 from flip_fl.results.zipped import zip_chunks
 from flip_fl.settings import ServerSettings, load
+from tests.support.core import clean_environment, server_values, settings_at
 from tests.support.s3_server import S3Server, s3_server
 
 MODEL = UUID("5b1c5a2e-7f2c-4b53-9a3d-2f6f0f7f8a11")
@@ -222,6 +224,56 @@ def test_a_folder_is_streamed_as_a_zip_with_everything_at_its_root(
     assert kinds["FL_global_model.pt"] == zipfile.ZIP_STORED
     assert kinds["cross_site_val/cross_val_results.json"] == zipfile.ZIP_DEFLATED
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results"]
+
+
+def test_the_client_uploads_all_of_a_folder_and_leaves_no_copy(
+    server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`upload_results_to_s3` through the real store; neither key appears in what it logs."""
+    clean_environment(monkeypatch)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "FL_global_model.pt").write_bytes(b"weights")
+    (folder / ".env").write_text("what to leave out is the bundle builder's business")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    values = server_values("http://127.0.0.1:9/api", **server.environment(bucket))
+    flip = FLIP(role="server", settings_file=settings_at(tmp_path / "settings", values))
+    assert flip.upload_results_to_s3(str(folder), str(MODEL).upper()) is None  # type: ignore[func-returns-value]
+    (key,) = server.keys(bucket)
+    assert key.startswith(f"{MODEL}/")
+    body = server.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        assert archive.namelist() == [".env", "FL_global_model.pt"]
+    logged = capsys.readouterr().err
+    assert f"s3://{bucket}/{key}" in logged
+    assert server.secret_key not in logged
+    assert server.access_key not in logged
+
+
+@pytest.mark.parametrize("target", ["/etc/hostname", "/etc", "../secret"])
+def test_a_link_out_of_the_folder_is_not_uploaded(server: S3Server, bucket: str, tmp_path: Path, target: str) -> None:
+    """A job's code could else put any file of the server into its results."""
+    (tmp_path / "secret").write_text("x")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "link").symlink_to(target)
+    with pytest.raises(ResultsUploadError) as caught:
+        s3.ResultsStore(_settings(server, bucket)).upload(lambda: zip_chunks(folder), MODEL)
+    assert isinstance(caught.value.__cause__, FlipError)
+    assert caught.value.__cause__.code == "E0704"
+    assert server.keys(bucket) == []
+
+
+def test_links_within_the_folder_are_stored_as_what_they_point_to(tmp_path: Path) -> None:
+    """And a folder that is linked to itself does not go round in circles."""
+    folder = tmp_path / "results"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "model.pt").write_bytes(b"weights")
+    (folder / "best.pt").symlink_to("sub/model.pt")
+    (folder / "sub" / "loop").symlink_to("..")
+    with zipfile.ZipFile(io.BytesIO(b"".join(zip_chunks(folder)))) as archive:
+        assert archive.namelist() == ["best.pt", "sub/model.pt"]
+        assert archive.read("best.pt") == b"weights"
 
 
 def test_make_bucket_makes_a_bucket_that_can_be_written_to(server: S3Server, bundle: Path) -> None:
