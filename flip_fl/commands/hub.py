@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -95,19 +100,33 @@ def serve(
     directory: DirOption = HERE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0: a free one.")] = DEFAULT_PORT,
 ) -> Any:
-    """Serve a hub on 127.0.0.1 until Ctrl-C. The API is below /api."""
-    from flip_fl.hub import admin
+    """Serve a hub on 127.0.0.1 until Ctrl-C or SIGTERM. The API is below /api."""
+    from flip_fl.hub.server import serve as serve_hub
 
     output = Output.of(context)
     settings = hub_settings(directory)
-    # What is wrong with the database is told here, in words, and not by a server that fails to start.
-    with admin.open_session(settings.database_url):
-        pass
-    command = [sys.executable, "-m", "flip_fl.hub", "--port", str(port)]
-    if (directory / SETTINGS).is_file():
-        command += ["--settings", str(directory / SETTINGS)]
-    output.note(f"serving the hub in {directory}" + (f" at http://127.0.0.1:{port}/api" if port else ""))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # The server takes this process's place, so that signals reach it and its exit code is ours.
-    os.execv(sys.executable, command)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    with tempfile.TemporaryDirectory() as folder:
+        port_file = Path(folder) / "port"
+        threading.Thread(target=_announce, args=(output, directory, port_file), daemon=True).start()
+        try:
+            serve_hub(settings, port=port, port_file=port_file)
+        except SystemExit:
+            # The server ended as it was told to, and raised its signal again for whoever waits on it.
+            output.note("the hub has ended")
+    return 0
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _announce(output: Output, directory: Path, port_file: Path) -> None:
+    """Say the address once the hub answers there."""
+    while port_file.parent.is_dir():
+        if port_file.is_file():
+            port = port_file.read_text(encoding="utf-8").strip()
+            return output.note(f"the hub in {directory} answers at http://127.0.0.1:{port}/api")
+        time.sleep(0.05)
+    return None

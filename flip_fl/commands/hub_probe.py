@@ -60,8 +60,8 @@ def probe_address(origins: Origins) -> HubFound:
     raise _not_a_hub(origin, None, f"{urlsplit(origin.value).path.rstrip('/')}/health is {answer}")
 
 
-def probe_key(origins: Origins) -> str:
-    """Ask the hub whether it takes our key; returns the key's description.
+def probe_key(origins: Origins, fix: str | None = None) -> str:
+    """Ask the hub whether it takes our key; returns the key's description. ``fix`` replaces the usual advice.
 
     Raises ``FlipError`` E0401 without key or address, E0411 when the hub refuses the key (with the reason, where it
     can be proved on this machine), E0402 and E0403 as ``probe_address``.
@@ -81,7 +81,9 @@ def probe_key(origins: Origins) -> str:
         if error.status_code == 422:
             return described
         if error.status_code in (401, 403):
-            raise FlipError("E0411", key=described, reason=refusal_reason(origins, error.detail)) from None
+            raise FlipError(
+                "E0411", key=origins.told(KEY), reason=refusal_reason(origins, error.detail), fix=fix
+            ) from None
         raise _not_a_hub(url, None, f"{urlsplit(url.value).path}/model/…/logs is {error.status_code}") from None
     except HttpConnectionError as error:
         raise _no_answer(url, error) from None

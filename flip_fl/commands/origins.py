@@ -61,6 +61,11 @@ class Origins:
         origin = self.get(name)
         return "not set" if origin is None else f"set ({_place(origin)}, sha256 {fingerprint(origin.value)})"
 
+    def told(self, name: str) -> str:
+        """``set in env, sha256 3f9c21``: the same inside a sentence."""
+        origin = self.get(name)
+        return "not set" if origin is None else f"set in {origin.source}, sha256 {fingerprint(origin.value)}"
+
     def table(self) -> list[Setting]:
         """Every setting that flip_fl knows and that is set or has a default, by name."""
         rows = []

@@ -30,13 +30,14 @@ def edit_distance(one: str, other: str, bound: int = MAX_DISTANCE) -> int:
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """At most three of ``known`` within distance 2, nearest first; never one that shares no letter."""
+    """The nearest of ``known``: at most three, all equally near, within distance 2 and never of other letters alone."""
     ranked = []
     for candidate in set(known):
         distance = edit_distance(word.casefold(), candidate.casefold())
         if distance <= MAX_DISTANCE and distance < max(len(word), len(candidate)):
             ranked.append((distance, natural_key(candidate), candidate))
-    return [candidate for _, _, candidate in sorted(ranked)[:MAX_SUGGESTIONS]]
+    ranked.sort()
+    return [candidate for distance, _, candidate in ranked if distance == ranked[0][0]][:MAX_SUGGESTIONS]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -88,6 +88,18 @@ def test_a_bug_is_one_message_and_a_traceback_in_a_private_file(tmp_path: Path) 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_a_part_that_is_not_installed_is_named_with_the_extra_that_brings_it(tmp_path: Path) -> None:
+    """Protects the small base install: a command that needs more says what to install, and is no bug."""
+    (tmp_path / "sqlmodel.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'sqlmodel'\", name='sqlmodel')\n", encoding="utf-8"
+    )
+    done = flip_fl("hub", "init", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[0] == "error[FLIP-E0509]: sqlmodel is not installed"
+    assert "  fix: pip install 'flip_fl[hub]'" in done.stderr.splitlines()
+    assert not (tmp_path / "hub").exists()
+
+
 def test_ctrl_c_ends_with_130_and_says_so(tmp_path: Path) -> None:
     """Protects scripts that tell a person's Ctrl-C from a failure."""
     program = (

@@ -18,18 +18,6 @@ from tests.support.cli import SCRIPT, all_commands, environment, flip_fl
 
 COMMANDS = dict(all_commands())
 HEAVY = ("torch", "nvflare", "flwr", "pandas", "numpy", "fastapi", "pydantic", "sqlalchemy", "requests", "rich")
-    "torch",
-    "nvflare",
-    "flwr",
-    "pandas",
-    "numpy",
-    "fastapi",
-    "pydantic",
-    "sqlalchemy",
-    "requests",
-    "boto3",
-    "rich",
-)
 
 
 @pytest.mark.parametrize("path", COMMANDS)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,3 +67,51 @@ def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Comma
     if isinstance(command, click.Group):
         for name, sub in command.commands.items():
             yield from _below(f"{path} {name}", sub)
+
+
+@dataclass(frozen=True)
+class ServedHub:
+    """A hub that ``flip-fl hub serve`` serves: its folder's parent, its address and its key."""
+
+    root: Path
+    port: int
+    key: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def server_env(self, **changes: str) -> dict[str, str]:
+        """The settings of an FL server that uses this hub, with ``changes``."""
+        settings = {
+            "LOCAL_DEV": "false",
+            "FLIP_ROLE": "server",
+            "FLIP_API_INTERNAL_URL": self.url,
+            "INTERNAL_SERVICE_KEY": self.key,
+            "UPLOADED_FEDERATED_DATA_BUCKET": "s3://results",
+        }
+        return settings | changes
+
+
+@contextmanager
+def served_hub(root: Path) -> Iterator[ServedHub]:
+    """A hub in ``root/hub`` with two slots, served by the command line until the context ends."""
+    made = flip_fl("hub", "init", "--slots", "2", "--json", cwd=root).document()
+    child = subprocess.Popen(
+        [str(SCRIPT), "hub", "serve", "--port", "0"],
+        cwd=root,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stderr is not None
+        told = child.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/api$", told)
+        assert found, told
+        yield ServedHub(root, int(found.group(1)), made["data"]["service_key"])
+    finally:
+        child.terminate()
+        _, rest = child.communicate(timeout=30)
+    assert child.returncode == 0, rest

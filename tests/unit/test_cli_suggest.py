@@ -22,6 +22,11 @@ def test_at_most_three_words_nearest_first_in_natural_order() -> None:
     assert nearest("Trust_", [f"Trust_{n}" for n in (10, 2, 1, 3)]) == ["Trust_1", "Trust_2", "Trust_3"]
 
 
+def test_only_the_nearest_words_are_suggested() -> None:
+    """Protects somebody who wrote Trust_03 from being offered every slot there is."""
+    assert nearest("Trust_03", ["Trust_1", "Trust_2", "Trust_3"]) == ["Trust_3"]
+
+
 def test_nothing_is_suggested_for_a_word_that_is_near_to_nothing() -> None:
     """Protects from a guess that only misleads, such as a short command for any two letters."""
     assert nearest("Guys", ["Trust_1", "Trust_2"]) == []
