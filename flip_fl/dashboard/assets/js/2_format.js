@@ -29,6 +29,12 @@ function duration(seconds) {
   return `${Math.floor(minutes / 1440)} d ${Math.round((minutes % 1440) / 60)} h`;
 }
 
+// 75 s -> 1:15, for columns of offsets
+function offset(seconds) {
+  const whole = Math.abs(Math.round(seconds)), hours = Math.floor(whole / 3600), rest = `${Math.floor((whole % 3600) / 60)}:${two(whole % 60)}`;
+  return (seconds < -0.5 ? "−" : "+") + (hours ? `${hours}:${rest.padStart(5, "0")}` : rest);
+}
+
 function bytes(n) {
   if (n === null || n === undefined) return "–";
   const units = ["bytes", "KB", "MB", "GB", "TB"];

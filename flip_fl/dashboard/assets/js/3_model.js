@@ -147,7 +147,7 @@ function summarise(plot, hidden) {
     if (mids.length > 2) out.push(`${signed(last.median - back.median, plot.places)} since ${unit} ${back.x}.`);
     if (plot.better && plot.byRound && mids.length > 2) {
       const since = mids.length - 1 - mids.indexOf(best);
-      out.push(since ? `Best ${f(best.median)} in ${unit} ${best.x}; no improvement for ${plural(since, "round")}.` : `Best so far in the last round.`);
+      out.push(since ? `Best ${f(best.median)} in ${unit} ${best.x}; no improvement for ${plural(since, "round")}.` : "Best in the last round.");
     }
   }
   const holes = plot.series.filter((one) => one.missed.length && !hidden.has(one.slot));

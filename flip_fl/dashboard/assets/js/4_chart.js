@@ -43,11 +43,33 @@ function spread(labels, top, bottom) {
   for (const l of [...labels].reverse()) { l.y = Math.min(l.y, at); at = l.y - LINE; }
 }
 
+// A metric with one value a site is no curve: a row a site, sorted.
+function drawDots(plot, view, width) {
+  const x = plot.xs[0], a = across(plot, x, view.hidden), shown = plot.series.filter((one) => !view.hidden.has(one.slot) && one.points.length);
+  const rows = [...a.rows, ...shown.filter((one) => one.at.get(x).y === null).map((one) => ({ one, y: null }))];
+  const names = rows.map((q) => shorten(clean(q.one.name), Math.min(width * 0.34, 190)));
+  const left = Math.max(30, ...names.map(textWidth)) + 14, right = width - 62, step = 20, height = rows.length * step + 12;
+  const low = a.rows.length ? a.low.y : 0, high = a.rows.length ? a.high.y : 0;
+  const px = (y) => (high === low ? (left + right) / 2 : left + 8 + ((y - low) / (high - low)) * (right - left - 16));
+  const svg = s("svg", { class: "dots", viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" });
+  if (a.rows.length > 1) svg.append(s("line", { class: "mid", x1: px(a.median), x2: px(a.median), y1: 2, y2: height - 10 }));
+  rows.forEach((q, k) => {
+    const y = k * step + 12;
+    svg.append(s("line", { class: "rail", x1: left, x2: right, y1: y, y2: y }), s("g", { class: `series c${q.one.hue}`, "data-slot": q.one.slot },
+      s("text", { class: "who", x: left - 8, y: y + 4, "text-anchor": "end" }, names[k]), q.y === null ? null : s("circle", { cx: px(q.y), cy: y, r: 4.5 }),
+      s("text", { class: "who", x: width, y: y + 4, "text-anchor": "end" }, q.y === null ? "not finite" : number(q.y, plot.places))));
+  });
+  const cursor = s("g", { class: "cursor" });
+  svg.append(cursor);
+  return { svg, box: { left, right, top: 0, bottom: height }, px: () => left, py: () => 0, shown, cursor, width, height, note: "", still: true };
+}
+
 function drawChart(plot, view, width) {
+  if (plot.single) return drawDots(plot, view, width);
   const shown = plot.series.filter((one) => !view.hidden.has(one.slot) && one.points.length);
   const named = shown.filter((one) => one.gaps.length);
   const values = shown.flatMap((one) => one.gaps.flat().map((p) => p.y));
-  const room = Math.min(width * 0.34, 150);
+  const room = Math.min(width * 0.28, 150);
   const withValue = width > 460;
   const texts = new Map(named.map((one) => [one.slot, shorten(clean(one.name), room) + (withValue ? `  ${number(one.gaps.at(-1).at(-1).y, plot.places)}` : "")]));
   const right = named.length ? Math.max(...[...texts.values()].map(textWidth)) + 18 : 12;
@@ -113,13 +135,13 @@ function drawChart(plot, view, width) {
     for (const x of one.missed) {
       const level = stacked.get(x) || 0;
       stacked.set(x, level + 1);
-      if (level < 5) g.append(s("line", { class: "miss", x1: r(px(x)), x2: r(px(x)), y1: base + 1 + level * 0, y2: base + 6 }, s("title", {}, `${one.name}: nothing in round ${x}`)));
+      if (level < 5) g.append(s("line", { class: "miss", x1: r(px(x)), x2: r(px(x)), y1: base + 1, y2: base + 6 }, s("title", {}, `${one.name}: nothing in round ${x}`)));
     }
     const label = labels.find((l) => l.one === one);
     if (label && (!keep || labels.indexOf(label) % keep === 0 || label === labels.at(-1))) {
       const end = one.gaps.at(-1).at(-1), ex = px(end.x), ey = py(end.y);
       const far = box.right - ex > 6;
-      if (Math.abs(label.y - ey) > 2 || far) g.append(s("path", { class: "leader", d: `M${r(ex + 4)} ${r(ey)}L${r(far ? box.right : ex + 4)} ${r(far ? label.y : ey)}L${r(box.right + 11)} ${r(label.y)}` }));
+      if (Math.abs(label.y - ey) > 2 || far) g.append(s("path", { class: far ? "leader far" : "leader", d: `M${r(ex + 4)} ${r(ey)}L${r(far ? box.right : ex + 4)} ${r(far ? label.y : ey)}L${r(box.right + 11)} ${r(label.y)}` }));
       g.append(s("text", { x: r(box.right + 14), y: r(label.y + 3.8) }, texts.get(one.slot)));
     }
     svg.append(g);

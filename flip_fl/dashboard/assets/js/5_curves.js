@@ -21,7 +21,7 @@ function curves(model, view) {
   const hint = h("span", {});
   const showAll = button("show all", { class: "plain" }, () => { view.hidden.clear(); sync(); redraw(); announce("All sites shown"); });
   const entries = model.sites.map((site) => {
-    const node = button([swatch(site), " ", site.name], {
+    const node = button([swatch(site), h("span", {}, site.name)], {
       class: "site", "aria-pressed": "true", title: `${site.slot}: click hides or shows it, shift-click shows it alone`,
       onmouseenter: () => view.setFocus(site.slot), onmouseleave: () => view.setFocus(null),
       onfocus: () => view.setFocus(site.slot), onblur: () => view.setFocus(null),
@@ -71,7 +71,7 @@ function figure(plot, model, view) {
   const tip = h("div", { class: "tip", hidden: true });
   const extra = h("div", {});
   const note = h("span", { class: "note" });
-  const title = plot.label + (plot.byRound ? "" : ` by ${plot.xLabel}`);
+  const title = plot.label + (plot.single ? (plot.xs[0] === 0 ? ", final" : plot.byRound ? `, round ${plot.xs[0]}` : ` at ${plot.xLabel} ${plot.xs[0]}`) : plot.byRound ? "" : ` by ${plot.xLabel}`);
   const toggle = button("Table", { class: "plain", "aria-pressed": "false", "aria-label": `${title} as a table` }, () => {
     const on = toggle.getAttribute("aria-pressed") !== "true";
     toggle.setAttribute("aria-pressed", String(on));
@@ -103,7 +103,7 @@ function figure(plot, model, view) {
     if (x === undefined || !chart) return;
     const rows = chart.shown.filter((one) => one.at.has(x)).map((one) => ({ one, y: one.at.get(x).y })).sort((a, b) => (b.y ?? -Infinity) - (a.y ?? -Infinity));
     const cx = chart.px(x);
-    chart.cursor.replaceChildren(s("line", { x1: cx, x2: cx, y1: chart.box.top, y2: chart.box.bottom }),
+    if (!chart.still) chart.cursor.replaceChildren(s("line", { x1: cx, x2: cx, y1: chart.box.top, y2: chart.box.bottom }),
       ...rows.filter((q) => q.y !== null).map((q) => s("circle", { class: `c${q.one.hue}`, cx, cy: chart.py(q.y), r: 3.4 })));
     const where = `${plot.byRound ? "Round" : plot.xLabel} ${x}`;
     const most = 24;
@@ -124,7 +124,7 @@ function figure(plot, model, view) {
     plot.xs.forEach((x, k) => { if (Math.abs(chart.px(x) - at) < Math.abs(chart.px(plot.xs[best]) - at)) best = k; });
     return best;
   }
-  holder.addEventListener("pointermove", (event) => { if (chart && plot.xs.length) choose(nearest(event)); });
+  holder.addEventListener("pointermove", (event) => { if (chart && !chart.still && plot.xs.length) choose(nearest(event)); });
   holder.addEventListener("pointerleave", hide);
   holder.addEventListener("blur", hide);
   holder.addEventListener("focus", () => { if (holder.matches(":focus-visible")) choose(chosen < 0 ? plot.xs.length - 1 : chosen); });
@@ -141,7 +141,7 @@ function figure(plot, model, view) {
 const PAGE = 25;
 function pointsTable(plot, page) {
   const rows = plot.xs.slice(page * PAGE, page * PAGE + PAGE), last = Math.ceil(plot.xs.length / PAGE) - 1;
-  const box = h("div", {}, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${plot.label}, values` },
+  const box = h("div", {}, h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `${plot.label}, values` },
     h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, plot.byRound ? "Round" : plot.xLabel), plot.series.map((one) => h("th", { scope: "col", class: "num" }, one.name)))),
       h("tbody", {}, rows.map((x) => h("tr", {}, h("th", { scope: "row" }, String(x)), plot.series.map((one) => {
         const p = one.at.get(x);

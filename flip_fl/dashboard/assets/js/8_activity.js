@@ -12,9 +12,9 @@ function failure(f, index, model) {
   const lines = f.detail.trimEnd().split("\n").length;
   return h("article", { class: "failure", id: `failure-${index}`, "aria-labelledby": `failure-${index}-h` },
     h("h3", { id: `failure-${index}-h` }, f.headline),
-    h("p", { class: "meta" }, f.slots.length > 1 ? h("b", {}, `${f.slots.length === model.sites.length ? "All " : ""}${f.slots.length} sites `) : null, who.flatMap((w, k) => (k ? [", ", w] : [w])), meta.flatMap((m) => [" · ", m])),
+    h("p", { class: "meta" }, f.slots.length > 1 ? h("b", {}, `${f.slots.length === model.sites.length ? "All " : ""}${f.slots.length} sites `) : null, who, meta.map((m) => h("span", {}, m))),
     frames.length ? h("ol", { class: "frames", "aria-label": "Where, in the app's own code" }, frames.map((x) => h("li", {}, h("span", { class: "where" }, `${x.file}, line ${x.line}, in ${x.name}`), x.code ? h("code", {}, x.code) : null))) : null,
-    f.detail.trim() ? h("details", {}, h("summary", {}, `Full text, ${plural(lines, "line")}`), h("pre", { tabindex: "0", role: "region", "aria-label": "Full text of the failure" }, f.detail), h("div", { class: "acts" }, copyButton(f.detail, "the full text"))) : null);
+    f.detail.trim() ? h("details", {}, h("summary", {}, `Full text, ${plural(lines, "line")}`), h("pre", { tabindex: "0", role: "group", "aria-label": "Full text of the failure" }, f.detail), h("div", { class: "acts" }, copyButton(f.detail, "the full text"))) : null);
 }
 
 const LIBRARY = /(site-packages|dist-packages|\/lib\/python|\/flip_fl\/|<frozen|<string>)/;
@@ -59,7 +59,7 @@ function history(model) {
       h("td", { class: "num" }, t.applied && t.status !== "PENDING" ? duration((until - ms(t.at)) / 1000).replace("–", "") : ""),
       h("td", {}, [t.reason, t.applied ? null : `ignored: the run was ${WORDS.states[t.previous || model.story.status].word.toLowerCase()}`].filter(Boolean).join(" · ")));
   });
-  return section("history", "Status history", null, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Status history" }, h("table", {},
+  return section("history", "Status history", null, h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Status history" }, h("table", {},
     h("thead", {}, h("tr", {}, ["Time (UTC)", "State", "By"].map((x) => h("th", { scope: "col" }, x)), h("th", { scope: "col", class: "num" }, "For"), h("th", { scope: "col" }, "Remark"))), h("tbody", {}, rows))));
 }
 
@@ -82,9 +82,9 @@ function activity(model, view) {
     const text = words.value.trim().toLowerCase();
     const rows = all.filter((x) => (!site.value || x.slot === site.value) && (!kind.value || x.kind === kind.value) && (!bad.checked || !x.success) && (!text || x.text.toLowerCase().includes(text)));
     list.replaceChildren(...rows.slice(0, limit).map((x) => h("li", { id: `feed-${x.id}`, class: [x.success ? "" : "no", x.kind === "round" ? "turn" : ""].join(" ").trim() || null },
-      h("a", { href: `#feed-${x.id}` }, time(x.at)), h("span", { class: "soft" }, Number.isFinite(model.start) ? `${ms(x.at) < model.start ? "−" : "+"}${duration(Math.abs(ms(x.at) - model.start) / 1000)}` : ""),
-      h("span", { class: "soft" }, WORDS.kinds[x.kind] || x.kind), h("span", { class: "text" }, x.success ? null : h("span", { class: "sr" }, "Failure: "), x.text),
-      x.slot && model.bySlot.has(x.slot) ? siteName(model.bySlot.get(x.slot)) : h("span", {}))));
+      h("a", { href: `#feed-${x.id}` }, time(x.at)), h("span", { class: "soft" }, Number.isFinite(model.start) ? offset((ms(x.at) - model.start) / 1000) : ""),
+      h("span", { class: "soft" }, WORDS.kinds[x.kind] || x.kind), x.slot && model.bySlot.has(x.slot) ? siteName(model.bySlot.get(x.slot)) : h("span", {}),
+      h("span", { class: "text" }, x.success ? null : h("span", { class: "sr" }, "Failure: "), x.text))));
     if (!rows.length) list.append(h("li", {}, h("span", { class: "text" }, "No line matches.")));
     const shown = Math.min(limit, rows.length);
     count.textContent = shown < rows.length ? `newest ${shown} of ${rows.length} lines` : plural(rows.length, "line");

@@ -16,21 +16,21 @@ function headline(model) {
   const main = scored.find((p) => p.better > 0 && /auc|dice|acc/i.test(p.label) && /auc|dice/i.test(p.label)) || scored.find((p) => p.better > 0) || scored[0];
   if (main) {
     const x = main.xs.filter((v) => across(main, v, new Set()).rows.length).at(-1), a = across(main, x, new Set());
-    if (a.rows.length) add(main.label, number(a.median, main.places), a.rows.length > 1 ? `median of ${plural(a.rows.length, "site")}, ${x ? `round ${x}` : "final"}; ${number(a.low.y, main.places)} to ${number(a.high.y, main.places)}` : `round ${x}`);
+    if (a.rows.length) add(main.label, number(a.median, main.places), a.rows.length > 1 ? `median of ${plural(a.rows.length, "site")}, ${x ? `round ${x}` : "final"}` : x ? `round ${x}` : "final");
   }
   add("Failures", story.failures.length ? String(story.failures.length) : "none", story.failures.length ? h("a", { href: "#failures" }, "see what failed") : null);
   if (story.results) add("Results", bytes(story.results.size_bytes), "stored");
-  for (const [name, value] of Object.entries(story.model.facts || {})) add(name, value);
   const notes = [];
   if (story.reason && !head.text.includes(story.reason)) notes.push(`Reason: ${story.reason}`);
   if (!over && last && !last.aggregated_at) {
     const waiting = last.cells.filter((c) => c.state === "missed").map((c) => (model.bySlot.get(c.slot) || { name: c.slot }).name);
     if (waiting.length) notes.push(`Waiting for ${listing(waiting, 4)} (${last.returned ?? last.cells.filter((c) => c.state === "returned").length} of ${last.expected ?? last.cells.length} in)${last.started_at ? `, since ${clock(last.started_at)} UTC` : ""}.`);
   }
-  return h("header", { class: `card state ${head.tone}`, id: "top" },
+  return h("section", { class: `card state ${head.tone}`, id: "top", "aria-label": "State of the run" },
     h("div", { class: "eyebrow" }, h("h1", {}, story.model.name), story.model.project ? h("span", {}, story.model.project) : null, h("code", { class: "small", title: "model id" }, story.model.id)),
     h("div", { class: "line" }, icon(head.tone), h("p", {}, h("b", {}, head.word), head.detail ? h("span", { class: "detail" }, head.text.slice(head.word.length).replace(/ - /g, " – ")) : null)),
     story.model.description ? h("p", { class: "more" }, story.model.description) : null,
+    Object.keys(story.model.facts || {}).length ? h("p", { class: "more small" }, Object.entries(story.model.facts).map(([name, value], k) => [k ? " · " : "", `${name} `, h("b", {}, value)])) : null,
     notes.map((n) => h("p", { class: "more" }, n)),
     h("dl", { class: "facts" }, facts));
 }
@@ -40,7 +40,7 @@ function bar(model, view, parts) {
   const theme = h("select", { "aria-label": "Colours", onchange: (e) => { view.theme = e.target.value; applyTheme(view); view.save(); } },
     [["", "System"], ["light", "Light"], ["dark", "Dark"]].map(([v, t]) => h("option", { value: v }, t)));
   theme.value = view.theme;
-  return h("div", { class: "bar" }, h("div", { class: "wrap" },
+  return h("header", { class: "bar" }, h("div", { class: "wrap" },
     h("a", { class: "mark", href: "#top", "aria-label": "To the top", title: story.headline.text }, icon(story.headline.tone)),
     h("nav", { "aria-label": "On this page" }, parts.map((p) => h("a", { href: `#${p.id}` }, p.querySelector("h2").textContent))),
     h("div", { class: "tools" }, button("Save data", { class: "wide", title: "the whole story as JSON" }, () => download("story.json", new Blob([JSON.stringify(story, null, 2)], { type: "application/json" }))),
@@ -80,11 +80,14 @@ function render(story, root) {
   applyTheme(view);
   dark.addEventListener("change", () => applyTheme(view));
   document.title = tabTitle(story);
-  const top = headline(model), fail = failures(model), table = compared(model), result = results(model), log = history(model);
-  const parts = [fail, table, curves(model, view), fairness(model, view), roundsGrid(model), result, log, activity(model, view)].filter(Boolean);
+  const top = headline(model), fail = failures(model), table = compared(model), chart = curves(model, view), fair = fairness(model, view);
+  const rounds = roundsGrid(model), result = results(model), log = history(model), feed = activity(model, view);
+  const parts = [fail, table, chart, fair, rounds, result, log, feed].filter(Boolean);
   const pairOf = (a, b) => (a && b ? h("div", { class: "pair" }, a, b) : a || b);
-  const order = parts.filter((p) => p !== result && p !== log);
-  const main = h("main", { id: "main", class: "wrap", tabindex: "-1" }, top, order.slice(0, -1), pairOf(result, log), order.at(-1));
+  // few rounds leave room beside them
+  const narrow = story.rounds.length <= 8;
+  const middle = narrow ? pairOf(h("div", { class: "stack" }, rounds, result), log) : [rounds, pairOf(result, log)];
+  const main = h("main", { id: "main", class: "wrap", tabindex: "-1" }, top, fail, table, chart, fair, middle, feed);
   root.replaceChildren(bar(model, view, parts), main,
     h("footer", { class: "wrap" }, `Drawn from what the hub knew on ${day(story.generated_at)}, ${clock(story.generated_at)} UTC. All times are UTC.`),
     h("div", { id: "said", class: "sr", role: "status", "aria-live": "polite" }));
