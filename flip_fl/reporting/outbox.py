@@ -124,6 +124,7 @@ class Outbox:
         with self._lock:
             self._fresh = 0
             self._to_disk()
+            self._settle_disk()
             records = self._try(lambda store: store.collect(limit, max_bytes, release=release)) or []
             if not records and self._memory is not None:
                 records = self._memory.collect(limit, max_bytes, release=release)
@@ -203,6 +204,7 @@ class Outbox:
                 return False
             self._next_try = 0.0
             self._to_disk()
+            self._settle_disk()
             removed = self._file.give_up(remove_if_done=remove_if_done and self._memory is None)
             self._memory, self.state = None, OutboxState.CLOSED
             return removed

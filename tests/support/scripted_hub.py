@@ -1,0 +1,251 @@
+"""A small hub over real sockets that keeps what it is sent and fails the way a test says.
+
+It keeps ids once, as the real one does, unless ``keeps_ids`` is False (a hub that knows no idempotency). ``stored`` is
+what is in its "database": one dict per row, in the order of arrival.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+from uuid import UUID, uuid4
+
+ID_HEADER = "Idempotency-Key"
+KEY = "scripted-hub-key"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one request: ``answer`` a status, ``hang`` without a word, ``cut`` after storing, ``reset``."""
+
+    kind: Literal["answer", "hang", "cut", "reset", "slow", "garbage"]
+    status: int = 500
+    headers: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Seen:
+    """One request as it came; ``items`` counts the batch's, or 1."""
+
+    method: str
+    path: str
+    items: int
+    at: float
+    key: str | None
+    body: Any = None
+
+
+class ScriptedHub:
+    """``faults`` are used up one a request; ``always`` applies when there are none left."""
+
+    def __init__(self) -> None:
+        self.stored: list[dict[str, Any]] = []
+        self.seen: list[Seen] = []
+        self.faults: deque[Fault] = deque()
+        self.always: Fault | None = None
+        self.has_batch_route = True
+        self.keeps_ids = True
+        self.older = False
+        self.stop_model = False
+        self.max_items: int | None = None
+        self.refuses: Callable[[dict[str, Any]], str | None] = lambda item: None
+        self.refuses_whole: Callable[[dict[str, Any]], bool] = lambda item: False
+        self.single_refuses: Callable[[str, Any], int | None] = lambda route, body: None
+        self._ids: set[str] = set()
+        self._lock = threading.Lock()
+        self._released = threading.Event()
+        self._port = 0
+        self._httpd: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/api"
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the rows in the database, in order."""
+        return [str(row["id"]) for row in self.stored]
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [row for row in self.stored if row["kind"] == kind]
+
+    def up(self) -> None:
+        """Listen; always on the same port once it was chosen."""
+        if self._httpd is not None:
+            return
+        self._released.clear()
+        ThreadingHTTPServer.allow_reuse_address = True
+        httpd = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self))
+        httpd.daemon_threads = True
+        httpd.block_on_close = False
+        self._httpd, self._port = httpd, httpd.server_address[1]
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+
+    def down(self) -> None:
+        """Refuse connections from now on; hanging requests are let go."""
+        if self._httpd is not None:
+            httpd, self._httpd = self._httpd, None
+            self._released.set()
+            httpd.shutdown()
+            httpd.server_close()
+
+    def next_fault(self) -> Fault | None:
+        with self._lock:
+            return self.faults.popleft() if self.faults else self.always
+
+    def note(self, seen: Seen) -> None:
+        with self._lock:
+            self.seen.append(seen)
+
+    def keep(self, key: str, row: dict[str, Any]) -> bool:
+        """Store a row once; False for a duplicate."""
+        with self._lock:
+            if self.keeps_ids and key in self._ids:
+                return False
+            self._ids.add(key)
+            self.stored.append(row)
+            return True
+
+    def wait_released(self) -> None:
+        self._released.wait(60)
+
+    def batch(self, items: list[dict[str, Any]]) -> tuple[int, Any]:
+        if self.max_items is not None and len(items) > self.max_items:
+            return 413, {"detail": "too large"}
+        if any(self.refuses_whole(item) for item in items):
+            return 422, {"detail": [{"msg": "one of these"}]}
+        results = []
+        for item in items:
+            reason = self.refuses(item)
+            if reason is not None:
+                results.append({"id": item["id"], "outcome": "refused", "code": reason, "detail": f"because {reason}"})
+            else:
+                fresh = self.keep(item["id"], item)
+                results.append({"id": item["id"], "outcome": "stored" if fresh else "duplicate"})
+        return 200, {"results": results, "stop": self.stop_model}
+
+    def single(self, route: str, tail: str, body: Any, key: str | None) -> tuple[int, Any]:
+        status = self.single_refuses(route, tail if route == "status" else body)
+        if status is not None:
+            return status, {"detail": "refused"}
+        name = key or str(uuid4())
+        if route == "status":
+            if tail == ("RUNNING" if self.older else "TRAINING_STARTED"):
+                return 422, {"detail": "unknown status"}
+            self.keep(name, {"id": name, "kind": "status", "status": tail})
+            return 200, {"success": "status set"}
+        if route == "metrics":
+            self.keep(name, {"id": name, "kind": "metric", **body})
+            return 204, None
+        if self.older and not ({"trust", "log"} <= body.keys()):
+            return 422, {"detail": "trust and log are required"}
+        self.keep(name, {"id": name, "kind": "event" if "event_type" in body else "log", **body})
+        return 200, {"detail": "Created"}
+
+
+def _handler(hub: ScriptedHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Answers are small and must not wait for the client's delayed acknowledgement.
+        disable_nagle_algorithm = True
+        wbufsize = -1
+
+        def handle_any(self) -> None:
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = json.loads(raw) if raw else None
+            key = self.headers.get(ID_HEADER)
+            is_batch = self.path.endswith("/events")
+            count = len(body["items"]) if is_batch and body else 1
+            hub.note(Seen(self.command, self.path, count, time.monotonic(), key, body))
+            fault = hub.next_fault()
+            if fault is not None and fault.kind == "slow":
+                time.sleep(fault.seconds)
+            if fault is not None and self.fails(fault):
+                return
+            status, answer = self.take(is_batch, body, key)
+            if fault is not None and fault.kind == "cut":
+                self.hang_up()
+                return
+            self.reply(status, answer, {ID_HEADER: key} if key and hub.keeps_ids else {})
+
+        def fails(self, fault: Fault) -> bool:
+            match fault.kind:
+                case "hang":
+                    hub.wait_released()
+                    self.hang_up()
+                case "reset":
+                    self.hang_up()
+                case "answer":
+                    self.reply(fault.status, {"detail": "scripted"}, fault.headers)
+                case "garbage":
+                    self.reply(200, {"hello": "<html>"}, {})
+                case _:
+                    return False
+            return True
+
+        def take(self, is_batch: bool, body: Any, key: str | None) -> tuple[int, Any]:
+            if self.headers.get("X-Internal-Service-Key") != KEY:
+                return 401, {"detail": "Invalid internal service key."}
+            _, _, model, route, *rest = (
+                self.path.strip("/").split("/") if self.path.startswith("/api/") else ["", "", ""]
+            )
+            UUID(model)
+            if is_batch:
+                if not hub.has_batch_route:
+                    return 404, {"detail": "Not Found"}
+                return hub.batch(body["items"])
+            return hub.single(route, rest[0] if rest else "", body, key)
+
+        def hang_up(self) -> None:
+            self.close_connection = True
+            try:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                """The other end was faster."""
+
+        def reply(self, status: int, body: Any, headers: Mapping[str, str]) -> None:
+            payload = b"" if body is None else json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Type", "application/json")
+            if status != 204:
+                self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+            self.wfile.flush()
+
+        do_PUT = do_POST = handle_any
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Tests look at what was stored."""
+
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except OSError:
+                self.close_connection = True
+
+    return Handler
+
+
+@contextmanager
+def scripted_hub() -> Iterator[ScriptedHub]:
+    """A running hub on a free port of loopback."""
+    hub = ScriptedHub()
+    hub.up()
+    try:
+        yield hub
+    finally:
+        hub.down()

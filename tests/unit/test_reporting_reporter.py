@@ -1,0 +1,160 @@
+"""What engine code may rely on when it reports something."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.reporter import Reporter
+from flip_fl.values import ModelStatus
+from flip_fl.wire import new_event_id
+from tests.support.reporting import metric
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "outbox.sqlite")
+
+
+@pytest.fixture
+def reporter(box: Outbox) -> Reporter:
+    return Reporter(box)
+
+
+def items(box: Outbox) -> list[dict[str, Any]]:
+    return [record.item() for record in box.collect(release=True)]
+
+
+def test_every_kind_of_report_is_kept_with_what_was_said(box: Outbox, reporter: Reporter) -> None:
+    """Nothing that engine code says may change its meaning on the way."""
+    assert reporter.status(ModelStatus.STOPPED, "A. Smith")
+    assert reporter.failure("Trust_2", "Traceback", global_round=3)
+    assert reporter.log("warming up", client="Trust_1")
+    assert reporter.event("ROUND_STARTED", global_round=3, details={"total_rounds": 5})
+    assert reporter.metric("Trust_1", "auc", 0.9, 3, x_value=4.5, x_label="Epochs", task="validate", stage="ae")
+    stopped, failed, log, started, measured = (
+        {key: value for key, value in item.items() if key not in ("id", "at")} for item in items(box)
+    )
+    assert stopped == {"kind": "status", "status": "STOPPED", "reason": "A. Smith"}
+    assert failed == {"kind": "log", "client": "Trust_2", "log": "Traceback", "success": False, "global_round": 3}
+    assert log == {"kind": "log", "client": "Trust_1", "log": "warming up", "success": True}
+    assert started == {
+        "kind": "event",
+        "event_type": "ROUND_STARTED",
+        "global_round": 3,
+        "details": {"total_rounds": 5},
+    }
+    assert measured == {
+        "kind": "metric",
+        "client": "Trust_1",
+        "label": "auc",
+        "result": 0.9,
+        "global_round": 3,
+        "x_value": 4.5,
+        "x_label": "Epochs",
+        "task": "validate",
+        "stage": "ae",
+    }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_nan_metric_becomes_a_failure_row_and_aborts_nothing(box: Outbox, reporter: Reporter, value: float) -> None:
+    """One NaN metric once aborted a whole run; here it is a row that names metric and round."""
+    assert reporter.metric("Trust_1", "auc", value, 3, task="validate")
+    (row,) = items(box)
+    assert (row["kind"], row["success"], row["client"], row["global_round"]) == ("log", False, "Trust_1", 3)
+    assert row["log"] == f"metric 'auc' of round 3 (validate) is {value}: not stored"
+
+
+def test_a_flood_of_nan_metrics_is_one_row_a_round_and_a_count(box: Outbox, reporter: Reporter) -> None:
+    """A loss that turned NaN stays NaN: a thousand equal rows would bury the one that matters."""
+    for _ in range(50):
+        reporter.metric("Trust_1", "loss", math.nan, 3)
+    reporter.metric("Trust_1", "loss", math.nan, 4)
+    assert len(items(box)) == 2
+    assert box.path is not None
+    assert Outbox.stats(box.path).losses == {"not_finite": 51}
+    assert box.report_losses()
+    assert "49 repeated values that were not finite" in items(box)[2]["log"]
+
+
+def test_what_cannot_be_reported_is_counted_and_never_raised(
+    box: Outbox, reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event handler of the engine must not fail because of what it reports, and no value may reach a log."""
+    caplog.set_level(logging.DEBUG)
+    assert not reporter.metric("", "loss", 0.5, 1)
+    assert not reporter.metric("Trust_1", "SECRET-LABEL" * 50, 0.5, 1)
+    assert not reporter.metric("Trust_1", "loss", "SECRET-VALUE", 1)  # type: ignore[arg-type]
+    assert not reporter.event("ROUND_STARTED", global_round=0)
+    assert not reporter.event("ROUND_STARTED", global_round=1, details={"x": "y" * 9000})
+    assert not reporter.event("ROUND_STARTED", global_round=1, details={"x": object()})
+    assert not reporter.status("NO_SUCH_STATUS")  # type: ignore[arg-type]
+    assert items(box) == []
+    assert box.path is not None
+    assert Outbox.stats(box.path).losses == {"invalid": 7}
+    assert "SECRET" not in caplog.text
+
+
+def test_a_closed_outbox_refuses_quietly(box: Outbox, reporter: Reporter) -> None:
+    """Engines fire events after the end of a run, too."""
+    box.close()
+    assert not reporter.metric("Trust_1", "loss", 0.5, 1)
+    assert not reporter.status(ModelStatus.ERROR)
+
+
+def dump(**changes: Any) -> dict[str, Any]:
+    return {**metric().model_dump(mode="json"), **changes}
+
+
+def test_a_sites_items_keep_ids_and_take_the_name_of_the_authenticated_peer(box: Outbox, reporter: Reporter) -> None:
+    """A client that names itself in a record could write another hospital's curve."""
+    raw = [dump(client="Trust_9", global_round=2), {**dump(), "kind": "log", "log": "hello", "client": None}]
+    assert reporter.from_site("Trust_2", raw)
+    assert reporter.from_site("Trust_2", raw)
+    log, measured = items(box)
+    assert (measured["client"], measured["id"], measured["global_round"]) == ("Trust_2", raw[0]["id"], 2)
+    assert (log["client"], log["log"]) == ("Trust_2", "hello")
+
+
+def test_a_site_cannot_report_statuses_or_events(box: Outbox, reporter: Reporter) -> None:
+    """Only the server knows how the run stands; what a site may not say is refused, counted and told."""
+    at = dump()["at"]
+    reporter.from_site(
+        "Trust_2",
+        [
+            {"kind": "status", "status": "RESULTS_UPLOADED", "at": at, "id": str(new_event_id())},
+            {"kind": "event", "event_type": "ROUND_STARTED", "global_round": 1, "at": at},
+            {"kind": "metric"},
+            dump(label=""),
+            "nonsense",  # type: ignore[list-item]
+            dump(label="good"),
+        ],
+    )
+    told, good = items(box)
+    assert good["label"] == "good"
+    assert told["log"] == "reporting: 5 reports of this site were not valid and were not stored"
+    assert (told["client"], told["success"]) == ("Trust_2", False)
+
+
+def test_a_sites_nan_is_told_once_although_its_copy_comes_again(box: Outbox, reporter: Reporter) -> None:
+    """The same value rides in the live batch and in the task's result."""
+    raw = [dump(result=math.nan, label="auc")]
+    reporter.from_site("Trust_1", raw)
+    reporter.from_site("Trust_1", raw)
+    (row,) = items(box)
+    assert row["log"] == "metric 'auc' of round 1 is nan: not stored"
+    assert box.path is not None
+    assert Outbox.stats(box.path).losses == {"not_finite": 1}
+
+
+def test_per_class_metrics_under_one_label_stay_distinct(box: Outbox, reporter: Reporter) -> None:
+    """A label with a coordinate of its own is another plot, not another point of the same one."""
+    reporter.metric("Trust_1", "dice", 0.5, 1, x_value=1, x_label="Class")
+    reporter.metric("Trust_1", "dice", 0.7, 1, x_value=2, x_label="Class")
+    assert [(item["x_label"], item["x_value"]) for item in items(box)] == [("Class", 1.0), ("Class", 2.0)]
