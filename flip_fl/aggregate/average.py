@@ -97,7 +97,11 @@ def _cast(total: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, 
         return np.asarray(total >= 0.5)
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        # float64 rounds the largest 64-bit numbers up to one more than there is.
-        return np.clip(np.rint(total), float(limits.min), np.nextafter(float(limits.max), 0)).astype(dtype)
-    cast: np.ndarray[Any, Any] = total.astype(dtype)
-    return cast
+        total = np.clip(np.rint(total), float(limits.min), _largest(limits.max))
+    return np.asarray(total.astype(dtype))
+
+
+def _largest(limit: int) -> float:
+    """The largest float64 that is not more than ``limit``."""
+    value = float(limit)
+    return value if value <= limit else float(np.nextafter(value, 0))

@@ -1,0 +1,29 @@
+"""Named arrays in a file: ``.npz`` without pickle, in their order, under any name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+# Members have names of their own, because a parameter may be called what numpy's writer calls an argument ("file").
+_NAMES = "names"
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write ``arrays`` to ``path``."""
+    members = {f"a{number}": np.asarray(array) for number, array in enumerate(arrays.values())}
+    with path.open("wb") as out:
+        np.savez(out, **members, **{_NAMES: np.array(json.dumps(list(arrays)))})  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read what ``write_arrays`` wrote. Raises ``ValueError`` or ``OSError`` for anything else, pickled objects too."""
+    with np.load(path, allow_pickle=False) as stored:
+        names = json.loads(str(stored[_NAMES]))
+        return {name: stored[f"a{number}"] for number, name in enumerate(names)}

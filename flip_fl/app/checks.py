@@ -1,0 +1,190 @@
+"""Everything about an app that can be wrong before a run starts."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flip_fl.app.config import AppConfig, load_config
+from flip_fl.app.needs import CONFIG, needs_of
+from flip_fl.app.spelling import nearest
+from flip_fl.app.weights import Shapes, check_code
+from flip_fl.errors import FlipError
+from flip_fl.values import JobType, natural_key
+
+CODE_FILES = ("trainer.py", "evaluator.py", "client_app.py")
+SUPPORTED_JOB_TYPES = (JobType.STANDARD,)
+# Read and checked, but nothing acts on them yet: a job that counts on them must not run as if they were not there.
+_NOT_YET = ("AGGREGATE_ONLY_REGEX", "SERVER_CHECKPOINT", "SERVER_OPTIMIZER", "FEDPROX_MU", "FEDBN")
+
+
+@dataclass(frozen=True)
+class CheckedApp:
+    """An app that can be started. ``parameters``: shape and dtype by name; ``notes``: what is worth knowing."""
+
+    app_dir: Path
+    config: AppConfig
+    parameters: Shapes
+    notes: tuple[str, ...] = ()
+
+
+def check_app(
+    app_dir: Path,
+    slots: Sequence[str],
+    *,
+    federation: Sequence[str] | None = None,
+    job_types: Sequence[JobType] = SUPPORTED_JOB_TYPES,
+) -> CheckedApp:
+    """Check files, config, weights, quorum, functions and model of the app, for a run at ``slots``.
+
+    ``federation``: all kit slots that exist (default: those of the run). Raises the first ``FlipError`` of E0201,
+    E0202, E0206 (files), E0301..E0304 (config), E0312 and E0303 (weights), E0505 (quorum), E0203..E0205 (code).
+    """
+    _check_folder(app_dir)
+    config = load_config(app_dir)
+    _check_job_type(config, job_types)
+    _check_files(app_dir, config.job_type)
+    _check_unused(config)
+    notes = _check_weights(config, slots, federation if federation is not None else slots)
+    _check_metric(config)
+    _check_quorum(config, slots)
+    return CheckedApp(app_dir=app_dir, config=config, parameters=check_code(app_dir), notes=tuple(notes))
+
+
+def _check_folder(app_dir: Path) -> None:
+    if app_dir.is_dir() and any((app_dir / name).is_file() for name in (CONFIG, *CODE_FILES)):
+        return
+    hint = "it is not a folder" if app_dir.exists() and not app_dir.is_dir() else ""
+    if not app_dir.exists():
+        hint = "there is no such folder"
+    suggestion = "give the folder that holds the app's config.json"
+    raise FlipError("E0201", folder=app_dir, hint=hint, suggestion=suggestion)
+
+
+def _check_job_type(config: AppConfig, job_types: Sequence[JobType]) -> None:
+    if config.job_type in job_types:
+        return
+    known = ", ".join(job.value for job in job_types)
+    raise FlipError(
+        "E0303",
+        where=config.place("job_type"),
+        why="this version of flip_fl has no template for it",
+        key="job_type",
+        value=json.dumps(config.raw["job_type"]),
+        expected=known,
+        fix=f"set {known}",
+    )
+
+
+def _check_files(app_dir: Path, job_type: JobType) -> None:
+    evidence = executor_style(app_dir)
+    if evidence is not None:
+        raise FlipError("E0206", evidence=evidence)
+    needs = needs_of(job_type)
+    for name in needs.files:
+        if not (app_dir / name).is_file():
+            raise FlipError("E0202", file=name, job_type=job_type.value, needed=needs.words(), folder=app_dir)
+
+
+def executor_style(app_dir: Path) -> str | None:
+    """What shows that the app is written as an engine's executor classes, or None."""
+    for file, function in (("trainer.py", "train"), ("validator.py", "validate")):
+        tree = _parsed(app_dir / file)
+        if tree is None:
+            continue
+        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        if function in functions:
+            continue
+        for name, node in classes.items():
+            bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+            if name in ("FLIP_TRAINER", "FLIP_VALIDATOR") or "Executor" in bases:
+                return f"{file} defines the class {name}"
+    return None
+
+
+def _parsed(path: Path) -> ast.Module | None:
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None  # what is wrong with it is said when it is imported
+
+
+def _check_unused(config: AppConfig) -> None:
+    for key in _NOT_YET:
+        if config.raw.get(key):
+            raise FlipError(
+                "E0303",
+                where=config.place(key),
+                why="this version of flip_fl does not act on it, and a run without it would be another run",
+                key=key,
+                value=json.dumps(config.raw[key]),
+                expected="absent",
+                fix=f"leave {key} out",
+            )
+
+
+def _check_weights(config: AppConfig, slots: Sequence[str], federation: Sequence[str]) -> list[str]:
+    """Notes on weights that this run does not use. Raises ``FlipError`` E0312, E0303."""
+    weights: Mapping[str, float] = config.aggregation_weights
+    known = sorted({*slots, *federation}, key=natural_key)
+    for slot in weights:
+        if slot not in known:
+            raise FlipError(
+                "E0312",
+                where=config.place("AGGREGATION_WEIGHTS", slot),
+                slot=slot,
+                place=" in AGGREGATION_WEIGHTS",
+                suggestion=_did_you_mean(slot, known),
+            )
+    if weights:
+        without = [slot for slot in slots if slot not in weights]
+        if without or not sum(weights[slot] for slot in slots) > 0:
+            lacking = f"{', '.join(without)} has none" if without else "all of them are 0"
+            raise FlipError(
+                "E0303",
+                where=config.place("AGGREGATION_WEIGHTS"),
+                key="AGGREGATION_WEIGHTS",
+                value=json.dumps(dict(weights)),
+                expected=f"weights for the sites of the run ({lacking})",
+                fix="give every site of the run a weight, or leave the key out to weight by num_examples",
+            )
+    unused = [slot for slot in weights if slot not in slots]
+    return [f"AGGREGATION_WEIGHTS names {', '.join(unused)}, not part of this run"] if unused else []
+
+
+def _did_you_mean(slot: str, known: Sequence[str]) -> str:
+    # Trust_03 is three edits of thought away from nothing: compare numbers as numbers.
+    same = [name for name in known if natural_key(name.lower()) == natural_key(slot.lower())]
+    near = same or nearest(slot, known, 1)
+    listed = f"slots: {', '.join(known)}"
+    return f"did you mean {near[0]}? ({listed})" if near else listed
+
+
+def _check_metric(config: AppConfig) -> None:
+    metric, declared = config.best_model_metric, config.metrics
+    if metric is not None and declared is not None and metric not in declared:
+        raise FlipError(
+            "E0303",
+            where=config.place("BEST_MODEL_METRIC"),
+            key="BEST_MODEL_METRIC",
+            value=json.dumps(metric),
+            expected=f"one of METRICS ({', '.join(declared)})",
+            fix="add it to METRICS, or name one of them",
+        )
+
+
+def _check_quorum(config: AppConfig, slots: Sequence[str]) -> None:
+    needed = config.min_clients
+    if needed is not None and needed > len(slots):
+        raise FlipError(
+            "E0505",
+            where=config.place("MIN_CLIENTS"),
+            needed=needed,
+            chosen=len(slots),
+            slots=", ".join(slots),
+            place=f" ({config.place('MIN_CLIENTS')})",
+        )

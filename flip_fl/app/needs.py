@@ -1,0 +1,58 @@
+"""What each job type asks of an app: its files and its functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flip_fl.values import JobType
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that the app must define, and how many arguments the house calls it with."""
+
+    module: str
+    name: str
+    parameters: tuple[str, ...]
+
+    @property
+    def arguments(self) -> int:
+        return len(self.parameters)
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}({', '.join(self.parameters)})"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The files (the config first) and functions of one job type."""
+
+    files: tuple[str, ...]
+    functions: tuple[Function, ...]
+
+    def words(self) -> str:
+        """The files in words: ``config.json, models.py and trainer.py``."""
+        return f"{', '.join(self.files[:-1])} and {self.files[-1]}"
+
+
+_TASK = ("model", "site", "config")
+_MODEL = Function("models", "get_model", ())
+_TRAIN = (Function("trainer", "train", _TASK), Function("trainer", "validate", _TASK))
+_TRAINED = Needs((CONFIG, "models.py", "trainer.py"), (_MODEL, *_TRAIN))
+
+_NEEDS = {
+    JobType.STANDARD: _TRAINED,
+    JobType.FED_OPT: _TRAINED,
+    JobType.DIFFUSION: Needs(_TRAINED.files, (Function("models", "get_model", ("stage",)), *_TRAIN)),
+    JobType.EVALUATION: Needs(
+        (CONFIG, "models.py", "evaluator.py"), (_MODEL, Function("evaluator", "evaluate", _TASK))
+    ),
+}
+
+
+def needs_of(job_type: JobType) -> Needs:
+    """What an app of ``job_type`` must have."""
+    return _NEEDS[job_type]

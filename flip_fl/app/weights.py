@@ -1,0 +1,120 @@
+"""A server's way to the model: every call runs the app's code in a child process with a scrubbed environment.
+
+The calling process never imports torch or the app. ``python -m flip_fl.app.weights COMMAND REQUEST ANSWER`` is the
+child: it reads a JSON request and writes a JSON answer; arrays travel as ``.npz`` files.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flip_fl.app.arrays import Arrays, read_arrays, write_arrays
+from flip_fl.app.child import ChildDied, error_answer, run_child
+from flip_fl.errors import FlipError
+
+Shapes = dict[str, tuple[tuple[int, ...], str]]
+
+
+@dataclass(frozen=True)
+class SiteScore:
+    """What ``validate`` gave at one site."""
+
+    num_examples: int
+    metrics: dict[str, float]
+
+
+def initial_arrays(app_dir: Path, stage: str | None = None) -> Arrays:
+    """The weights of a fresh ``models.get_model()``, always the same for one SEED.
+
+    Raises ``FlipError`` E0203 (models.py cannot be imported), E0204 (no get_model), E0205 (its model cannot be used).
+    """
+    with tempfile.TemporaryDirectory(prefix="flip-weights-") as folder:
+        out = Path(folder, "initial.npz")
+        _ask("init", app_dir, stage=stage, out=str(out))
+        return read_arrays(out)
+
+
+def check_code(app_dir: Path) -> Shapes:
+    """Import the app's modules and build its model; the shapes and dtypes of the weights. Raises as above."""
+    return _shapes(_ask("check", app_dir))
+
+
+def export_model(app_dir: Path, arrays: Mapping[str, Any], out: Path, stage: str | None = None) -> None:
+    """Write ``arrays`` to ``out`` as a plain ``dict[str, Tensor]`` that was loaded again, strictly, before it is there.
+
+    Raises ``FlipError`` E0205 when the weights do not fit ``get_model()`` exactly.
+    """
+    with tempfile.TemporaryDirectory(prefix="flip-weights-") as folder:
+        given = Path(folder, "given.npz")
+        write_arrays(given, arrays)
+        _ask("export", app_dir, stage=stage, arrays=str(given), out=str(out.resolve()))
+
+
+def load_model(app_dir: Path, model: Path, stage: str | None = None) -> Shapes:
+    """Load the file ``model`` strictly into ``get_model()``; shapes and dtypes. Raises ``FlipError`` E0205."""
+    return _shapes(_ask("load", app_dir, stage=stage, model=str(model.resolve())))
+
+
+def score(
+    app_dir: Path,
+    model: Path,
+    cohorts: Mapping[str, Path],
+    *,
+    images: Path | None = None,
+    round: int = 1,
+    total_rounds: int = 1,
+    name: str = "",
+) -> dict[str, SiteScore]:
+    """The app's own ``validate`` of ``model`` on each site's cohort (slot → CSV), as in round ``round``.
+
+    Raises ``FlipError`` E0205 when the model does not load, E0702 (calling it ``name``) when ``validate`` fails.
+    """
+    answer = _ask(
+        "score",
+        app_dir,
+        model=str(model.resolve()),
+        cohorts={slot: str(path.resolve()) for slot, path in cohorts.items()},
+        images=None if images is None else str(images.resolve()),
+        round=round,
+        total_rounds=total_rounds,
+        name=name or str(model),
+    )
+    return {slot: SiteScore(**found) for slot, found in answer["scores"].items()}
+
+
+def _ask(command: str, app_dir: Path, **request: Any) -> dict[str, Any]:
+    try:
+        # The path is sent as given, so that errors name it as the user did; the child starts elsewhere.
+        return run_child(command, {"app_dir": str(app_dir.absolute()), **request})
+    except ChildDied as died:
+        raise FlipError("E0205", where=str(app_dir / "models.py"), problem=str(died)) from None
+    except FlipError as error:
+        if error.where is not None:
+            error.where = error.where.replace(str(app_dir.absolute()), str(app_dir), 1)
+        raise
+
+
+def _shapes(answer: Mapping[str, Any]) -> Shapes:
+    return {name: (tuple(shape), dtype) for name, (shape, dtype) in answer["parameters"].items()}
+
+
+def main(command: str, request: Path, answer: Path) -> int:
+    """The child: run one command and write its answer. 0 also for an error that the answer holds."""
+    from flip_fl.app.guest import COMMANDS
+
+    try:
+        result = COMMANDS[command](json.loads(request.read_text(encoding="utf-8")))
+    except FlipError as error:
+        result = error_answer(error)
+    answer.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
