@@ -11,6 +11,7 @@ import pytest
 
 from flip_fl.hub import admin
 from tests.support.databases import PostgresServer, postgres_server
+from tests.support.hub import HubServer, RunningHub, hub_server, world
 
 LEFT_OUT = "LEFT OUT: "
 
@@ -50,6 +51,22 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     path = tmp_path / "hub.sqlite"
     shutil.copy(request.getfixturevalue("_sqlite_template"), path)
     return f"sqlite:///{path}"
+
+
+@pytest.fixture(scope="session")
+def _hub_server(_sqlite_template: Path) -> Iterator[HubServer]:
+    with hub_server(f"sqlite:///{_sqlite_template}") as server:
+        yield server
+
+
+@pytest.fixture
+def hub(_hub_server: HubServer, database_url: str) -> Iterator[RunningHub]:
+    """A hub that answers on loopback, once on each database, filled as ``tests.support.hub.world`` says."""
+    unused = _hub_server.app.state.engine
+    with world(database_url) as filled:
+        _hub_server.app.state.engine = filled.engine
+        yield RunningHub(_hub_server.base, _hub_server.key, filled)
+        _hub_server.app.state.engine = unused
 
 
 @pytest.hookimpl(wrapper=True)

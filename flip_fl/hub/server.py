@@ -35,6 +35,7 @@ def serve(settings: HubSettings, *, port: int = 0, port_file: Path | None = None
     config = uvicorn.Config(
         create_app(settings),
         workers=1,
+        ws="none",
         access_log=False,
         log_level="warning",
         server_header=False,

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import requests
 import uvicorn
+from fastapi import FastAPI
 from sqlalchemy import Engine
 from sqlmodel import Session, SQLModel, select
 
@@ -114,17 +115,27 @@ class RunningHub:
         return [row["log"] for row in self.read("/logs")]
 
 
+@dataclass(frozen=True)
+class HubServer:
+    """A hub that is up; ``app.state.engine`` may be exchanged between two tests, which saves starting it anew."""
+
+    base: str
+    key: str
+    app: FastAPI
+
+
 @contextmanager
-def running_hub(filled: World, *, key_hash: str | None = None) -> Iterator[RunningHub]:
-    """Serve a hub on a free port of 127.0.0.1, in a thread."""
+def hub_server(url: str, *, key_hash: str | None = None) -> Iterator[HubServer]:
+    """Serve a hub on a free port of 127.0.0.1, in a thread; with a fresh key unless ``key_hash`` is given."""
     key, fingerprint = admin.new_service_key()
     settings = HubSettings(
-        database_url=filled.url, service_key_hash=fingerprint if key_hash is None else key_hash, _env_file=None
+        database_url=url, service_key_hash=fingerprint if key_hash is None else key_hash, _env_file=None
     )
+    app = create_app(settings)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), access_log=False, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, ws="none", access_log=False, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30
@@ -133,12 +144,19 @@ def running_hub(filled: World, *, key_hash: str | None = None) -> Iterator[Runni
         assert time.monotonic() < deadline, "the hub did not start in time"
         time.sleep(0.01)
     try:
-        yield RunningHub(f"http://127.0.0.1:{listener.getsockname()[1]}/api", key, filled)
+        yield HubServer(f"http://127.0.0.1:{listener.getsockname()[1]}/api", key, app)
     finally:
         server.should_exit = True
         thread.join(20)
         listener.close()
         assert not thread.is_alive()
+
+
+@contextmanager
+def running_hub(filled: World, *, key_hash: str | None = None) -> Iterator[RunningHub]:
+    """A hub of its own for one world."""
+    with hub_server(filled.url, key_hash=key_hash) as server:
+        yield RunningHub(server.base, server.key, filled)
 
 
 def item(kind: str, *, seconds: float = 0.0, **facts: Any) -> dict[str, Any]:
