@@ -15,7 +15,8 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
-from flip_fl.app.runner import Failure, Result, Session, run_task
+from flip_fl.app.failures import Failure
+from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.sources import open_source
 from flip_fl.nvflare.persistor import custom_dir

@@ -27,7 +27,7 @@ def find_model_id(given: str, app_dir: Path, job_meta: Path, job_name: str = "")
             return UUID(str(value))
         except ValueError:
             continue
-    tried = "; ".join(f"{place} is {value!r}" if value else f"{place} is not set" for place, value in candidates.items())
+    tried = "; ".join(f"{place} {f'is {value!r}' if value else 'is not set'}" for place, value in candidates.items())
     raise FlipError("E0501", problem=tried)
 
 

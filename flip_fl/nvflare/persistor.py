@@ -41,7 +41,7 @@ class ArrayPersistor(ModelPersistor):
 
     def save_as(self, name: str, arrays: dict[str, np.ndarray[Any, Any]], fl_ctx: FLContext) -> None:
         """Write ``arrays`` under ``name`` so that a reader sees the old file or the new one, never half of it."""
-        target = self._folder(fl_ctx) / f"{name}.npz"
+        target = self.folder_path(fl_ctx) / f"{name}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(".tmp")
         with temporary.open("wb") as out:
@@ -54,7 +54,7 @@ class ArrayPersistor(ModelPersistor):
         """The models that exist, by name."""
         return {
             path.stem: ModelDescriptor(name=path.stem, location=str(path), model_format=MODEL_FORMAT, props={})
-            for path in sorted(self._folder(fl_ctx).glob("*.npz"))
+            for path in sorted(self.folder_path(fl_ctx).glob("*.npz"))
         }
 
     def get_model(self, model_file: str, fl_ctx: FLContext) -> ModelLearnable | None:
@@ -66,7 +66,7 @@ class ArrayPersistor(ModelPersistor):
 
     def save_history(self, history: dict[str, Any], fl_ctx: FLContext) -> None:
         """Keep what the rounds measured beside the models (JSON, atomically)."""
-        target = self._folder(fl_ctx) / HISTORY
+        target = self.folder_path(fl_ctx) / HISTORY
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(".tmp")
         temporary.write_text(json.dumps(history, indent=2), encoding="utf-8")
@@ -74,11 +74,12 @@ class ArrayPersistor(ModelPersistor):
 
     def history(self, fl_ctx: FLContext) -> dict[str, Any]:
         """What ``save_history`` kept; empty when it kept nothing."""
-        path = self._folder(fl_ctx) / HISTORY
+        path = self.folder_path(fl_ctx) / HISTORY
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return content if isinstance(content, dict) else {}
 
-    def _folder(self, fl_ctx: FLContext) -> Path:
+    def folder_path(self, fl_ctx: FLContext) -> Path:
+        """Where this job's models lie."""
         workspace = fl_ctx.get_engine().get_workspace()
         return Path(workspace.get_app_dir(fl_ctx.get_job_id())) / self.folder
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from nvflare.apis.dxo import DXO, from_shareable
 from nvflare.apis.event_type import EventType
@@ -23,6 +24,7 @@ from flip_fl.errors import FlipError
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.persistor import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, get_events, get_failure
+from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting, open_reporting
 from flip_fl.settings import ServerSettings, load_server, settings_file
 from flip_fl.values import SERVER_NAME
@@ -41,10 +43,11 @@ class FlipReporter(Widget):
     def __init__(self, model_id: str = "") -> None:
         super().__init__()
         self.model_id = model_id
-        self._reporting: Reporting | None = None
+        self._reporting: Reporting | LocalReporting | None = None
+        self._found: UUID | None = None
         self._settings: ServerSettings | None = None
         self._round = 0
-        self._total: int | None = None
+        self._total = 0
         self._accepted: set[str] = set()
         self._fatal = False
         self._handlers = {
@@ -61,7 +64,7 @@ class FlipReporter(Widget):
         }
 
     @property
-    def reporting(self) -> Reporting:
+    def reporting(self) -> Reporting | LocalReporting:
         """What this run reports through. Raises ``RuntimeError`` outside a run."""
         if self._reporting is None:
             raise RuntimeError("the run has not started")
@@ -71,6 +74,18 @@ class FlipReporter(Widget):
     def settings(self) -> ServerSettings | None:
         """The server's settings; None in development without a hub."""
         return self._settings
+
+    @property
+    def run_model_id(self) -> UUID:
+        """The model that this run reports on. Raises ``RuntimeError`` before the run has started."""
+        if self._found is None:
+            raise RuntimeError("the run has not started")
+        return self._found
+
+    @property
+    def round(self) -> int:
+        """The round that has started last, from 1; 0 before the first."""
+        return self._round
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         handler = self._handlers.get(event_type)
@@ -88,7 +103,7 @@ class FlipReporter(Widget):
             self._settings = load_server(settings_file(SERVER_NAME, root))
             model_id = find_model_id(self.model_id, custom_dir(fl_ctx), Path(workspace.get_job_meta_path(job_id)))
             state = self._settings.state_dir if self._settings and self._settings.state_dir else root / "state"
-            self._reporting = open_reporting(self._settings, model_id, state)
+            self._reporting, self._found = self._open(model_id, state), model_id
         except FlipError as error:
             # NVFLARE swallows what a handler raises; only a panic stops the job.
             self.system_panic(f"FLIP-{error.code}: {error.what} (fix: {error.fix})", fl_ctx)
@@ -100,13 +115,16 @@ class FlipReporter(Widget):
             self.log_warning(fl_ctx, "no hub is configured (development): the run's story stays in this workspace")
         self._reporting.lifecycle.initiated()
 
+    def _open(self, model_id: UUID, state: Path) -> Reporting | LocalReporting:
+        return open_reporting(self._settings, model_id, state) if self._settings else LocalReporting(model_id, state)
+
     def _prepared(self, fl_ctx: FLContext) -> None:
         self.reporting.lifecycle.prepared()
 
     def _end_run(self, fl_ctx: FLContext) -> None:
         lifecycle = self.reporting.lifecycle
         signal = fl_ctx.get_run_abort_signal()
-        if not lifecycle.decided and signal is not None and signal.triggered:
+        if lifecycle.cause is None and signal is not None and signal.triggered:
             if self.reporting.stop_requested:
                 lifecycle.stop("stopped at the hub")
             else:
@@ -137,7 +155,7 @@ class FlipReporter(Widget):
         self._round = int(current) + 1 if current is not None else self._round + 1
         self._total = int(total) if total is not None else self._total
         self._accepted = set()
-        self.reporting.lifecycle.round_started(self._round, self._total)
+        self.reporting.lifecycle.round_started(self._round, max(self._total, self._round))
 
     def _contribution(self, fl_ctx: FLContext) -> None:
         result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
@@ -179,11 +197,11 @@ class FlipReporter(Widget):
 
     def _receive(self, shareable: Shareable, slot: str) -> None:
         received = get_events(shareable, slot)
-        self.reporting.reporter.items(received.items)
+        if received.items:
+            self.reporting.reporter.from_site(slot, received.items)
         for reason, count in received.refused.items():
-            self.reporting.reporter.failure(
-                slot, f"{count} items of {slot} were refused: {reason}", global_round=self._round or None
-            )
+            text = f"{count} reports of {slot} were refused: {reason}"
+            self.reporting.reporter.failure(slot, text, global_round=self._round or None)
 
 
 def peer_name(fl_ctx: FLContext) -> str:

@@ -33,7 +33,7 @@ CENTRAL_SLOT = "central"
 
 @dataclass(frozen=True)
 class BaselineSpec:
-    """The app, its rounds and the slots. Each slot, and ``CENTRAL_SLOT``, has its settings in ``$FLIP_SETTINGS_DIR``."""
+    """The app, its rounds and the slots. Each slot and ``CENTRAL_SLOT`` have settings in ``$FLIP_SETTINGS_DIR``."""
 
     app_dir: str
     rounds: int

@@ -50,8 +50,12 @@ class SimulatedHub:
 
 
 @contextlib.contextmanager
-def simulated_hub(folder: RunFolder, name: str, description: str, slots: Sequence[str]) -> Iterator[SimulatedHub]:
-    """Set up a hub in the run's folder with one trust on each slot and one model, and serve it on 127.0.0.1.
+def simulated_hub(
+    folder: RunFolder, name: str, description: str, slots: Sequence[str], *, slots_total: int
+) -> Iterator[SimulatedHub]:
+    """Set up a hub in the run's folder and serve it on 127.0.0.1.
+
+    ``slots_total`` trusts hold a slot each; those of ``slots`` take part in the one model.
 
     Raises ``FlipError`` E0509 without the hub's packages, E0506 when it does not start.
     """
@@ -61,7 +65,7 @@ def simulated_hub(folder: RunFolder, name: str, description: str, slots: Sequenc
     admin.init_database(database_url)
     key, key_hash = admin.new_service_key()
     with admin.open_session(database_url) as session:
-        trusts = _register_trusts(session, slots)
+        trusts = _register_trusts(session, slots, slots_total)
         admin.create_project(session, PROJECT)
         model_id = admin.create_model(session, PROJECT, name, description, trusts=trusts).id
     settings = folder.settings / "hub.env"
@@ -74,14 +78,13 @@ def simulated_hub(folder: RunFolder, name: str, description: str, slots: Sequenc
         yield SimulatedHub(f"http://127.0.0.1:{_port(port_file)}/api", key, model_id)
 
 
-def _register_trusts(session: Session, slots: Sequence[str]) -> list[str]:
-    """One trust on each slot up to the highest that takes part; returns the names of those that do, in slot order."""
+def _register_trusts(session: Session, slots: Sequence[str], slots_total: int) -> list[str]:
+    """One trust on each slot; returns the names of those that take part, in the order of ``slots``."""
     from flip_fl.hub import admin
 
-    highest = max(int(slot.rpartition("_")[2]) for slot in slots)
-    admin.seed_slots(session, highest)
+    admin.seed_slots(session, slots_total)
     holders = {}
-    for number in range(1, highest + 1):
+    for number in range(1, slots_total + 1):
         trust = admin.create_trust(session, f"Simulated hospital {number}", f"SIM{number}")
         holders[admin.assign_slot(session, trust.id)] = trust.name
     return [holders[slot] for slot in slots]

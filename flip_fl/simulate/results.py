@@ -29,7 +29,7 @@ class CheckedResults:
 
 
 def fetch_and_check(
-    story: Story, settings: ServerSettings, target: Path, cohorts: Mapping[str, Path]
+    story: Story, settings: ServerSettings, target: Path, cohorts: Mapping[str, Path], images: Path | None
 ) -> CheckedResults:
     """Fetch the bundle to ``target``, load its model, score it on each site's cohort, compare with the hub's story."""
     if story.results is None:
@@ -39,7 +39,7 @@ def fetch_and_check(
         if story.results.sha256 not in (None, stored.sha256):
             return CheckedResults(target, [], "the stored bundle is not the one that was sent: its digest differs")
         verify(target)
-        scores = reproduce(target, cohorts)
+        scores = reproduce(target, cohorts, images=images)
     except FlipError as error:
         return CheckedResults(target, [], f"{error.what} ({error.why})" if error.why else error.what)
     rows = [BaselineRow(model=GLOBAL, scored_on=slot, metrics=dict(metrics)) for slot, metrics in scores.items()]

@@ -20,7 +20,7 @@ from flip_fl.simulate import nvflare
 from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baselines, start_baselines
 from flip_fl.simulate.folder import RunFolder, claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
-from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
+from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.processes import Child, running
 from flip_fl.simulate.results import CheckedResults, fetch_and_check
 from flip_fl.simulate.sites import Data, find_data, split, write_site_settings
@@ -28,7 +28,6 @@ from flip_fl.simulate.storage import create_bucket, storage
 from flip_fl.simulate.watch import OnlyChanges, news, trained
 from flip_fl.values import SERVER_NAME, ModelStatus, natural_key
 
-ENGINES = ("nvflare",)
 BUCKET = "flip-results"
 POLL_S = 0.3
 BASELINES_TIMEOUT_S = 600.0
@@ -62,9 +61,10 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
         raise FlipError("E0510", engine=options.engine, engines=known, suggestion=f"--engine {ENGINES[0]}")
     nvflare.check_installed()
     tell = OnlyChanges(progress)
-    slots = choose_slots(options)
+    federation = tuple(f"Trust_{number}" for number in range(1, options.sites + 1))
+    slots = tuple(sorted(options.slots or federation, key=natural_key))
     tell(Progress("check", text=f"checking {options.app}"))
-    config = check_app(options.app, slots).config
+    config = check_app(options.app, slots, federation=federation).config
     if options.rounds is not None:
         config = config.with_rounds(options.rounds)
     folder = claim(options.out, options.app)
@@ -76,7 +76,8 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     tell(Progress("hub", text="starting the hub and the object store"))
     with contextlib.ExitStack() as parts:
         name = options.app.resolve().name
-        hub = parts.enter_context(simulated_hub(folder, name, f"{config.job_type.value} job", slots))
+        description = f"{config.job_type.value} job"
+        hub = parts.enter_context(simulated_hub(folder, name, description, slots, slots_total=options.sites))
         store = parts.enter_context(storage(folder.state / "s3", folder.logs / "s3.log"))
         create_bucket(store, BUCKET)
         server_file = folder.settings / f"{SERVER_NAME}.env"
@@ -97,12 +98,6 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
         settings = load(ServerSettings, server_file)
         this = _Run(config, slots, folder, data, cohorts, hub, settings, options.baselines)
         return _drive(this, tell)
-
-
-def choose_slots(options: RunOptions) -> tuple[str, ...]:
-    """The kit slots that take part, in natural order."""
-    chosen = options.slots or tuple(f"Trust_{number}" for number in range(1, options.sites + 1))
-    return tuple(sorted(chosen, key=natural_key))
 
 
 def _drive(this: _Run, tell: Tell) -> RunOutcome:
@@ -163,7 +158,7 @@ def _check_results(this: _Run, tell: Tell) -> CheckedResults | None:
         return None
     tell(Progress("verify", text="fetching the results and checking that the model gives the reported scores"))
     target = this.folder.results / f"{this.hub.model_id}.zip"
-    return fetch_and_check(story, this.settings, target, this.cohorts)
+    return fetch_and_check(story, this.settings, target, this.cohorts, this.data.images)
 
 
 def _await_baselines(this: _Run, baselines: Child | None, tell: Tell) -> list[BaselineRow]:

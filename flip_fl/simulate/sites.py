@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.app.config import AppConfig
-from flip_fl.data.cohort import read_cohort
-from flip_fl.data.partition import partition
+from flip_fl.data.partition import partition_csv
 from flip_fl.errors import FlipError
 from flip_fl.settings import DevSettings, load, write_settings_file
 from flip_fl.simulate.folder import RunFolder
@@ -42,7 +41,7 @@ def find_data(config: AppConfig, csv: Path | None, images: Path | None, folder: 
         return Data(csv, images)
     if not (config.app_dir / "prepare.py").is_file():
         raise FlipError(
-            "E0901", problem="nothing was given and the app has no prepare.py", suggestion="add --data path/to/cohort.csv"
+            "E0901", problem="none was given and the app has no prepare.py", suggestion="add --data path/to/cohort.csv"
         )
     prepare(config.app_dir, folder.data)
     cohort = folder.data / COHORT_FILE
@@ -60,24 +59,11 @@ def find_data(config: AppConfig, csv: Path | None, images: Path | None, folder: 
 def split(data: Data, slots: Sequence[str], config: AppConfig, folder: RunFolder) -> dict[str, Path]:
     """Write each site's part of the cohort, no patient at two sites; returns the CSV by slot.
 
-    Raises ``FlipError`` E0902 when a site would get no row.
+    Raises ``FlipError`` E0902 for a cohort that cannot be read or has fewer patients than there are sites.
     """
-    cohort = read_cohort(data.cohort)
-    parts = partition(cohort, len(slots), seed=config.seed)
-    written = {}
-    for slot, part in zip(slots, parts, strict=True):
-        if part.empty:
-            raise FlipError(
-                "E0902",
-                path=data.cohort,
-                problem=f"{len(cohort)} rows are too few to give each of {len(slots)} sites a patient",
-                suggestion="use fewer sites or more data",
-            )
-        path = folder.site(slot) / COHORT_FILE
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part.to_csv(path, index=False)
-        written[slot] = path
-    return written
+    targets = {slot: folder.site(slot) / COHORT_FILE for slot in slots}
+    partition_csv(data.cohort, targets, seed=config.seed)
+    return targets
 
 
 def write_site_settings(cohorts: Mapping[str, Path], data: Data, config: AppConfig, folder: RunFolder) -> None:

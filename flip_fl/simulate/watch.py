@@ -41,9 +41,7 @@ def returned_slots(current: StoryRound) -> set[str]:
 def trained(story: Story) -> bool:
     """Whether the last round's model has been aggregated: what is left is validation and the upload."""
     return bool(
-        story.rounds
-        and story.rounds[-1].number == story.total_rounds
-        and story.rounds[-1].aggregated_at is not None
+        story.rounds and story.rounds[-1].number == story.total_rounds and story.rounds[-1].aggregated_at is not None
     )
 
 

@@ -98,7 +98,7 @@ class TestOrdinaryRun:
             assert series.points[-1].y < series.points[0].y  # type: ignore[operator]
 
     def test_no_patient_value_and_no_key_leaves_the_site(self, ordinary: RunOutcome) -> None:
-        """Identifiers, accession numbers and notes of the cohort, and the hub's key, are in no log, hub row or bundle."""
+        """Identifiers, accession numbers and notes of the cohort, and both keys, are in no log, hub row or bundle."""
         key = _setting(ordinary.folder / "state" / "settings" / "server.env", "INTERNAL_SERVICE_KEY")
         secret = _setting(ordinary.folder / "state" / "settings" / "server.env", "AWS_SECRET_ACCESS_KEY")
         assert_absent(ordinary.folder, [CANARY, key, secret])

@@ -1,0 +1,153 @@
+"""Our template and our widget under NVFLARE's own simulator and NVFLARE's own controllers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from flip_fl.dashboard.story import Story
+from flip_fl.nvflare.job import SERVER_CONFIG, JobValues, write_job
+from flip_fl.reporting.stats import read_stats
+from flip_fl.settings import write_settings_file
+from flip_fl.simulate.environment import scrubbed
+from flip_fl.simulate.folder import claim
+from flip_fl.simulate.hub import SimulatedHub, simulated_hub
+from flip_fl.simulate.prepare import prepare
+from flip_fl.simulate.storage import create_bucket, storage
+from tests.support.apps import write_app
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+
+SLOTS = ("Trust_1", "Trust_2")
+CONTROLLERS = {
+    "FedAvg": {
+        "id": "controller",
+        "path": "nvflare.app_common.workflows.fedavg.FedAvg",
+        "args": {"num_clients": 2, "num_rounds": 2, "persistor_id": "persistor"},
+    },
+    "ScatterAndGather": {
+        "id": "controller",
+        "path": "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
+        "args": {"min_clients": 2, "num_rounds": 2, "wait_time_after_min_received": 0, "train_task_name": "train"},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A hub that is up, and the settings that the engine's processes find."""
+
+    hub: SimulatedHub
+    settings: Path
+
+
+@contextlib.contextmanager
+def federation(folder: Path, app: Path) -> Iterator[Federation]:
+    """Hub, object store and settings files, as a run has them, without an engine."""
+    run = claim(folder / "run", app)
+    prepare(app, run.data)
+    with (
+        simulated_hub(run, "own tools", "", SLOTS, slots_total=2) as hub,
+        storage(run.state / "s3", run.logs / "s3.log") as s3,
+    ):
+        create_bucket(s3, "results")
+        write_settings_file(
+            run.settings / "server.env",
+            {
+                "FLIP_API_INTERNAL_URL": hub.url,
+                "INTERNAL_SERVICE_KEY": hub.key,
+                "UPLOADED_FEDERATED_DATA_BUCKET": "s3://results",
+                "AWS_ENDPOINT_URL": s3.endpoint,
+                "AWS_ACCESS_KEY_ID": s3.access_key,
+                "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+                "AWS_DEFAULT_REGION": s3.region,
+            },
+        )
+        for slot in SLOTS:
+            values = {"LOCAL_DEV": "true", "DEV_DATAFRAME": str(run.data / "cohort.csv"), "DEV_TABULAR": "true"}
+            write_settings_file(run.settings / f"{slot}.env", values)
+        yield Federation(hub, run.settings)
+
+
+def simulate(job: Path, workspace: Path, slots: str, **environment: str) -> None:
+    """NVFLARE's own command."""
+    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(workspace), "-c", slots, "-t", "2"]
+    done = subprocess.run(
+        command, env=scrubbed(**environment), capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def job_with(controller: str, app: Path, model_id: UUID, out: Path) -> Path:
+    """The standard job with NVFLARE's own controller in the place of ours."""
+    job = write_job(app, "standard", JobValues(model_id=model_id, num_rounds=2, min_clients=2), out)
+    config = json.loads((job / SERVER_CONFIG).read_text())
+    config["workflows"][0] = CONTROLLERS[controller]
+    (job / SERVER_CONFIG).write_text(json.dumps(config))
+    return job
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_nvflares_own_controllers_tell_the_same_story(controller: str, tmp_path: Path) -> None:
+    """Under FedAvg and ScatterAndGather: statuses in order, rounds from 1, two results a round, 2 of 2 aggregated."""
+    app = write_app(tmp_path / "app")
+    with federation(tmp_path, app) as there:
+        job = job_with(controller, app, there.hub.model_id, tmp_path / "job")
+        simulate(job, tmp_path / "ws", ",".join(SLOTS), FLIP_SETTINGS_DIR=str(there.settings))
+        story: Story = there.hub.story()
+    applied = [each.status.value for each in story.history if each.applied]
+    assert applied == ["PENDING", "INITIATED", "PREPARED", "RUNNING", "RESULTS_UPLOADED"]
+    assert [each.number for each in story.rounds] == [1, 2]
+    assert [(each.returned, each.expected) for each in story.rounds] == [(2, 2), (2, 2)]
+    assert all([cell.state for cell in each.cells] == ["returned", "returned"] for each in story.rounds)
+    (losses,) = [plot for plot in story.plots if plot.label == "train_loss"]
+    assert [[point.round for point in series.points] for series in losses.series] == [[1, 2], [1, 2]]
+
+
+def test_the_template_runs_without_a_hub_and_keeps_its_story(tmp_path: Path) -> None:
+    """In development, without any setting of a hub, the job runs, its bundle and its story stay in the workspace."""
+    app = write_app(tmp_path / "app")
+    data = tmp_path / "data"
+    prepare(app, data)
+    model_id = uuid4()
+    job = write_job(app, "standard", JobValues(model_id=model_id, num_rounds=1, min_clients=2), tmp_path / "job")
+    workspace = tmp_path / "ws"
+    simulate(job, workspace, "site-1,site-2", DEV_DATAFRAME=str(data / "cohort.csv"), DEV_TABULAR="true")
+    assert list(workspace.rglob("results.zip"))
+    (outbox,) = workspace.rglob(f"{model_id}.sqlite")
+    assert read_stats(outbox).pending > 0
+
+
+def test_a_half_configured_server_refuses_to_start(tmp_path: Path) -> None:
+    """A hub's address without key and bucket ends the job before its first round; the log names both settings."""
+    app = write_app(tmp_path / "app")
+    job = write_job(app, "standard", JobValues(model_id=uuid4(), num_rounds=1, min_clients=2), tmp_path / "job")
+    settings = tmp_path / "settings"
+    write_settings_file(settings / "server.env", {"FLIP_API_INTERNAL_URL": "http://127.0.0.1:9/api"})
+    command = [
+        sys.executable,
+        "-m",
+        "nvflare.cli",
+        "simulator",
+        str(job),
+        "-w",
+        str(tmp_path / "ws"),
+        "-n",
+        "2",
+        "-t",
+        "2",
+    ]
+    environment = scrubbed(os.environ, FLIP_SETTINGS_DIR=str(settings))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode != 0
+    log = (tmp_path / "ws" / "server" / "log.txt").read_text()
+    assert "INTERNAL_SERVICE_KEY, UPLOADED_FEDERATED_DATA_BUCKET not set" in log
