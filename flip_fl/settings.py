@@ -196,7 +196,8 @@ def settings_file(slot: str, workspace: Path | None = None) -> Path | None:
     if workspace is not None and (workspace / SETTINGS_FILE).is_file():
         return workspace / SETTINGS_FILE
     folder = os.environ.get("FLIP_SETTINGS_DIR")
-    if folder:
+    # A slot's name comes from an engine: it names a file, never a way to another folder's.
+    if folder and not re.search(r"[/\\\0]", slot):
         path = Path(folder) / f"{slot}.env"
         return path if path.is_file() else None
     return None
@@ -210,14 +211,22 @@ def environment_names() -> frozenset[str]:
 
 
 def write_settings_file(path: Path, values: Mapping[str, str]) -> None:
-    """Write a settings file that only its owner can read. Raises ``ValueError`` for a value with a line break."""
+    """Write a settings file that only its owner can read.
+
+    Raises ``ValueError`` for a value with control characters, or with ``${``, which the reader would replace.
+    """
     for name, value in values.items():
-        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name) or "\n" in value or "'" in value:
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name) or not value.isprintable() or "${" in value:
             raise ValueError(f"{name} cannot be written to a settings file")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.writelines(f"{name}='{value}'\n" for name, value in values.items())
+        os.fchmod(descriptor, 0o600)  # an older file keeps its mode when it is written to again
+        out.writelines(f"{name}='{_quoted(value)}'\n" for name, value in values.items())
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _lookup(name: str, file: Path | None) -> str | None:

@@ -99,7 +99,7 @@ def test_every_entry_reads_as_promised() -> None:
         assert entry.fix or entry.exit_code is ExitCode.INTERRUPTED, code
         for text in (entry.what, entry.why, entry.fix):
             assert "\n" not in text, code
-            assert not text.endswith("."), code
+            assert not re.search(r"[^.]\.$", text), code
         assert isinstance(entry.exit_code, ExitCode)
         assert entry.exit_code is not ExitCode.DONE
 
