@@ -12,7 +12,7 @@ import click
 import typer
 
 from flip_fl import __version__
-from flip_fl.commands import doctor, explain, hub, results, run, sync
+from flip_fl.commands import doctor, explain, hub, kit, provision, results, run, sync
 from flip_fl.commands.common import Common, guided_group
 from flip_fl.commands.output import Output, abandon, write
 from flip_fl.commands.usage import refusal
@@ -34,9 +34,10 @@ def build() -> typer.Typer:
         context_settings={"max_content_width": 110},
     )
     app.callback()(_root)
-    for module in (run, doctor, explain, sync):
+    for module in (run, doctor, explain, sync, provision):
         module.register(app)
     app.add_typer(hub.build(), name="hub")
+    app.add_typer(kit.build(), name="kit")
     app.add_typer(results.build(), name="results")
     return app
 
@@ -91,6 +92,7 @@ _EXTRAS = {
     "alembic": "hub",
     "boto3": "s3",
     "botocore": "s3",
+    "cryptography": "nvflare",
     "fastapi": "hub",
     "nvflare": "simulate",
     "psycopg": "postgres",
@@ -99,6 +101,7 @@ _EXTRAS = {
     "sqlmodel": "hub",
     "torch": "simulate",
     "uvicorn": "hub",
+    "yaml": "nvflare",
 }
 
 

@@ -391,6 +391,123 @@ _ENTRIES = (
         fix="read {report}",
         explain="A person stopped the run, here or at the hub. What it had measured is kept.",
     ),
+    # -- kits ---------------------------------------------------------------------------------------------------
+    Entry(
+        "E0601",
+        ExitCode.REFUSED,
+        "kits for {sites} exist in {folder}",
+        "a new CA would cut off all {count}",
+        "{suggestion}",
+        "Whoever holds a kit is known by a certificate of the CA in <out>/ca. --add issues more under the same CA; "
+        "--replace-all makes a new CA and all kits anew, and every site must then be given its new kit.",
+    ),
+    Entry(
+        "E0602",
+        ExitCode.USAGE,
+        "{key} is {value}; it must be {expected}",
+        "what a federation is made of is checked whole before anything is made",
+        "correct {key}",
+        "federation.yaml has the keys net, engine, server (host, port, other_hosts) and slots. Kits for Flower are not "
+        "made yet.",
+    ),
+    Entry(
+        "E0603",
+        ExitCode.USAGE,
+        "the federation's file {file} cannot be read: {problem}",
+        fix="{suggestion}",
+        explain="The file is YAML: net, engine, server with its host, and slots. Without one: "
+        "flip-fl provision -n 3 --host fl.example.org.",
+    ),
+    Entry(
+        "E0604",
+        ExitCode.USAGE,
+        "{file} has no key '{key}'",
+        "it must be {expected}",
+        "{suggestion}",
+        "net, engine, server.host and slots are required; server.port (8002) and server.other_hosts are not.",
+    ),
+    Entry(
+        "E0605",
+        ExitCode.USAGE,
+        "{file} has the key '{key}'{problem}",
+        "a misspelt or repeated key would silently have no effect",
+        "{suggestion}",
+        "A federation's file holds net, engine, server (host, port, other_hosts) and slots, each once.",
+    ),
+    Entry(
+        "E0606",
+        ExitCode.USAGE,
+        "there are no kits in {folder} to {act}",
+        "the CA that made them lies beside them, in ca/",
+        "{suggestion}",
+        "--add and --replace-all work where the kits were made. A kit that was handed out does not hold the CA.",
+    ),
+    Entry(
+        "E0607",
+        ExitCode.FAILED,
+        "the CA in {folder} cannot be used: {problem}",
+        "a kit under another CA would not be let in by the server, nor by the other sites",
+        "restore {folder} from its backup",
+        "ca/ holds rootCA.key, rootCA.pem and federation.json. If they are lost, only all kits made anew help: "
+        "flip-fl provision --replace-all --yes.",
+    ),
+    Entry(
+        "E0608",
+        ExitCode.REFUSED,
+        "{folder} holds something that is not a kit: {name}",
+        "kits are private keys, and nothing of somebody else's is moved or mixed with them",
+        "choose a new folder with --out",
+        "The folder for kits must be absent or empty at first.",
+    ),
+    Entry(
+        "E0609",
+        ExitCode.FAILED,
+        "NVFLARE could not make the kits: {problem}",
+        "nothing that was there before has changed",
+        "flip-fl doctor",
+        "Kits are made by NVFLARE's own provisioning library in a folder aside, and moved when all are complete.",
+    ),
+    Entry(
+        "E0610",
+        ExitCode.USAGE,
+        "{path} is not a kit: {problem}",
+        fix="{suggestion}",
+        explain="A kit is one folder, of the server, the administrator or a site, with startup/ in it.",
+    ),
+    Entry(
+        "E0611",
+        ExitCode.FAILED,
+        "the kit of {kit} fails {count} of {total} checks: {names}",
+        "{first}",
+        "{suggestion}",
+        "`flip-fl kit verify` says of each check what is wrong, why it matters, and what to do.",
+    ),
+    Entry(
+        "E0612",
+        ExitCode.UNREACHABLE,
+        "the certificate is for {names}, you connect to {host}",
+        "{validity}; {clock}",
+        "{suggestion}",
+        "TLS refuses a server whose certificate does not name the host that was asked for; engines tell it as a "
+        "connection that fails, or as WRONG_VERSION_NUMBER. A certificate for another host cannot be issued by itself "
+        "yet.",
+    ),
+    Entry(
+        "E0613",
+        ExitCode.UNREACHABLE,
+        "{file} is {state}",
+        "TLS refuses a certificate outside its dates; {clock}",
+        "{suggestion}",
+        "Certificates hold for 360 days, the CA for ten years. Renewing one by itself is not possible yet.",
+    ),
+    Entry(
+        "E0614",
+        ExitCode.UNREACHABLE,
+        "this clock is {difference} by {reference}",
+        "a certificate counts by the clock of who looks at it, and the run's story by the clock of who tells it",
+        "set this clock by NTP",
+        "More than 30 s are a warning, more than 5 min a failure. Any web server's Date can be the other clock.",
+    ),
     # -- results ------------------------------------------------------------------------------------------------
     Entry(
         "E0701",

@@ -205,6 +205,48 @@ class VerifyAnswer:
     sha256: str
     files: int
     left_out: list[str]
+    models: list[str]
+    model_id: str | None
+    global_round: int | None
+
+
+@dataclass(frozen=True)
+class KitRow:
+    """A kit that was made: whose, and its certificate's fingerprint (SHA-256) and last day."""
+
+    name: str
+    role: Literal["server", "admin", "site"]
+    path: Path
+    sha256: str
+    valid_to: datetime
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """``flip-fl provision``. ``kits`` are the new ones; ``replaced`` is where the old ones lie, if any were."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.provision/1"
+    net: str
+    engine: str
+    host: str
+    port: int
+    slots: int
+    folder: Path
+    kits: list[KitRow]
+    replaced: Path | None
+
+
+@dataclass(frozen=True)
+class KitVerified:
+    """``flip-fl kit verify``. ``host`` is the one that the certificate was compared with."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.kit-verify/1"
+    kit: Path
+    name: str
+    role: Literal["server", "admin", "site"]
+    net: str
+    host: str | None
+    checks: list[Check]
 
 
 @dataclass(frozen=True)
@@ -235,4 +277,6 @@ ANSWERS: tuple[Any, ...] = (
     SyncAnswer,
     ResultsAnswer,
     VerifyAnswer,
+    Provisioned,
+    KitVerified,
 )

@@ -1,0 +1,172 @@
+"""Kits for NVFLARE, made by its own provisioning library; ours is only what it does not offer as an argument."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
+from nvflare.lighter.constants import CtxKey, ParticipantType, PropKey, ProvFileName
+from nvflare.lighter.entity import Participant, Project
+from nvflare.lighter.impl.cert import CertBuilder
+from nvflare.lighter.impl.signature import SignatureBuilder
+from nvflare.lighter.impl.static_file import StaticFileBuilder
+from nvflare.lighter.impl.workspace import WorkspaceBuilder
+from nvflare.lighter.provisioner import Provisioner
+from nvflare.lighter.spec import Builder
+from nvflare.lighter.utils import serialize_cert, serialize_pri_key
+
+from flip_fl.errors import FlipError
+from flip_fl.provision.kit import ADMIN, SERVER
+from flip_fl.provision.project import MAX_SLOTS, Federation
+
+ADMIN_NAME = "admin@flip.local"
+ADMIN_ROLE = "project_admin"
+OPERATOR = "flip"
+# Slots are added under the CA of the first day, so it must outlive many generations of certificates (360 days each).
+CA_VALID_DAYS = 3650
+HEARTBEAT_TIMEOUT_S = 60
+ALLOWED_CLASSES = (
+    *DEFAULT_CLASS_ALLOW_LIST,
+    "flip_fl.nvflare.",
+    "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor",
+    "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
+)
+RESOURCES = "resources.json"
+# Below the kit's folder, in which the server's processes run.
+STORE = "."
+JOBS = "state/jobs"
+SNAPSHOTS = "state/snapshots"
+_STORAGE = "flip_fl.provision.storage.KitStorage"
+
+
+@dataclass(frozen=True)
+class Root:
+    """The CA: its certificate and its private key, both PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+@dataclass(frozen=True)
+class Built:
+    """What one provisioning made: the CA and a folder for each kit, by its name in the output."""
+
+    root: Root
+    folders: dict[str, Path]
+
+
+def version() -> str:
+    """The installed NVFLARE's version."""
+    return metadata.version("nvflare")
+
+
+def build(federation: Federation, slots: Sequence[str], workspace: Path, root: Root | None = None) -> Built:
+    """Make kits in ``workspace``: with ``root`` for ``slots`` alone, without it a new CA, server and admin as well.
+
+    ``workspace`` must be private: NVFLARE's own state in it holds every key, and is to be deleted.
+    Raises ``FlipError`` E0609.
+    """
+    journal = _Journal()
+    project = _project(federation, slots, root)
+    provisioner = Provisioner(
+        str(workspace),
+        [
+            WorkspaceBuilder(),
+            StaticFileBuilder(config_folder="config", scheme="grpc"),
+            ResourcesBuilder(),
+            CertBuilder(root_valid_days=CA_VALID_DAYS),
+            SignatureBuilder(),
+        ],
+    )
+    # On failure the library prints a traceback by itself.
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            context = provisioner.provision(project, logger=journal)
+        except Exception as error:
+            raise FlipError("E0609", problem=str(error) or type(error).__name__) from error
+    place = context.get_result_location()
+    if context.get(CtxKey.BUILD_ERROR) or place is None:
+        raise FlipError("E0609", problem="; ".join(journal.errors) or "it ended without a result")
+    names = {name: name for name in slots}
+    if root is None:
+        names |= {SERVER: SERVER, ADMIN: ADMIN_NAME}
+    made = Root(serialize_cert(context[CtxKey.ROOT_CERT]), serialize_pri_key(context[CtxKey.ROOT_PRI_KEY]))
+    return Built(made, {name: Path(place) / folder for name, folder in names.items()})
+
+
+class ResourcesBuilder(Builder):  # type: ignore[misc]
+    """Writes ``local/resources.json``, which overrides NVFLARE's default: what the template takes no argument for."""
+
+    def build(self, project: Project, ctx: Any) -> None:
+        for participant in project.get_all_participants([ParticipantType.SERVER, ParticipantType.CLIENT]):
+            local = Path(ctx.get_local_dir(participant))
+            resources = json.loads((local / ProvFileName.RESOURCES_JSON_DEFAULT).read_text(encoding="utf-8"))
+            resources["class_allow_list"] = list(ALLOWED_CLASSES)
+            if participant.type == ParticipantType.SERVER:
+                _server(resources)
+            text = json.dumps(resources, indent=2)
+            (local / RESOURCES).write_text(text + "\n", encoding="utf-8")
+
+
+def _server(resources: dict[str, Any]) -> None:
+    resources["servers"][0] |= {"heart_beat_timeout": HEARTBEAT_TIMEOUT_S, "max_num_clients": MAX_SLOTS}
+    snapshots = resources["snapshot_persistor"]["args"]["storage"]
+    snapshots |= {"path": _STORAGE, "args": {"root_dir": SNAPSHOTS}}
+    components = {component["id"]: component for component in resources["components"]}
+    components["job_manager"]["args"]["uri_root"] = JOBS
+    components["job_store"] |= {"path": _STORAGE, "args": {"root_dir": STORE}}
+
+
+def _project(federation: Federation, slots: Sequence[str], root: Root | None) -> Project:
+    server = federation.server
+    given: dict[str, Any] = {}
+    if root is not None:
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        given = {
+            "serialized_root_cert": root.certificate,
+            "root_private_key": load_pem_private_key(root.key, password=None),
+        }
+    project = Project(federation.net, f"flip_fl net {federation.net}", **given)
+    # The server's identity is its role; where it is reached stands in its certificate's SAN and may have many names.
+    project.add_participant(
+        Participant(
+            ParticipantType.SERVER,
+            SERVER,
+            OPERATOR,
+            {
+                PropKey.DEFAULT_HOST: server.host,
+                PropKey.HOST_NAMES: list(server.names[1:]),
+                PropKey.FED_LEARN_PORT: server.port,
+            },
+        )
+    )
+    for slot in slots:
+        # A site's error log may name patients' files: NVFLARE would stream it to the server.
+        site = {PropKey.ALLOW_LOG_STREAMING: False}
+        project.add_participant(Participant(ParticipantType.CLIENT, slot, slot, site))
+    if root is None:
+        project.add_participant(Participant(ParticipantType.ADMIN, ADMIN_NAME, OPERATOR, {PropKey.ROLE: ADMIN_ROLE}))
+    return project
+
+
+class _Journal:
+    """Keeps what the library would print."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+    def error(self, message: str) -> None:
+        self.errors.append(message)
+
+    def warning(self, message: str) -> None:
+        """Warnings concern options that are not used here."""
+
+    info = debug = warning
