@@ -83,8 +83,11 @@ class HttpClient:
         """Send one request to ``base_url/segment/…`` (each segment percent-encoded) and return a 2xx answer.
 
         ``route`` is the path's pattern for messages; ``timeout_s`` shortens both time-outs. Raises
-        ``HttpStatusError`` for any other status, redirects included, and ``HttpConnectionError`` for no answer.
+        ``HttpStatusError`` for any other status, redirects included, ``HttpConnectionError`` for no answer, and
+        ``ValueError`` for a segment that would make it another path.
         """
+        if any(segment in ("", ".", "..") for segment in segments):
+            raise ValueError(f"{method} {route}: a part of the address is empty or climbs")
         url = "/".join([self.base_url, *(quote(segment, safe="") for segment in segments)])
         connect, read = self._timeout
         timeout = (connect, read) if timeout_s is None else (min(connect, timeout_s), min(read, timeout_s))

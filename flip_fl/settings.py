@@ -89,7 +89,7 @@ class ClientSettings(RoleSettings):
     imaging_url: _Url = Field(alias="IMAGING_API_URL")
     trust_key: SecretStr = Field(alias="TRUST_INTERNAL_SERVICE_KEY")
     trust_key_header: _Header = Field("X-Trust-Internal-Service-Key", alias="TRUST_INTERNAL_SERVICE_KEY_HEADER")
-    net_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field("default", alias="NET_ID")
+    net_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")] = Field("default", alias="NET_ID")
     images_dir: Path = Field(alias="IMAGES_DIR")
     state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
     read_timeout_s: Annotated[float, Field(gt=0)] = Field(600.0, alias="FLIP_TRUST_READ_TIMEOUT_S")

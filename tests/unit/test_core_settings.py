@@ -100,6 +100,7 @@ MALFORMED: list[tuple[type[RoleSettings], str, str, str]] = [
     (ClientSettings, "DATA_ACCESS_API_URL", "ftp://x", "an http:// or https:// address"),
     (ClientSettings, "IMAGING_API_URL", "//x", "an http:// or https:// address"),
     (ClientSettings, "NET_ID", "../x", ""),
+    (ClientSettings, "NET_ID", "..", ""),
     (ClientSettings, "FLIP_TRUST_READ_TIMEOUT_S", "soon", ""),
     (ClientSettings, "FLIP_TRUST_READ_TIMEOUT_S", "0", ""),
     (ClientSettings, "FLIP_TRUST_READ_TIMEOUT_S", "nan", ""),
