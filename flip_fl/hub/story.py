@@ -103,8 +103,8 @@ def _history(model_id: UUID, session: Session) -> list[Transition]:
             at=row.occurred_at, previous=None, status=row.status, by="FL server", applied=False, reason=None
         )
         # Changes stand in the order in which they were made, whatever clocks say; what was ignored is put between.
-        after = sum(1 for change in history if change.at <= ignored.at)
-        history.insert(after, ignored)
+        earlier = [number for number, change in enumerate(history) if change.at <= ignored.at]
+        history.insert(earlier[-1] + 1 if earlier else len(history), ignored)
     return history
 
 

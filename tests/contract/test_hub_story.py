@@ -1,0 +1,347 @@
+"""The story of a run as the hub builds it from its rows, on both databases."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from flip_fl.dashboard.story import Story
+from flip_fl.hub import admin, database, nets
+from flip_fl.hub.story import build_story, headline
+from flip_fl.hub.tables import FlMetric
+from flip_fl.values import ModelStatus
+from tests.support.hub import T0, RunningHub, item, metric
+
+TRACEBACK = (
+    "Traceback (most recent call last):\n"
+    '  File "trainer.py", line 3, in train\n'
+    "    loss.backward()\n"
+    "RuntimeError: CUDA out of memory\n"
+    "a second line of the message"
+)
+
+
+def _started(number: int, seconds: float, total: int = 3) -> dict[str, Any]:
+    return item(
+        "event", event_type="ROUND_STARTED", global_round=number, details={"total_rounds": total}, seconds=seconds
+    )
+
+
+def _result(slot: str, number: int, seconds: float, size: int = 1000) -> dict[str, Any]:
+    details = {"size_bytes": size}
+    return item(
+        "event",
+        event_type="CLIENT_RESULT_RECEIVED",
+        client=slot,
+        global_round=number,
+        details=details,
+        seconds=seconds,
+    )
+
+
+def _aggregated(number: int, seconds: float, returned: int, expected: int = 2) -> dict[str, Any]:
+    details = {"returned": returned, "expected": expected}
+    return item("event", event_type="ROUND_AGGREGATED", global_round=number, details=details, seconds=seconds)
+
+
+def _story(hub: RunningHub) -> Story:
+    return Story.model_validate(hub.read("/story"))
+
+
+def _cells(story: Story) -> list[list[tuple[str, str]]]:
+    return [[(cell.slot, cell.state) for cell in row.cells] for row in story.rounds]
+
+
+def test_a_whole_run_is_told(hub: RunningHub) -> None:
+    """Status, history, rounds, curves, feed and results of a good run, each from its rows."""
+    hub.batch(
+        item("status", status="INITIATED", seconds=0),
+        item("status", status="PREPARED", seconds=1),
+        item("status", status="RUNNING", seconds=2),
+        _started(1, 3),
+        _result("Trust_2", 1, 5, size=2000),
+        _result("Trust_1", 1, 7),
+        _aggregated(1, 8, 2),
+        metric("Trust_1", "loss", 0.5, 1, seconds=9),
+        metric("Trust_2", "loss", 0.6, 1, seconds=9),
+        item(
+            "event",
+            event_type="RESULTS_STORED",
+            global_round=1,
+            details={"address": "s3://b/m/1.zip", "sha256": "ab", "size_bytes": 5},
+            seconds=10,
+        ),
+        item("status", status="RESULTS_UPLOADED", reason="all is well", seconds=11),
+    )
+    story = _story(hub)
+    assert (story.model.name, story.model.project, story.model.id) == ("lesions", "Stroke", str(hub.world.model_id))
+    assert (story.status, story.reason, story.total_rounds) == (ModelStatus.RESULTS_UPLOADED, "all is well", 3)
+    assert [(change.previous, change.status, change.by) for change in story.history] == [
+        (None, ModelStatus.PENDING, "hub"),
+        (ModelStatus.PENDING, ModelStatus.INITIATED, "FL server"),
+        (ModelStatus.INITIATED, ModelStatus.PREPARED, "FL server"),
+        (ModelStatus.PREPARED, ModelStatus.RUNNING, "FL server"),
+        (ModelStatus.RUNNING, ModelStatus.RESULTS_UPLOADED, "FL server"),
+    ]
+    assert [(site.slot, site.trust, site.code) for site in story.sites] == [
+        ("Trust_1", "Guy's and St Thomas'", "GSTT"),
+        ("Trust_2", "King's College", "KCH"),
+    ]
+    assert [(site.last_seen - T0).total_seconds() for site in story.sites if site.last_seen] == [9, 9]
+    (first,) = story.rounds
+    assert (first.number, first.returned, first.expected) == (1, 2, 2)
+    assert [(c.slot, c.state, c.size_bytes, c.seconds) for c in first.cells] == [
+        ("Trust_1", "returned", 1000, 4.0),
+        ("Trust_2", "returned", 2000, 2.0),
+    ]
+    (plot,) = story.plots
+    assert (plot.label, plot.x_label) == ("loss", "Global Rounds")
+    assert [(s.slot, s.name, s.points[0].y, s.points[0].round) for s in plot.series] == [
+        ("Trust_1", "GSTT", 0.5, 1),
+        ("Trust_2", "KCH", 0.6, 1),
+    ]
+    assert story.results is not None
+    assert (story.results.address, story.results.sha256, story.results.size_bytes) == ("s3://b/m/1.zip", "ab", 5)
+    kinds = [row.kind for row in story.feed]
+    assert kinds == [
+        "status",
+        "status",
+        "status",
+        "round",
+        "result",
+        "result",
+        "aggregated",
+        "event",
+        "status",
+        "status",
+    ]
+    assert story.failures == []
+
+
+def test_an_empty_run_is_told_too(hub: RunningHub) -> None:
+    """A draft has sites that have not been heard of, and nothing else."""
+    story = _story(hub)
+    assert [(site.slot, site.last_seen) for site in story.sites] == [("Trust_1", None), ("Trust_2", None)]
+    assert (story.rounds, story.plots, story.feed, story.failures, story.results) == ([], [], [], [], None)
+
+
+def test_cells_tell_the_five_states_and_add_up(hub: RunningHub) -> None:
+    """Returned, late, failed, missed, and not asked of a round that is still open; one cell per site, always."""
+    hub.batch(
+        item("status", status="RUNNING"),
+        _started(1, 1),
+        _result("Trust_1", 1, 2),
+        _aggregated(1, 3, 1),
+        _result("Trust_2", 1, 4),
+        _started(2, 10),
+        _result("Trust_1", 2, 11),
+        item("log", client="Trust_2", log=TRACEBACK, success=False, global_round=2, seconds=11),
+        _aggregated(2, 12, 1),
+        _started(3, 20),
+        _result("Trust_1", 3, 21),
+    )
+    assert _cells(_story(hub)) == [
+        [("Trust_1", "returned"), ("Trust_2", "late")],
+        [("Trust_1", "returned"), ("Trust_2", "failed")],
+        [("Trust_1", "returned"), ("Trust_2", "not_asked")],
+    ]
+    hub.batch(item("status", status="ERROR"))
+    assert _cells(_story(hub))[2] == [("Trust_1", "returned"), ("Trust_2", "missed")]
+
+
+def test_a_failure_in_another_task_does_not_undo_a_result(hub: RunningHub) -> None:
+    """A site that returned weights and then failed to validate has returned."""
+    hub.batch(
+        _started(1, 1),
+        _result("Trust_1", 1, 2),
+        item("log", client="Trust_1", log=TRACEBACK, success=False, global_round=1, seconds=3),
+    )
+    assert _cells(_story(hub))[0][0] == ("Trust_1", "returned")
+
+
+def test_a_round_that_starts_again_forgets_its_first_attempt(hub: RunningHub) -> None:
+    """A run that is queued anew shows the rounds of its last attempt."""
+    hub.batch(_started(1, 1), _result("Trust_1", 1, 2), _result("Trust_2", 1, 3), _aggregated(1, 4, 2))
+    hub.batch(_started(1, 101), _result("Trust_2", 1, 105))
+    (first,) = _story(hub).rounds
+    assert first.aggregated_at is None
+    assert [(cell.state, cell.seconds) for cell in first.cells] == [("not_asked", None), ("returned", 4.0)]
+
+
+def test_equal_failures_are_one_entry(hub: RunningHub) -> None:
+    """Seven sites with one bug are one card with seven names, headed by the exception itself."""
+    hub.batch(
+        item("log", client="Trust_2", log=TRACEBACK, success=False, global_round=1, seconds=5),
+        item("log", client="Trust_1", log=TRACEBACK, success=False, global_round=1, seconds=3),
+        item("log", client="Trust_1", log="something else", success=False, global_round=2, seconds=9),
+    )
+    first, second = _story(hub).failures
+    assert first.headline == "RuntimeError: CUDA out of memory"
+    assert (first.detail, first.slots, first.round) == (TRACEBACK, ["Trust_1", "Trust_2"], 1)
+    assert (first.at - T0).total_seconds() == 3
+    assert (second.headline, second.slots, second.round) == ("something else", ["Trust_1"], 2)
+
+
+def test_an_unattributed_failure_is_a_failure_of_nobody(hub: RunningHub) -> None:
+    """A report that names nobody we know is shown, with whom it claimed in its text."""
+    hub.batch(item("log", client="Trust_99", log=TRACEBACK, success=False))
+    (failure,) = _story(hub).failures
+    assert failure.slots == []
+    assert failure.detail.startswith("[unattributed client 'Trust_99' — unknown FL kit slot] Traceback")
+    assert failure.headline == "RuntimeError: CUDA out of memory"
+
+
+def test_a_servers_own_traceback_is_a_failure_and_its_notes_are_not(hub: RunningHub) -> None:
+    """What broke at the server is a failure; that it lost two metrics is a line of the feed."""
+    hub.batch(
+        item("log", log=TRACEBACK, success=False), item("log", log="2 metrics were dropped: queue full", success=False)
+    )
+    story = _story(hub)
+    assert [failure.slots for failure in story.failures] == [[]]
+    assert [row.kind for row in story.feed] == ["failure", "log"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "metric 'auc' of round 2 (validate) is nan: not stored",
+        "metric 'auc' of round 2 (validate) is -inf: not stored (3 times)",
+    ],
+)
+def test_a_number_that_was_not_finite_is_a_mark_in_its_curve(hub: RunningHub, text: str) -> None:
+    """A NaN is neither drawn nor forgotten: it is a point without a value, a feed row, and no failed site."""
+    hub.batch(
+        _started(2, 0),
+        metric("Trust_1", "auc", 0.8, 1),
+        metric("Trust_1", "auc", 0.9, 3),
+        item("log", client="Trust_1", log=text, success=False, global_round=2),
+    )
+    story = _story(hub)
+    (plot,) = story.plots
+    assert [(point.x, point.y) for point in plot.series[0].points] == [(1.0, 0.8), (2.0, None), (3.0, 0.9)]
+    assert story.failures == []
+    assert [(row.kind, row.success) for row in story.feed if row.slot] == [("log", False)]
+    assert _cells(story)[0][0][1] != "failed"
+
+
+def test_a_curve_of_nothing_but_nan_is_still_there(hub: RunningHub) -> None:
+    """A site whose every value was refused has its series, so that nobody takes it for absent."""
+    text = "metric 'auc' of round 1 (train) is nan: not stored"
+    hub.batch(item("log", client="Trust_2", log=text, success=False, global_round=1))
+    (plot,) = _story(hub).plots
+    assert [(s.slot, s.name, s.points[0].y) for s in plot.series] == [("Trust_2", "KCH", None)]
+
+
+def test_a_late_status_is_in_the_history_as_ignored(hub: RunningHub) -> None:
+    """After a stop the reader sees what else came and that it did not count; the reason stays the stop's."""
+    hub.batch(item("status", status="STOPPED", reason="stopped by a person", seconds=5))
+    hub.batch(item("status", status="ERROR", reason="aborted", seconds=9))
+    story = _story(hub)
+    assert [(t.status, t.applied) for t in story.history][-2:] == [
+        (ModelStatus.STOPPED, True),
+        (ModelStatus.ERROR, False),
+    ]
+    assert (story.status, story.reason) == (ModelStatus.STOPPED, "stopped by a person")
+
+
+def test_a_reason_that_comes_after_its_status_is_kept(hub: RunningHub) -> None:
+    """A stop that a person wrote first gets its reason from the server's later report of the same."""
+    hub.model("PUT", "/status/STOPPED")
+    hub.batch(item("status", status="STOPPED", reason="stopped in round 2"))
+    story = _story(hub)
+    assert story.reason == "stopped in round 2"
+    assert [t.status for t in story.history] == [ModelStatus.PENDING, ModelStatus.STOPPED]
+    assert hub.logs() == ["The run was stopped.", "stopped in round 2"]
+
+
+def test_the_feed_is_in_the_order_of_what_happened(hub: RunningHub) -> None:
+    """Lanes are sent one after the other; the feed follows the clock of the origin."""
+    hub.batch(item("log", log="second", seconds=2), item("log", log="third", seconds=3))
+    hub.batch(item("log", log="first", seconds=1))
+    assert [row.text for row in _story(hub).feed] == ["first", "second", "third"]
+
+
+def test_a_jobs_trusts_are_its_sites(hub: RunningHub) -> None:
+    """A job that was given to one of the model's trusts has one site."""
+    with hub.world.session() as session:
+        nets.add("net-1", session)
+        nets.occupy("net-1", hub.world.model_id, [hub.world.kings], session)
+    assert [site.slot for site in _story(hub).sites] == ["Trust_2"]
+
+
+def test_a_released_slot_stays_in_the_story(hub: RunningHub) -> None:
+    """What a site did is told under the name it had, also after it gave the name back."""
+    hub.batch(metric("Trust_1", "loss", 0.5, 1))
+    with hub.world.session() as session:
+        admin.release_slot(session, "Trust_1")
+    sites = {site.slot: site.trust for site in _story(hub).sites}
+    assert sites == {"Trust_1": "Guy's and St Thomas'", "Trust_2": "King's College"}
+
+
+def test_sites_are_in_natural_order(hub: RunningHub) -> None:
+    """Trust_2 stands before Trust_10."""
+    with hub.world.session() as session:
+        admin.seed_slots(session, 11)
+        for number in range(4, 12):
+            trust = admin.create_trust(session, f"hospital {number}")
+            admin.assign_slot(session, trust.id)
+            admin.associate_trusts(session, hub.world.model_id, [trust.id])
+    slots = [site.slot for site in _story(hub).sites]
+    assert slots == ["Trust_1", "Trust_2", *(f"Trust_{number}" for number in range(4, 12))]
+
+
+def test_details_of_a_wrong_kind_do_no_harm(hub: RunningHub) -> None:
+    """A sender's nonsense in the details costs the numbers, not the story."""
+    hub.batch(
+        item("event", event_type="ROUND_STARTED", global_round=1, details={"total_rounds": "many"}),
+        item(
+            "event",
+            event_type="CLIENT_RESULT_RECEIVED",
+            client="Trust_1",
+            global_round=1,
+            details={"size_bytes": {"a": -1}},
+        ),
+        item("event", event_type="ROUND_AGGREGATED", global_round=1, details={"returned": -1, "expected": True}),
+        item("event", event_type="RESULTS_STORED", global_round=1, details={"address": 5}),
+        item("event", event_type="RESULTS_STORED", global_round=1),
+    )
+    story = _story(hub)
+    assert story.total_rounds is None
+    assert (story.rounds[0].returned, story.rounds[0].expected, story.rounds[0].cells[0].size_bytes) == (None,) * 3
+    assert story.results is None
+
+
+def test_the_story_of_an_absent_model_is_none(hub: RunningHub) -> None:
+    """None means absent."""
+    with database.reading(hub.world.engine) as session:
+        assert build_story(uuid4(), session) is None
+
+
+def test_a_story_reads_one_moment(hub: RunningHub) -> None:
+    """What is written while a story is read is not half in it: a reading session sees one snapshot."""
+    with database.reading(hub.world.engine) as session:
+        before = build_story(hub.world.model_id, session)
+        hub.batch(metric("Trust_1", "loss", 0.5, 1), item("status", status="RUNNING"))
+        session.expire_all()
+        again = build_story(hub.world.model_id, session)
+    assert before is not None
+    assert again is not None
+    assert (again.status, again.plots) == (before.status, before.plots)
+    assert len(hub.world.rows(FlMetric)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (TRACEBACK, "RuntimeError: CUDA out of memory"),
+        ("ValueError: no\n", "ValueError: no"),
+        ("one\ntwo\n\n", "two"),
+        ("Traceback (most recent call last):\n  File x\n", "File x"),
+        ("  \n", "no text"),
+    ],
+)
+def test_the_headline_says_what_happened(text: str, expected: str) -> None:
+    """The exception's own line stands first, whatever surrounds it."""
+    assert headline(text) == expected
