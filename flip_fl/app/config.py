@@ -132,14 +132,16 @@ def _near_miss(key: str) -> str | None:
     """The platform key that ``key`` was probably meant to be, or None."""
     if key in rules.PLATFORM_KEYS:
         return None
+    found: list[tuple[int, str]] = []
     for known in rules.PLATFORM_KEYS:
         # `models` is also what apps call keys of their own ("model"), and LEARNING_RATE_D is not a slip of the pen.
         if known == "models" or key.upper().startswith(f"{known.upper()}_"):
             continue
         limit = 1 if len(known) <= _SHORT_KEY else 2
-        if edit_distance(key.upper().replace("-", "_"), known.upper(), limit) <= limit:
-            return known
-    return None
+        distance = edit_distance(key.upper().replace("-", "_"), known.upper(), limit)
+        if distance <= limit:
+            found.append((distance, known))
+    return min(found)[1] if found else None
 
 
 def _refused(key: str, value: Any, bad: rules.Bad, config: AppConfig | None) -> FlipError:
@@ -173,4 +175,4 @@ def _typed(key: str, value: Any) -> Any:
 
 
 def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    return text[:1].lower() + text[1:] if text.partition(" ")[0].istitle() else text

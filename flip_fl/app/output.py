@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+_HOUSE = frozenset({"flip_fl", "nvflare", "flwr"})
 
 
 class _Counter(io.TextIOBase):
@@ -22,17 +26,23 @@ class _Counter(io.TextIOBase):
         self.lines += text.count("\n")
         return len(text)
 
+    def warned(self, *args: object, **kwargs: object) -> None:
+        """Stands in for ``warnings.showwarning``."""
+        self.lines += 1
 
-class _NotFrom(logging.Filter):
-    """Drops the log records that were made by files below ``folder``."""
+
+class _Veto(logging.Filter):
+    """Drops log records that the app made, or that a library made on its behalf."""
 
     def __init__(self, folder: Path, counter: _Counter) -> None:
         super().__init__()
         self._folder = folder
         self._counter = counter
+        self._thread = threading.get_ident()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not Path(record.pathname).is_relative_to(self._folder):
+        by_app = Path(record.pathname).is_relative_to(self._folder)
+        if not by_app and (record.thread != self._thread or record.name.partition(".")[0] in _HOUSE):
             return True
         self._counter.lines += 1
         return False
@@ -42,18 +52,23 @@ class _NotFrom(logging.Filter):
 def withheld(app_dir: Path, *, active: bool = True) -> Iterator[_Counter]:
     """Swallow what the app prints, warns and logs while the block runs; the value counts the lines.
 
-    Handlers of the engine keep working: only records made by the app's own files are dropped.
+    The engine's threads and the house go on logging: only records of this thread and of the app's files are dropped.
     """
     counter = _Counter()
     if not active:
         yield counter
         return
-    veto = _NotFrom(app_dir.resolve(), counter)
+    veto = _Veto(app_dir.resolve(), counter)
     handlers = list(logging.getLogger().handlers)
     for handler in handlers:
         handler.addFilter(veto)
     try:
-        with contextlib.redirect_stdout(counter), contextlib.redirect_stderr(counter):
+        with (
+            contextlib.redirect_stdout(counter),
+            contextlib.redirect_stderr(counter),
+            warnings.catch_warnings(),
+        ):
+            warnings.showwarning = counter.warned
             yield counter
     finally:
         for handler in handlers:

@@ -36,7 +36,12 @@ def read_object(text: str) -> Document:
     Raises ``json.JSONDecodeError``, also for what only Python's reader takes for JSON (NaN, Infinity), for a key that
     stands twice, and for a value that is no object.
     """
-    value = json.loads(text, parse_constant=_no_constant)
+
+    def no_constant(name: str) -> Any:
+        found = re.search(rf'(?<![\w"]){re.escape(name)}(?![\w"])', text)
+        raise json.JSONDecodeError(f"{name} is not JSON", text, found.start() if found else 0)
+
+    value = json.loads(text, parse_constant=no_constant)
     start = _skip(text, 0)
     if not isinstance(value, dict):
         raise json.JSONDecodeError("it must be one object: {…}", text, start)
@@ -74,7 +79,3 @@ def _walk(text: str, start: int, path: Path, offsets: dict[Path, int]) -> int:
 def _skip(text: str, position: int) -> int:
     match = _BLANK.match(text, position)
     return match.end() if match else position
-
-
-def _no_constant(name: str) -> Any:
-    raise json.JSONDecodeError(f"{name} is not JSON", name, 0)

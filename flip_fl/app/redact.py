@@ -122,7 +122,10 @@ class _Redactor:
         """What may be said of the exception's own text."""
         if isinstance(error, SyntaxError):
             return self._syntax(error)
-        text = str(error)
+        try:
+            text = str(error)
+        except Exception:
+            return "<message withheld>"  # the exception's own code failed
         if not text or self._is_ours(error):
             return text
         vocabulary = self._vocabulary(error)
