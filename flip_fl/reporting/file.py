@@ -8,18 +8,30 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
 from flip_fl.errors import FlipError
 from flip_fl.reporting.locks import FileLock
 from flip_fl.reporting.losses import LossReason
+from flip_fl.reporting.schema import SCHEMA_VERSION
 from flip_fl.reporting.stats import read_stats
-from flip_fl.reporting.store import MEMORY, SCHEMA_VERSION, Store
+from flip_fl.reporting.store import MEMORY, Store
 
 logger = logging.getLogger("flip_fl.reporting")
 
 _Answer = TypeVar("_Answer")
+
+
+class OutboxState(StrEnum):
+    """Whether reports reach the disk. In the middle three they are kept in memory, bounded, until they do again."""
+
+    OK = "ok"
+    DISK_FULL = "disk_full"
+    READ_ONLY = "read_only"
+    IO_ERROR = "io_error"
+    CLOSED = "closed"
 
 
 class CorruptFileError(sqlite3.DatabaseError):
@@ -131,6 +143,14 @@ def beside(path: Path, suffix: str) -> Path:
 def error_name(error: sqlite3.Error) -> str:
     """SQLite's name of what went wrong, such as ``SQLITE_FULL``."""
     return str(getattr(error, "sqlite_errorname", type(error).__name__))
+
+
+def state_of(error: Exception) -> OutboxState:
+    """What a failed write says about the disk."""
+    name = error_name(error) if isinstance(error, sqlite3.Error) else ""
+    if name.startswith("SQLITE_FULL"):
+        return OutboxState.DISK_FULL
+    return OutboxState.READ_ONLY if name.startswith("SQLITE_READONLY") else OutboxState.IO_ERROR
 
 
 def is_corrupt(error: sqlite3.Error) -> bool:

@@ -9,18 +9,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from flip_fl import wire
-from flip_fl.reporting.file import OutboxFile, error_name
+from flip_fl.reporting.file import OutboxFile, OutboxState, state_of
 from flip_fl.reporting.forking import watch_forks
 from flip_fl.reporting.losses import LossReason, describe
 from flip_fl.reporting.records import Lane, Record, record_of
 from flip_fl.reporting.stats import read_stats
 from flip_fl.reporting.store import MAX_BYTES, MAX_ROWS, MEMORY, Dead, Store
+from flip_fl.reporting.wake import Wake
+
+__all__ = ["Outbox", "OutboxState"]
 
 logger = logging.getLogger("flip_fl.reporting")
 
@@ -31,18 +33,9 @@ MEMORY_ROWS = 10_000
 MEMORY_BYTES = 8 << 20
 CHECKPOINT_BYTES = 4 << 20
 DISK_RETRY_S = 1.0
+YIELD_S = 0.0005
 
 _Answer = TypeVar("_Answer")
-
-
-class OutboxState(StrEnum):
-    """Whether reports reach the disk. In the middle three they are kept in memory, bounded, until they do again."""
-
-    OK = "ok"
-    DISK_FULL = "disk_full"
-    READ_ONLY = "read_only"
-    IO_ERROR = "io_error"
-    CLOSED = "closed"
 
 
 class Outbox:
@@ -59,7 +52,7 @@ class Outbox:
     def __init__(self, path: Path | str, *, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
         self.path = None if str(path) == MEMORY else Path(path)
         self.state = OutboxState.OK
-        self.urgent = threading.Event()
+        self.urgent = Wake()
         self._lock = threading.RLock()
         self._file = OutboxFile(self.path, max_rows, max_bytes)
         self._memory: Store | None = None
@@ -147,6 +140,8 @@ class Outbox:
                 self._unsettled.append(part)
                 self._collected -= {*part[0], *(corpse.id for corpse in part[1])}
                 self._settle_disk()
+            # A lock that is taken again at once is never had by the thread that waits for it.
+            time.sleep(YIELD_S)
 
     def mark_attempted(self, row_id: bytes, attempted: bool) -> None:
         """See ``Store.mark_attempted``."""
@@ -220,7 +215,7 @@ class Outbox:
             self._lock.release()
             return
         self._lock = threading.RLock()
-        self.urgent = threading.Event()
+        self.urgent = Wake()
         self._entered, self._interrupting, self._unsettled = False, [], []
         self._file.forget()
         if self._memory is not None:
@@ -276,7 +271,7 @@ class Outbox:
         logger.info("the outbox can be written again: %d reports moved from memory to disk", len(records))
 
     def _degrade(self, error: Exception) -> Store:
-        self.state = _state_of(error)
+        self.state = state_of(error)
         self._next_try = time.monotonic() + DISK_RETRY_S
         logger.error("the outbox cannot be written (%s): reports are kept in memory only", self.state.value)
         text = f"reporting: the outbox file cannot be written ({self.state.value}); reports are kept in memory"
@@ -305,7 +300,7 @@ class Outbox:
                 with self._inside():
                     return self._file.use(action)
             except (sqlite3.Error, OSError) as error:
-                logger.debug("the outbox file: %s", _state_of(error).value)
+                logger.debug("the outbox file: %s", state_of(error).value)
                 return None
 
     @contextlib.contextmanager
@@ -315,10 +310,3 @@ class Outbox:
             yield
         finally:
             self._entered = False
-
-
-def _state_of(error: Exception) -> OutboxState:
-    name = error_name(error) if isinstance(error, sqlite3.Error) else ""
-    if name.startswith("SQLITE_FULL"):
-        return OutboxState.DISK_FULL
-    return OutboxState.READ_ONLY if name.startswith("SQLITE_READONLY") else OutboxState.IO_ERROR

@@ -72,7 +72,8 @@ class Sender:
         self._last_contact = time.monotonic()
         self._held_since: float | None = None
         self._down_since: float | None = None
-        self._paused: str | None = None
+        # What an earlier sender wrote into the file is not known here.
+        self._paused: str | None = "unknown"
         self._logged_at = float("-inf")
         self._told_at = float("-inf")
         self.stop_requested = False
@@ -156,6 +157,7 @@ class Sender:
     def _step(self) -> float:
         """Collect, transmit, feed back, once; return the seconds to wait before the next time."""
         self._outbox.urgent.clear()
+        self._outbox.checkpoint()
         records = self._collect()
         if not records:
             return self._idle()
@@ -171,7 +173,6 @@ class Sender:
         if feedback.dead:
             logger.warning("the hub refused %d reports; they are set aside: flip-fl doctor", len(feedback.dead))
         wait = self._digest(feedback)
-        self._outbox.checkpoint()
         if feedback.problem is not None:
             return wait
         more = len(records) >= MAX_BATCH_ITEMS or self._transmitter.single or self._closing.is_set()

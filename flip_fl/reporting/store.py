@@ -14,9 +14,9 @@ from types import TracebackType
 
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.records import Lane, Record
+from flip_fl.reporting.schema import COLLECT, SCHEMA_VERSION, STATEMENTS, append_statement
 from flip_fl.wire import MAX_BATCH_BYTES, MAX_BATCH_ITEMS
 
-SCHEMA_VERSION = 1
 MEMORY = ":memory:"
 MAX_ROWS = 100_000
 MAX_BYTES = 64 << 20
@@ -27,30 +27,8 @@ MAX_DEAD = 1_000
 WAL_PAGES = 4_000
 OTHER_PROCESS_WAIT_S = 5.0
 
-_SCHEMA = """
-CREATE TABLE pending (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, lane INTEGER NOT NULL, terminal INTEGER NOT NULL,
-  own INTEGER NOT NULL, attempted INTEGER NOT NULL DEFAULT 0, created_ms INTEGER NOT NULL, size INTEGER NOT NULL,
-  body TEXT NOT NULL);
-CREATE INDEX pending_order ON pending (lane, seq);
-CREATE TABLE lanes (lane INTEGER PRIMARY KEY, rows INTEGER NOT NULL, bytes INTEGER NOT NULL);
-INSERT INTO lanes VALUES (0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0);
-CREATE TABLE seen (n INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE);
-CREATE TABLE dead (
-  n INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL, at_ms INTEGER NOT NULL, code TEXT NOT NULL, detail TEXT,
-  body TEXT NOT NULL);
-CREATE TABLE losses (reason TEXT PRIMARY KEY, count INTEGER NOT NULL, reported INTEGER NOT NULL);
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
-
-_APPEND = """
-INSERT INTO pending (id, lane, terminal, own, attempted, created_ms, size, body)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (SELECT 1 FROM seen WHERE id = ?1) ON CONFLICT (id) DO NOTHING
-"""
-
-_COLLECT = """
-SELECT id, body, terminal, own, attempted, seq FROM pending WHERE lane = ? AND seq > ? ORDER BY seq LIMIT ?
-"""
+# Each statement gives up the interpreter's lock and has to win it back from busy threads: many rows go in one.
+ROWS_A_STATEMENT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +66,15 @@ class Store:
 
     def append(self, records: Sequence[Record]) -> int:
         """Keep the records whose ids are new; return how many. At the cap, less important ones make room."""
-        added: list[Record] = []
-        now_ms = time.time_ns() // 1_000_000
         with self._transaction(durable=any(record.durable for record in records)):
+            added = 0
+            for start in range(0, len(records), ROWS_A_STATEMENT):
+                added += self._insert(records[start : start + ROWS_A_STATEMENT])
             for record in records:
-                row = (record.id, record.lane, record.terminal, record.own, record.attempted, now_ms)
-                if self._sql.execute(_APPEND, (*row, record.size, record.body)).rowcount:
-                    added.append(record)
-            self._count(added, +1)
-            for record in added:
                 if record.lane is Lane.STATUS:
                     self._mark_end(record.terminal)
             self._make_room()
-        return len(added)
+        return added
 
     def collect(
         self, limit: int = MAX_BATCH_ITEMS, max_bytes: int = MAX_BATCH_BYTES, *, release: bool = False
@@ -115,7 +89,7 @@ class Store:
         size = 0
         for lane in Lane:
             wanted = (lane, self._skip.get(lane, 0), limit - len(chosen))
-            for row_id, body, terminal, own, attempted, seq in self._sql.execute(_COLLECT, wanted):
+            for row_id, body, terminal, own, attempted, seq in self._sql.execute(COLLECT, wanted):
                 if lane is Lane.STATUS and seq == held:
                     break
                 record = Record(row_id, lane, body, bool(terminal), bool(own), bool(attempted))
@@ -145,8 +119,8 @@ class Store:
     def settle(self, acked: Sequence[bytes], dead: Sequence[Dead] = ()) -> None:
         """Forget what the hub has; set aside what it refused, counting each under its reason."""
         with self._transaction():
-            if any(record.terminal for record in self._remove(acked)):
-                self.put("delivered", "1", transaction=False)
+            for start in range(0, len(acked), ROWS_A_STATEMENT):
+                self._acknowledge(acked[start : start + ROWS_A_STATEMENT])
             for corpse in dead:
                 for record in self._remove([corpse.id]):
                     # A loss of a row about losses is not reported again: it would never end.
@@ -177,9 +151,7 @@ class Store:
         with self._transaction(durable=True):
             for reason, count in losses.items():
                 self._sql.execute("UPDATE losses SET reported = reported + ? WHERE reason = ?", (count, reason))
-            row = (record.id, record.lane, False, True, False, time.time_ns() // 1_000_000)
-            self._sql.execute(_APPEND, (*row, record.size, record.body))
-            self._count([record], +1)
+            self._insert([record])
         return True
 
     def depth(self) -> dict[Lane, int]:
@@ -208,7 +180,7 @@ class Store:
             with self._transaction(durable=True):
                 # Another process may have been faster between the two looks.
                 if int(self._sql.execute("PRAGMA user_version").fetchone()[0]) == 0:
-                    for statement in _SCHEMA.split(";"):
+                    for statement in STATEMENTS:
                         self._sql.execute(statement)
                     self._sql.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             version = SCHEMA_VERSION
@@ -217,14 +189,20 @@ class Store:
     def _transaction(self, *, durable: bool = False) -> _Transaction:
         return _Transaction(self._sql, durable)
 
-    def _count(self, records: Iterable[Record], sign: int) -> None:
-        totals: dict[Lane, list[int]] = {}
+    def _insert(self, records: Sequence[Record]) -> int:
+        now_ms = time.time_ns() // 1_000_000
+        values: list[object] = []
         for record in records:
-            total = totals.setdefault(record.lane, [0, 0])
-            total[0] += sign
-            total[1] += sign * record.size
-        for lane, (rows, size) in totals.items():
-            self._sql.execute("UPDATE lanes SET rows = rows + ?, bytes = bytes + ? WHERE lane = ?", (rows, size, lane))
+            values += (record.id, record.lane, record.terminal, record.own, record.attempted, now_ms)
+            values += (record.size, record.body)
+        return self._sql.execute(append_statement(len(records)), values).rowcount
+
+    def _acknowledge(self, ids: Sequence[bytes]) -> None:
+        known = f"id IN ({', '.join('?' * len(ids))})"
+        if self._sql.execute(f"SELECT 1 FROM pending WHERE {known} AND terminal LIMIT 1", ids).fetchone():
+            self.put("delivered", "1", transaction=False)
+        self._sql.execute(f"INSERT OR IGNORE INTO seen (id) SELECT id FROM pending WHERE {known}", ids)
+        self._sql.execute(f"DELETE FROM pending WHERE {known}", ids)
 
     def _mark_end(self, terminal: bool) -> None:
         # A status after the end begins a new run under the same model; a cause is spent once its status is kept.
@@ -256,7 +234,6 @@ class Store:
         if seen:
             rows = ((record.id,) for record in removed)
             self._sql.executemany("INSERT OR IGNORE INTO seen (id) VALUES (?)", rows)
-        self._count(removed, -1)
         return removed
 
     def _bury(self, corpse: Dead, record: Record) -> None:

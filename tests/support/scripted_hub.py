@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -249,3 +251,26 @@ def scripted_hub() -> Iterator[ScriptedHub]:
         yield hub
     finally:
         hub.down()
+
+
+@contextmanager
+def separate_hub(always: str = "") -> Iterator[str]:
+    """A hub in a process of its own, so that it shares no interpreter lock with what is measured; yields its URL.
+
+    ``always`` is what happens to every request: ``slow`` (50 ms), ``hang``, or nothing.
+    """
+    command = [sys.executable, "-m", "tests.support.scripted_hub", always]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            yield child.stdout.readline().strip()
+        finally:
+            child.kill()
+
+
+if __name__ == "__main__":
+    faults = {"slow": Fault("slow", seconds=0.05), "hang": Fault("hang")}
+    with scripted_hub() as served:
+        served.always = faults.get(sys.argv[1])
+        print(served.url, flush=True)
+        sys.stdin.read()
