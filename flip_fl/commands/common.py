@@ -162,11 +162,9 @@ class Command(TyperCommand):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        common = Common.of(ctx)
-        if common.verbose or os.environ.get("FLIP_LOG"):
-            from flip_fl.commands import logs
+        from flip_fl.commands import logs
 
-            logs.configure(common.verbose, os.environ.get("FLIP_LOG"))
+        logs.configure(Common.of(ctx).verbose, os.environ.get("FLIP_LOG"))
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:

@@ -101,9 +101,11 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0: a free one.")] = DEFAULT_PORT,
 ) -> Any:
     """Serve a hub on 127.0.0.1 until Ctrl-C or SIGTERM. The API is below /api."""
+    from flip_fl.commands import logs
     from flip_fl.hub.server import serve as serve_hub
 
     output = Output.of(context)
+    logs.warn_on_stderr()
     settings = hub_settings(directory)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)

@@ -12,11 +12,15 @@ _REQUESTS = "urllib3.connectionpool"
 
 
 def configure(verbose: int, file: str | None) -> None:
-    """``verbose`` 1: requests and flip_fl's own notes; 2: every library's logs. ``file``: all of it there as well.
+    """``verbose`` 0: nothing; 1: requests and flip_fl's own notes; 2: every library's logs.
 
-    The file is made readable by its owner alone.
+    ``file``: all of it there as well; it is made readable by its owner alone.
     """
-    handlers: list[logging.Handler] = []
+    # Without any handler Python prints warnings by itself, in the middle of a command's own words.
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    if not verbose and not file:
+        logging.getLogger().addHandler(handlers[0])
+        return
     if verbose:
         handlers.append(logging.StreamHandler(sys.stderr))
     if file:
@@ -33,3 +37,11 @@ def configure(verbose: int, file: str | None) -> None:
         logging.getLogger(noisy).setLevel(logging.INFO)
     logging.getLogger("flip_fl").setLevel(logging.DEBUG)
     logging.getLogger(_REQUESTS).setLevel(logging.DEBUG)
+
+
+def warn_on_stderr() -> None:
+    """For a server's process: warnings of every library on stderr, as they come."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logging.getLogger().addHandler(handler)

@@ -92,8 +92,17 @@ def verify(
         path = _local_bundle(find(bundle))
     verified = check(path)
     manifest = verified.manifest
-    answer = VerifyAnswer(path, sha256(path), len(manifest.files), list(manifest.left_out))
-    Output.of(context).answer(answer, f"ok: {len(manifest.files)} files match their digests, the model loads\n{path}")
+    answer = VerifyAnswer(
+        bundle=path,
+        sha256=sha256(path),
+        files=len(manifest.files),
+        left_out=list(manifest.left_out),
+        models=list(verified.models),
+        model_id=manifest.model_id,
+        global_round=manifest.global_round,
+    )
+    told = f"ok: {answer.files} files match their digests; {', '.join(answer.models)} load"
+    Output.of(context).answer(answer, "\n".join([told, *(f"left out: {name}" for name in answer.left_out), str(path)]))
     return int(ExitCode.DONE)
 
 

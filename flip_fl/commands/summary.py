@@ -52,9 +52,9 @@ def measurements(story: Story) -> list[Measurement]:
 def text(told: RunAnswer) -> str:
     """The tables and the last lines, for people."""
     parts = [part for part in (_rounds_table(told.rounds), _baselines_table(told.baselines)) if part]
-    last = [f"status   {printable(told.words)}", f"results  {told.results or 'none'}"]
+    last = [f"status   {printable(told.words)}", f"results  {printable(told.results or 'none')}"]
     if told.sha256:
-        last.append(f"sha256   {told.sha256}")
+        last.append(f"sha256   {printable(told.sha256)}")
     last.append(f"report   {told.report}")
     return "\n\n".join([*parts, "\n".join(last)])
 

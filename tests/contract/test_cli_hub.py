@@ -1,0 +1,151 @@
+"""``flip-fl hub …`` on a real database and a real port."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flip_fl.commands.answers import HubMade, Models, Slots, Trusts
+from tests.contract.test_cli_json import checked
+from tests.support.cli import SCRIPT, environment, flip_fl, served_hub
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A folder in which a hub with two slots was made."""
+    assert flip_fl("hub", "init", "--slots", "2", cwd=tmp_path).exit_code == 0
+    return tmp_path
+
+
+def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+    """Protects the service key: the hub's files, readable by their owner alone, hold nothing but its hash."""
+    first = checked(flip_fl("hub", "init", "--json", cwd=tmp_path).document(), HubMade)
+    second = checked(flip_fl("hub", "init", "--json", cwd=tmp_path).document(), HubMade)
+    assert (first.created, second.created, second.service_key) == (True, False, None)
+    assert first.service_key
+    file = tmp_path / "hub" / "hub.env"
+    text = file.read_text(encoding="utf-8")
+    assert hashlib.sha256(first.service_key.encode()).hexdigest() in text
+    assert first.service_key not in text
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "hub" / "hub.sqlite").stat().st_mode) == 0o600
+
+
+def test_a_new_key_replaces_the_old_one_and_keeps_the_data(made: Path) -> None:
+    """Protects the way out for a lost key: rotating it changes nothing else."""
+    flip_fl("hub", "trust", "add", "Kings", cwd=made)
+    before = (made / "hub" / "hub.env").read_text(encoding="utf-8")
+    answer = checked(flip_fl("hub", "init", "--new-key", "--json", cwd=made).document(), HubMade)
+    after = (made / "hub" / "hub.env").read_text(encoding="utf-8")
+    assert hashlib.sha256(str(answer.service_key).encode()).hexdigest() in after
+    assert before != after
+    trusts = checked(flip_fl("hub", "trust", "list", "--json", cwd=made).document(), Trusts).trusts
+    assert [trust.name for trust in trusts] == ["Kings"]
+
+
+def test_who_takes_part_is_said_in_three_steps(made: Path) -> None:
+    """Protects the path from an empty hub to a model that two trusts take part in."""
+    for name, code in (("Guys and St Thomas", "GSTT"), ("Kings", "KCH")):
+        added = checked(flip_fl("hub", "trust", "add", name, "--code", code, "--json", cwd=made).document(), Trusts)
+        assert [(t.name, t.code, t.slot) for t in added.trusts] == [(name, code, None)]
+        assert flip_fl("hub", "slot", "assign", name, cwd=made).exit_code == 0
+    slots = checked(flip_fl("hub", "slot", "list", "--json", cwd=made).document(), Slots).slots
+    assert [(slot.slot, slot.trust) for slot in slots] == [("Trust_1", "Guys and St Thomas"), ("Trust_2", "Kings")]
+    added = flip_fl("hub", "model", "add", "Breast cancer", "--project", "Pathology", "--json", cwd=made)
+    (model,) = checked(added.document(), Models).models
+    assert (model.name, model.project, model.status) == ("Breast cancer", "Pathology", "PENDING")
+    assert model.trusts == ["Guys and St Thomas", "Kings"]
+    listed = flip_fl("hub", "model", "list", cwd=made).stdout
+    assert "Draft" in listed
+    assert "PENDING" not in listed
+
+
+def test_a_repeat_says_so_and_changes_nothing(made: Path) -> None:
+    """Protects scripts that run twice: the same trust and the same model, exit code 0."""
+    for words in (("trust", "add", "Kings"), ("slot", "assign", "Kings"), ("model", "add", "Breast cancer")):
+        first = flip_fl("hub", *words, "--json", cwd=made)
+        again = flip_fl("hub", *words, "--json", cwd=made)
+        assert (first.exit_code, again.exit_code) == (0, 0)
+        key = words[0] + "s"
+        assert [row.get("id") for row in first.document()["data"][key]] == [
+            row.get("id") for row in again.document()["data"][key]
+        ]
+    assert flip_fl("hub", "trust", "add", "Kings", cwd=made).stderr == "already there\n"
+    assert flip_fl("hub", "model", "add", "Breast cancer", cwd=made).stderr == "already there\n"
+    flip_fl("hub", "model", "add", "Breast cancer", "--new", cwd=made)
+    models = checked(flip_fl("hub", "model", "list", "--json", cwd=made).document(), Models).models
+    assert len(models) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "code"),
+    [
+        (("slot", "assign", "Nobody"), 2, "E1002"),
+        (("model", "add", "x" * 76), 2, "E1005"),
+        (("model", "add", "x", "--trust", "Nobody"), 2, "E1002"),
+        (("slot", "seed", "0"), 2, "E0102"),
+        (("trust", "list", "--dir", "elsewhere"), 3, "E1001"),
+    ],
+)
+def test_what_the_hub_refuses_is_an_error_of_the_catalogue(
+    words: tuple[str, ...], exit_code: int, code: str, made: Path
+) -> None:
+    """Protects people from a database's own words."""
+    done = flip_fl("hub", *words, cwd=made)
+    assert (done.exit_code, done.stdout) == (exit_code, "")
+    assert done.stderr.startswith(f"error[FLIP-{code}]: ")
+    assert not (made / "elsewhere").exists()
+
+
+def test_no_slot_is_free(made: Path) -> None:
+    """Protects a third hospital from sharing a slot: the rule refuses, with the command that adds one."""
+    for name in ("A", "B", "C"):
+        flip_fl("hub", "trust", "add", name, cwd=made)
+        last = flip_fl("hub", "slot", "assign", name, cwd=made)
+    assert last.exit_code == 5
+    assert "  fix: flip-fl hub init --slots 3" in last.stderr.splitlines()
+    assert flip_fl("hub", "init", "--slots", "3", cwd=made).exit_code == 0
+    assert flip_fl("hub", "slot", "assign", "C", cwd=made).stdout.splitlines()[1].split() == ["Trust_3", "C"]
+
+
+def test_a_served_hub_ends_quietly_with_ctrl_c(made: Path) -> None:
+    """Protects the ordinary end of a hub: Ctrl-C is how one stops it, no failure and no traceback."""
+    child = subprocess.Popen(
+        [str(SCRIPT), "hub", "serve", "--port", "0"],
+        cwd=made,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    assert child.stderr.readline().startswith("the hub in hub answers at http://127.0.0.1:")
+    child.send_signal(signal.SIGINT)
+    out, errors = child.communicate(timeout=30)
+    assert (child.returncode, out) == (0, "")
+    assert "Traceback" not in errors
+
+
+def test_a_port_that_is_taken_is_told(made: Path) -> None:
+    """Protects somebody who starts a hub twice."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = flip_fl("hub", "serve", "--port", str(port), "--json", cwd=made)
+    envelope = done.document()
+    assert (envelope["code"], done.exit_code) == ("FLIP-E1006", envelope["exit_code"])
+    assert done.exit_code != 0
+
+
+def test_the_key_that_init_showed_opens_the_hub(tmp_path: Path) -> None:
+    """Protects the whole way from `hub init` to a hub that takes exactly that key."""
+    with served_hub(tmp_path) as hub:
+        done = flip_fl("doctor", "--hub", cwd=tmp_path, env=hub.server_env())
+        assert done.exit_code == 0, done.stdout + done.stderr

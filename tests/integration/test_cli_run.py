@@ -1,0 +1,152 @@
+"""``flip-fl run`` as a person runs it, and the examples of every command's help, run as they stand."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+from pydantic import TypeAdapter
+
+from flip_fl.commands.answers import RunAnswer
+from flip_fl.dashboard.story import Story
+from flip_fl.settings import write_settings_file
+from flip_fl.values import ModelStatus
+from tests.contract.test_cli_json import checked
+from tests.support.apps import write_app
+from tests.support.cli import SCRIPT, all_commands, environment, flip_fl, served_hub
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.xdist_group("cli_run")
+def test_a_run_tells_its_progress_on_stderr_and_its_answer_on_stdout(tmp_path: Path) -> None:
+    """Protects pipes and scripts: one JSON document or one table on stdout, lines of progress beside it."""
+    write_app(tmp_path / "app", GLOBAL_ROUNDS=2)
+    text = flip_fl("run", "app", "--out", "text", cwd=tmp_path, timeout_s=300)
+    assert text.exit_code == 0, text.stderr
+    assert "\r" not in text.stderr
+    assert "\x1b" not in text.stderr + text.stdout
+    assert [line for line in text.stderr.splitlines() if line.startswith("train, round 2/2")]
+    assert "status   Finished - results ready" in text.stdout.splitlines()
+    assert f"report   {tmp_path / 'text' / 'report.html'}" in text.stdout.splitlines()
+    story = Story.model_validate_json((tmp_path / "text" / "story.json").read_bytes())
+    assert story.status is ModelStatus.RESULTS_UPLOADED
+    assert flip_fl("results", "verify", "text", cwd=tmp_path).exit_code == 0
+    fetched = flip_fl("results", "get", story.model.id[:8], "--json", cwd=_under_runs(tmp_path / "text"))
+    assert (fetched.exit_code, fetched.document()["data"]["model_id"]) == (0, story.model.id)
+
+
+def _under_runs(folder: Path) -> Path:
+    """A folder in which ``folder`` is one of the runs."""
+    here = folder.parent / "here"
+    (here / "runs").mkdir(parents=True)
+    shutil.copytree(folder, here / "runs" / "copy")
+    return here
+
+
+@pytest.mark.xdist_group("cli_run")
+def test_a_run_as_json_is_one_document_with_every_measurement(tmp_path: Path) -> None:
+    """Protects programs that start runs: the measurements per site and round, by the exit code of the run's end."""
+    write_app(tmp_path / "app", GLOBAL_ROUNDS=2)
+    done = flip_fl("run", "app", "--sites", "3", "--site", "Trust_3", "--site", "Trust_1", "--json", cwd=tmp_path)
+    answer = checked(done.document(), RunAnswer)
+    assert (done.exit_code, done.stderr, answer.status) == (0, "", "RESULTS_UPLOADED")
+    assert [(row.slot, row.round) for row in answer.rounds] == [
+        ("Trust_1", 1),
+        ("Trust_1", 2),
+        ("Trust_3", 1),
+        ("Trust_3", 2),
+    ]
+    assert all(row.metrics["loss"] is not None for row in answer.rounds)
+    assert answer.results is not None
+    assert answer.results.startswith("s3://")
+
+
+@pytest.mark.xdist_group("cli_run")
+def test_a_run_that_fails_ends_with_1_and_its_reason(tmp_path: Path) -> None:
+    """Protects from a failed run that looks well to the shell: exit code, reason and report."""
+    write_app(tmp_path / "app", GLOBAL_ROUNDS=2, in_train="raise RuntimeError('no such backend')")
+    done = flip_fl("run", "app", "--out", "run", "--json", cwd=tmp_path, timeout_s=300)
+    document = done.document()
+    assert (done.exit_code, document["code"]) == (1, "FLIP-E0507")
+    assert "no such backend" in document["message"]
+    assert TypeAdapter(RunAnswer).validate_python(document["data"]).status == "ERROR"
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.xdist_group("cli_run")
+def test_ctrl_c_stops_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Protects the machine and the hub: 130, the story says STOPPED, and no process of the run is left."""
+    write_app(tmp_path / "app", GLOBAL_ROUNDS=1000)
+    child = subprocess.Popen(
+        [str(SCRIPT), "run", "app", "--out", "run"],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith("train, round 2/"):
+            break
+    family = psutil.Process(child.pid).children(recursive=True)
+    assert family
+    # As a terminal does: the signal reaches every process of the foreground group.
+    os.killpg(child.pid, signal.SIGINT)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 130
+    assert "error[FLIP-E0103]: stopped by Ctrl-C" in errors
+    assert "Traceback" not in errors
+    story = Story.model_validate_json((tmp_path / "run" / "story.json").read_bytes())
+    assert story.status is ModelStatus.STOPPED
+    assert [process for process in family if process.is_running()] == []
+
+
+def _examples() -> list[str]:
+    """Every example of every command once, in the order in which they build on one another."""
+    seen = dict.fromkeys(example for _, command in all_commands() for example in getattr(command, "examples", ()))
+    order = ("run", "hub init", "hub serve", "hub trust add", "hub", "results", "sync", "doctor", "explain")
+    ranks = {f"flip-fl {words}": rank for rank, words in enumerate(order)}
+    return sorted(seen, key=lambda example: next(r for words, r in ranks.items() if example.startswith(words)))
+
+
+@pytest.mark.xdist_group("cli_run")
+def test_every_example_runs_as_it_stands(tmp_path: Path) -> None:
+    """Protects the first line that anybody copies: each example of each help ends with 0 where it belongs."""
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    (tmp_path / "state").mkdir()
+    demo = ("run", "examples/breast_cancer", "--rounds", "1", "--out", "runs/demo", "-q")
+    assert flip_fl(*demo, cwd=tmp_path, timeout_s=300).exit_code == 0
+    served = tmp_path / "served"
+    served.mkdir()
+    with served_hub(served) as hub:
+        server = hub.server_env(FLIP_STATE_DIR=str(tmp_path / "state"))
+        write_settings_file(tmp_path / "local" / "flip.env", server)
+        for example in _examples():
+            words = shlex.split(example)[1:]
+            if words[:2] == ["hub", "serve"]:
+                # A fixed port may be taken on a machine that runs tests.
+                _serve_for_a_moment([*words, "--port", "0"], tmp_path)
+            else:
+                done = flip_fl(*words, cwd=tmp_path, timeout_s=300)
+                assert done.exit_code == 0, f"{example}\n{done.stdout}\n{done.stderr}"
+
+
+def _serve_for_a_moment(words: list[str], cwd: Path) -> None:
+    child = subprocess.Popen([str(SCRIPT), *words], cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    assert "answers at http://127.0.0.1:" in child.stderr.readline()
+    child.terminate()
+    child.communicate(timeout=30)
+    assert child.returncode == 0
