@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _HOUSE = frozenset({"flip_fl", "nvflare", "flwr"})
+_SEEN = "flip_withheld"
 
 
 class _Counter(io.TextIOBase):
@@ -44,7 +45,9 @@ class _Veto(logging.Filter):
         by_app = Path(record.pathname).is_relative_to(self._folder)
         if not by_app and (record.thread != self._thread or record.name.partition(".")[0] in _HOUSE):
             return True
-        self._counter.lines += 1
+        if not hasattr(record, _SEEN):  # there may be several handlers
+            setattr(record, _SEEN, True)
+            self._counter.lines += 1
         return False
 
 
