@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -386,6 +387,27 @@ def test_a_missing_route_is_told_from_a_missing_model(hub: RecordingServer, hub_
         with pytest.raises(HttpStatusError) as caught:
             hub_client.post_batch(UUID(MODEL), [])
         assert caught.value.detail == shown
+
+
+def test_a_forked_process_opens_a_connection_of_its_own(hub: RecordingServer, hub_client: HubClient) -> None:
+    """Two processes on one connection would read each other's answers."""
+    ports: list[int] = []
+    original = hub._httpd.verify_request
+    hub._httpd.verify_request = lambda request, address: (  # type: ignore[method-assign]
+        ports.append(address[1]) is None and original(request, address)
+    )
+    hub_client.put_status(UUID(MODEL), ModelStatus.ERROR)
+    child = os.fork()
+    if child == 0:
+        # The child must not return into the test runner, whatever happens.
+        try:
+            hub_client.put_status(UUID(MODEL), ModelStatus.STOPPED)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    hub_client.put_status(UUID(MODEL), ModelStatus.ERROR)
+    assert [request.path.rpartition("/")[2] for request in hub.requests] == ["ERROR", "STOPPED", "ERROR"]
+    assert len(ports) == 2, "the parent's connection is kept, the child has its own"
 
 
 def test_what_no_hub_would_take_is_not_sent(hub: RecordingServer, hub_client: HubClient) -> None:
