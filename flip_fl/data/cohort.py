@@ -22,8 +22,12 @@ def read_cohort(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        # A converter, not a dtype: an id that reads NA or null is an id.
-        return pd.read_csv(path, converters={ACCESSION_ID: str})
+        cohort = pd.read_csv(path, dtype={ACCESSION_ID: str})
+        if ACCESSION_ID in cohort.columns:
+            # An id that reads NA or null is an id.
+            ids = pd.read_csv(path, usecols=[ACCESSION_ID], dtype=str, keep_default_na=False)
+            cohort[ACCESSION_ID] = ids[ACCESSION_ID]
+        return cohort
     except FileNotFoundError:
         raise _refused(path, "there is no such file", "give the path of a CSV file") from None
     except pd.errors.EmptyDataError:
