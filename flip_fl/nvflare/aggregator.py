@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -12,11 +9,9 @@ from nvflare.app_common.abstract.aggregator import Aggregator
 from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 
-from flip_fl.aggregate.average import Update, check_update, weighted_average
+from flip_fl.aggregate.average import Arrays, Update, check_update, weighted_average
 from flip_fl.nvflare.protocol import NUM_EXAMPLES_META
 from flip_fl.nvflare.reporter import peer_name
-
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 class SlotOrderAggregator(Aggregator):

@@ -14,9 +14,9 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.model_controller import ModelController
 
-from flip_fl.aggregate.average import Update, check_update
+from flip_fl.aggregate.average import Arrays, Update, check_update
 from flip_fl.aggregate.best import BestModel, Score
-from flip_fl.nvflare.aggregator import Arrays, SlotOrderAggregator
+from flip_fl.nvflare.aggregator import SlotOrderAggregator
 from flip_fl.nvflare.persistor import BEST_MODEL, ArrayPersistor
 from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, REPORTER_ID, get_failure
 from flip_fl.nvflare.reporter import FlipReporter, peer_name

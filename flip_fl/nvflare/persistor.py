@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.model_desc import ModelDescriptor
 
 from flip_fl.app import weights
+from flip_fl.app.arrays import Arrays, read_arrays, write_arrays
 
 GLOBAL_MODEL = "FL_global_model"
 BEST_MODEL = "best_FL_global_model"
@@ -39,15 +39,14 @@ class ArrayPersistor(ModelPersistor):
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         self.save_as(GLOBAL_MODEL, model[ModelLearnableKey.WEIGHTS], fl_ctx)
 
-    def save_as(self, name: str, arrays: dict[str, np.ndarray[Any, Any]], fl_ctx: FLContext) -> None:
+    def save_as(self, name: str, arrays: Arrays, fl_ctx: FLContext) -> None:
         """Write ``arrays`` under ``name`` so that a reader sees the old file or the new one, never half of it."""
         target = self.folder_path(fl_ctx) / f"{name}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(".tmp")
-        with temporary.open("wb") as out:
-            np.savez(out, **arrays)  # type: ignore[arg-type]
-            out.flush()
-            os.fsync(out.fileno())
+        write_arrays(temporary, arrays)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         temporary.replace(target)
 
     def get_model_inventory(self, fl_ctx: FLContext) -> dict[str, ModelDescriptor]:
@@ -87,9 +86,3 @@ class ArrayPersistor(ModelPersistor):
 def custom_dir(fl_ctx: FLContext) -> Path:
     """The folder of this job that holds the researcher's app."""
     return Path(fl_ctx.get_engine().get_workspace().get_app_custom_dir(fl_ctx.get_job_id()))
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an .npz file; pickled objects are refused."""
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}

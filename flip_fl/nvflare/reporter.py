@@ -7,6 +7,8 @@ some events, its peer is stale on the controller's thread), so the round is reme
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -30,6 +32,8 @@ from flip_fl.settings import ServerSettings, load_server, settings_file
 from flip_fl.values import SERVER_NAME
 
 ENDED_BY_ENGINE = "ended by the engine: a client or the server process was lost"
+STOPPED_AT_HUB = "stopped at the hub"
+STOP_POLL_S = 0.5
 FED_LIVE_EVENT = f"fed.{LIVE_EVENT}"
 
 
@@ -114,6 +118,8 @@ class FlipReporter(Widget):
         if self._settings is None:
             self.log_warning(fl_ctx, "no hub is configured (development): the run's story stays in this workspace")
         self._reporting.lifecycle.initiated()
+        watcher = threading.Thread(target=self._watch_for_stop, args=(fl_ctx.get_engine(),), daemon=True)
+        watcher.start()
 
     def _open(self, model_id: UUID, state: Path) -> Reporting | LocalReporting:
         return open_reporting(self._settings, model_id, state) if self._settings else LocalReporting(model_id, state)
@@ -125,14 +131,22 @@ class FlipReporter(Widget):
         lifecycle = self.reporting.lifecycle
         signal = fl_ctx.get_run_abort_signal()
         if lifecycle.cause is None and signal is not None and signal.triggered:
-            if self.reporting.stop_requested:
-                lifecycle.stop("stopped at the hub")
-            else:
-                lifecycle.fail(ENDED_BY_ENGINE)
+            lifecycle.fail(ENDED_BY_ENGINE)
         status = lifecycle.finish()
         self.log_info(fl_ctx, f"the run ends {status.value}")
         self.reporting.close()
         self._reporting = None
+
+    def _watch_for_stop(self, engine: Any) -> None:
+        """End the job when a person has stopped the model at the hub; the hub says so in its answers."""
+        while (reporting := self._reporting) is not None:
+            if reporting.stop_requested:
+                # Before the engine is told: the first cause in time is the run's end.
+                reporting.lifecycle.stop(STOPPED_AT_HUB)
+                with engine.new_context() as fl_ctx:
+                    self.system_panic(STOPPED_AT_HUB, fl_ctx)
+                return
+            time.sleep(STOP_POLL_S)
 
     def _fatal_error(self, fl_ctx: FLContext) -> None:
         reason = fl_ctx.get_prop(FLContextKey.EVENT_DATA, default="")

@@ -15,8 +15,9 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from flip_fl.app import weights
+from flip_fl.app.arrays import read_arrays
 from flip_fl.errors import FlipError, ResultsUploadError
-from flip_fl.nvflare.persistor import GLOBAL_MODEL, ArrayPersistor, custom_dir, read_arrays
+from flip_fl.nvflare.persistor import GLOBAL_MODEL, ArrayPersistor, custom_dir
 from flip_fl.nvflare.protocol import REPORTER_ID
 from flip_fl.nvflare.reporter import FlipReporter
 from flip_fl.results import bundle

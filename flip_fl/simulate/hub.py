@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from flip_fl.dashboard.story import Story
-from flip_fl.http import HttpClient
+from flip_fl.errors import FlipError
+from flip_fl.http import HttpClient, HttpConnectionError, HttpStatusError
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.settings import ServerSettings, write_settings_file
 from flip_fl.simulate.environment import scrubbed
@@ -37,9 +38,13 @@ class SimulatedHub:
     model_id: UUID
 
     def story(self) -> Story:
-        """The run's story as the hub tells it now. Raises ``http.HttpConnectionError`` or ``HttpStatusError``."""
+        """The run's story as the hub tells it now. Raises ``FlipError`` E0403 when the hub gives no answer."""
         with contextlib.closing(HttpClient(self.url, key_header="X-Internal-Service-Key", key=self.key)) as client:
-            answer = client.request("GET", ("model", str(self.model_id), "story"), route="/model/{id}/story")
+            try:
+                answer = client.request("GET", ("model", str(self.model_id), "story"), route="/model/{id}/story")
+            except (HttpConnectionError, HttpStatusError) as error:
+                safe = "what was reported meanwhile is in the run's folder, under state/outbox"
+                raise FlipError("E0403", url=self.url, problem=error, safe=safe) from None
         return Story.model_validate_json(answer.content)
 
     def end(self, settings: ServerSettings, status: ModelStatus, reason: str) -> None:

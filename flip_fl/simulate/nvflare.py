@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from uuid import UUID
+
+import psutil
 
 from flip_fl.app.config import AppConfig
 from flip_fl.errors import FlipError
 from flip_fl.nvflare.job import JobValues, write_job
 from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.folder import RunFolder
-from flip_fl.simulate.processes import Child, start
+from flip_fl.simulate.processes import Child, descendants, start
 from flip_fl.values import SERVER_NAME
+
+# A site's process is there from its first task to the end of the run; an engine that winds down needs some seconds
+# after its sites have left.
+LOST_AFTER_S = 10.0
 
 
 def check_installed() -> None:
@@ -49,14 +56,33 @@ def start_engine(config: AppConfig, slots: Sequence[str], model_id: UUID, folder
     return start("the engine", command, folder.logs / "engine.log", cwd=folder.state, env=environment)
 
 
+class SiteProcesses:
+    """The simulator's process of each site: who has been there and is not any more."""
+
+    def __init__(self, engine: Child, slots: Sequence[str]) -> None:
+        self._engine = engine
+        self._slots = slots
+        self._seen: set[str] = set()
+        self._missing_since: dict[str, float] = {}
+
+    def lost(self) -> list[str]:
+        """The slots whose process has been gone for ``LOST_AFTER_S``."""
+        alive = set()
+        for process in descendants(self._engine.process.pid):
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                if "--client" in command[:-1] and process.status() != psutil.STATUS_ZOMBIE:
+                    alive.add(command[command.index("--client") + 1])
+        self._seen |= alive
+        now = time.monotonic()
+        missing = [slot for slot in self._slots if slot in self._seen and slot not in alive]
+        self._missing_since = {slot: self._missing_since.get(slot, now) for slot in missing}
+        return [slot for slot in missing if now - self._missing_since[slot] >= LOST_AFTER_S]
+
+
 def collect_logs(slots: Sequence[str], folder: RunFolder) -> None:
     """Copy each site's log out of the engine's workspace to ``logs/<server|slot>.log``."""
     for site in (SERVER_NAME, *slots):
         source = folder.engine / site / "log.txt"
         if source.is_file():
             shutil.copyfile(source, folder.logs / f"{site}.log")
-
-
-def engine_dir(folder: RunFolder) -> Path:
-    """The engine's workspace."""
-    return folder.engine

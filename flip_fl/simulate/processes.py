@@ -7,14 +7,16 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
-from flip_fl.errors import FlipError
+from flip_fl.errors import ExitCode, FlipError
 
 TERMINATE_GRACE_S = 5.0
 
@@ -107,6 +109,29 @@ def kill_all(processes: Sequence[psutil.Process]) -> None:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(list(processes), timeout=TERMINATE_GRACE_S)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C while the block runs, so that nothing is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave_at_once(_signal: int, _frame: FrameType | None) -> None:
+    """For the second Ctrl-C: kill whatever this process has started and end it."""
+    kill_all(descendants(os.getpid()))
+    os._exit(ExitCode.INTERRUPTED)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def free_ports(count: int) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from flip_fl.dashboard.story import BaselineRow, Story
 from flip_fl.errors import FlipError
 from flip_fl.results.s3 import ResultsStore
-from flip_fl.results.verify import reproduce, verify
+from flip_fl.results.verify import reproduce
 from flip_fl.settings import ServerSettings
 from flip_fl.values import DEFAULT_X_LABEL
 
@@ -38,7 +38,7 @@ def fetch_and_check(
         stored = ResultsStore(settings).download(story.results.address, target)
         if story.results.sha256 not in (None, stored.sha256):
             return CheckedResults(target, [], "the stored bundle is not the one that was sent: its digest differs")
-        verify(target)
+        # Checks every digest and loads the model strictly before it scores it: `verify` would do that twice.
         scores = reproduce(target, cohorts, images=images)
     except FlipError as error:
         return CheckedResults(target, [], f"{error.what} ({error.why})" if error.why else error.what)

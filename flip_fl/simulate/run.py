@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from flip_fl.app.config import AppConfig
 from flip_fl.dashboard.report import write_report
 from flip_fl.dashboard.story import BaselineRow, Story
 from flip_fl.errors import ExitCode, FlipError
-from flip_fl.http import HttpConnectionError, HttpStatusError
 from flip_fl.reporting.session import sync
 from flip_fl.settings import ServerSettings, load, write_settings_file
 from flip_fl.simulate import nvflare
@@ -21,7 +21,7 @@ from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baseline
 from flip_fl.simulate.folder import RunFolder, claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
-from flip_fl.simulate.processes import Child, running
+from flip_fl.simulate.processes import Child, leave_at_once, running, terminable
 from flip_fl.simulate.results import CheckedResults, fetch_and_check
 from flip_fl.simulate.sites import Data, find_data, split, write_site_settings
 from flip_fl.simulate.storage import create_bucket, storage
@@ -74,7 +74,7 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     write_site_settings({**cohorts, CENTRAL_SLOT: data.cohort}, data, config, folder)
 
     tell(Progress("hub", text="starting the hub and the object store"))
-    with contextlib.ExitStack() as parts:
+    with terminable(), contextlib.ExitStack() as parts:
         name = options.app.resolve().name
         description = f"{config.job_type.value} job"
         hub = parts.enter_context(simulated_hub(folder, name, description, slots, slots_total=options.sites))
@@ -106,11 +106,12 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
             engine = engine_parts.enter_context(
                 running(nvflare.start_engine(this.config, this.slots, this.hub.model_id, this.folder))
             )
-            baselines = _follow(this, engine, engine_parts, tell)
-            _settle(this, engine)
+            baselines, ended = _follow(this, engine, engine_parts, tell)
+            _settle(this, ended)
             checked = _check_results(this, tell)
             rows = _await_baselines(this, baselines, tell)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, leave_at_once)
             # The hub hears it before the engine is told, so that the truth is what sticks.
             this.hub.end(this.settings, ModelStatus.STOPPED, STOPPED_BY_PERSON)
             engine_parts.close()
@@ -120,17 +121,25 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
     return _finish(this, checked, rows)
 
 
-def _follow(this: _Run, engine: Child, parts: contextlib.ExitStack, tell: Tell) -> Child | None:
-    """Tell what happens until the engine ends; start the baselines while it winds down."""
+def _follow(this: _Run, engine: Child, parts: contextlib.ExitStack, tell: Tell) -> tuple[Child | None, str]:
+    """Tell what happens until the engine ends, and how it ended; start the baselines while it winds down.
+
+    A site's process that is lost ends the run: the engine's simulator would wait for its reply.
+    """
     baselines: Child | None = None
+    sites = nvflare.SiteProcesses(engine, this.slots)
     while engine.running:
         story = _try_story(this.hub)
+        lost = sites.lost()
+        if lost and story is not None and not (story.status.is_terminal or trained(story)):
+            engine.stop()
+            return baselines, f"the process of {', '.join(lost)} was lost"
         if story is not None:
             tell(news(story))
             if this.baselines and baselines is None and trained(story):
                 baselines = parts.enter_context(running(_start_baselines(this)))
         time.sleep(POLL_S)
-    return baselines
+    return baselines, f"the engine ended (exit code {engine.process.returncode}) without a final status"
 
 
 def _start_baselines(this: _Run) -> Child:
@@ -138,14 +147,12 @@ def _start_baselines(this: _Run) -> Child:
     return start_baselines(spec, this.folder)
 
 
-def _settle(this: _Run, engine: Child) -> None:
-    """Make the hub's status final: what the engine left in its outbox first, else the engine's own end."""
+def _settle(this: _Run, ended: str) -> None:
+    """Make the hub's status final: by what the engine has left in its outbox, else by how it ended."""
     nvflare.collect_logs(this.slots, this.folder)
     _settle_outbox(this)
     if not this.hub.story().status.is_terminal:
-        code = engine.process.returncode
-        reason = f"the engine ended (exit code {code}) without a final status; its log has the reason"
-        this.hub.end(this.settings, ModelStatus.ERROR, reason)
+        this.hub.end(this.settings, ModelStatus.ERROR, ended)
 
 
 def _settle_outbox(this: _Run) -> None:
@@ -209,5 +216,5 @@ def _write(this: _Run, story: Story, rows: list[BaselineRow]) -> Story:
 def _try_story(hub: SimulatedHub) -> Story | None:
     try:
         return hub.story()
-    except (HttpConnectionError, HttpStatusError):
+    except FlipError:
         return None

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from flip_fl.dashboard.story import Plot, Story
-from flip_fl.simulate.model import RunOptions, RunOutcome
+from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
 from tests.support.apps import write_app
@@ -181,6 +181,7 @@ def test_ctrl_c_in_the_middle_stops_the_run_once_and_leaves_nothing(tmp_path: Pa
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         _wait_for_status(out / "hub.sqlite", "RUNNING")
+        assert_no_key_in_any_environment(out)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=90)
     finally:
@@ -192,6 +193,41 @@ def test_ctrl_c_in_the_middle_stops_the_run_once_and_leaves_nothing(tmp_path: Pa
     assert "Ctrl-C" in (story.reason or "")
     assert (out / "report.html").is_file()
     assert processes_of(out) == []
+
+
+def test_a_killed_site_process_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    """kill -9 of one site's process in the middle of training: ERROR naming the slot, instead of waiting for ever."""
+    app = write_app(tmp_path / "app", in_train="import time; time.sleep(3)", GLOBAL_ROUNDS=50)
+    out = tmp_path / "run"
+    killed: list[int] = []
+
+    def kill_one(progress: Progress) -> None:
+        if progress.round == 1 and not killed:
+            for process in psutil.process_iter(["cmdline"]):
+                command = process.info["cmdline"] or []
+                if str(out) in " ".join(command) and "Trust_2" in command:
+                    killed.append(process.pid)
+                    process.kill()
+
+    outcome = run(RunOptions(app=app, engine="nvflare", sites=2, out=out), kill_one)
+    assert len(killed) == 1
+    assert outcome.status is ModelStatus.ERROR
+    assert "Trust_2 was lost" in (outcome.story.reason or "")
+    assert processes_of(out) == []
+
+
+def assert_no_key_in_any_environment(folder: Path) -> None:
+    """No process of the run, engine and sites included, has the hub's or the store's key in its environment."""
+    server = folder / "state" / "settings" / "server.env"
+    keys = [_setting(server, name) for name in ("INTERNAL_SERVICE_KEY", "AWS_SECRET_ACCESS_KEY")]
+    seen = 0
+    for process in psutil.process_iter(["cmdline"]):
+        if str(folder) not in " ".join(process.info["cmdline"] or []):
+            continue
+        seen += 1
+        for value in process.environ().values():
+            assert not any(key in value for key in keys)
+    assert seen >= 4
 
 
 def assert_absent(folder: Path, canaries: list[str]) -> None:
