@@ -21,7 +21,7 @@ from tests.contract.test_cli_json import checked
 from tests.support.apps import write_app
 from tests.support.cli import SCRIPT, all_commands, environment, flip_fl, served_hub
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
