@@ -1,0 +1,166 @@
+"""Engine, migration and schema, on both databases."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, SQLModel
+
+from flip_fl.errors import ExitCode, FlipError
+from flip_fl.hub import admin, database
+from flip_fl.hub.tables import FlLog, Project, as_utc
+from tests.support.databases import PostgresServer
+from tests.support.hub import world
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables, once of each kind."""
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.empty_database()
+    return f"sqlite:///{tmp_path / 'new' / 'hub.sqlite'}"
+
+
+def test_the_migrations_make_exactly_the_tables(database_url: str) -> None:
+    """What the code believes of the tables and what a database gets are the same."""
+    engine = database.open_engine(database_url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
+        assert {
+            "project",
+            "model",
+            "trust",
+            "fl_kit_slot",
+            "model_trust_intersect",
+            "fl_logs",
+            "fl_metrics",
+            "fl_status_history",
+            "models_audit",
+            "fl_job",
+            "fl_job_trust",
+            "fl_scheduler",
+            "fl_nets",
+        } <= set(engine.dialect.get_table_names(connection))
+    engine.dispose()
+
+
+def test_initialising_twice_keeps_what_is_there(empty_url: str) -> None:
+    """`hub init` on a used hub is harmless."""
+    admin.init_database(empty_url)
+    with admin.open_session(empty_url) as session:
+        admin.create_project(session, "p")
+    admin.init_database(empty_url)
+    with admin.open_session(empty_url) as session:
+        assert [project.name for project in admin.list_projects(session)] == ["p"]
+
+
+def test_two_processes_may_initialise_at_once(empty_url: str) -> None:
+    """Two starters at the same moment both succeed, and the tables are made once."""
+    if empty_url.startswith("sqlite:///"):
+        Path(empty_url.removeprefix("sqlite:///")).parent.mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: admin.init_database(empty_url), range(4)))
+    with admin.open_session(empty_url) as session:
+        assert admin.list_projects(session) == []
+
+
+def test_a_database_without_tables_is_refused(empty_url: str) -> None:
+    """A hub that was not initialised says so, and how."""
+    if empty_url.startswith("sqlite:///"):
+        Path(empty_url.removeprefix("sqlite:///")).parent.mkdir()
+    with pytest.raises(FlipError) as caught, admin.open_session(empty_url):
+        pass
+    assert (caught.value.code, caught.value.exit_code) == ("E1001", ExitCode.UNREACHABLE)
+    assert caught.value.fix == "flip-fl hub init"
+
+
+def test_a_newer_schema_is_refused(database_url: str) -> None:
+    """An older flip_fl neither serves nor migrates what a newer one wrote."""
+    engine = database.open_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(FlipError, match="9999"), admin.open_session(database_url):
+        pass
+    with pytest.raises(FlipError, match="not known to this version"):
+        admin.init_database(database_url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "",
+        "mysql://user:canary@localhost/flip",
+        "postgresql://user:canary@127.0.0.1:1/flip",
+        "sqlite:////proc/none/hub.sqlite",
+    ],
+)
+def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str) -> None:
+    """The message names the address and never the password in it."""
+    with pytest.raises(FlipError) as caught:
+        admin.init_database(url)
+    assert caught.value.code == "E1001"
+    assert "canary" not in caught.value.text()
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    """A wrong path is told, and the file is left as it is."""
+    path = tmp_path / "notes.txt"
+    path.write_text("these are my notes, and not a database at all\n" * 100)
+    before = path.read_bytes()
+    with pytest.raises(FlipError, match="not a database"):
+        admin.init_database(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    """What a hub keeps is not for every user of the machine."""
+    path = tmp_path / "a" / "hub.sqlite"
+    admin.init_database(f"sqlite:///{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_foreign_keys_hold(database_url: str) -> None:
+    """A row about a model that does not exist is refused, on SQLite too."""
+    with world(database_url) as filled, filled.session() as session:
+        session.add(FlLog(model_id=filled.project_id, log="of no model"))
+        with pytest.raises(IntegrityError):
+            session.commit()
+
+
+def test_times_are_aware_and_in_utc(database_url: str) -> None:
+    """A time comes back as the moment it was, whatever zone it was given in."""
+    moment = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=5)))
+    with admin.open_session(database_url) as session:
+        session.add(Project(name="p", created_at=moment))
+        session.commit()
+        session.expire_all()
+        stored = session.exec(_all_projects()).one().created_at
+    assert stored == moment
+    assert stored.tzinfo is UTC
+    assert as_utc(datetime(2026, 3, 1)) == datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def _all_projects():  # type: ignore[no-untyped-def]
+    from sqlmodel import select
+
+    return select(Project)
+
+
+def test_readers_do_not_wait_for_a_writer(database_url: str) -> None:
+    """A page is answered while a batch is being written."""
+    with world(database_url) as filled, Session(filled.engine) as writer:
+        writer.add(Project(name="uncommitted"))
+        writer.flush()
+        with database.reading(filled.engine) as reader:
+            assert [project.name for project in reader.exec(_all_projects())] == ["Stroke"]
