@@ -75,6 +75,11 @@ class OutboxFile:
         if self._store is not None:
             self._store.skip_collected()
 
+    def landed(self) -> None:
+        """See ``Store.landed``."""
+        if self._store is not None:
+            self._store.landed()
+
     def close(self) -> None:
         """Close the database; it opens again at the next use. The locks stay."""
         if self._store is not None:

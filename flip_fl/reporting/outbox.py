@@ -142,6 +142,8 @@ class Outbox:
                 self._settle_disk()
             # A lock that is taken again at once is never had by the thread that waits for it.
             time.sleep(YIELD_S)
+        with self._lock:
+            self._file.landed()
 
     def mark_attempted(self, row_id: bytes, attempted: bool) -> None:
         """See ``Store.mark_attempted``."""

@@ -106,6 +106,10 @@ class Store:
         """Pass over what the last ``collect`` returned: it is settled, but the disk cannot be told so now."""
         self._skip |= self._in_flight
 
+    def landed(self) -> None:
+        """Nothing is on its way any more: what ``collect`` returned may make room again."""
+        self._in_flight = {}
+
     def held(self) -> int | None:
         """The ``seq`` of a terminal status that waits for the other lanes, else None."""
         last = self._sql.execute(

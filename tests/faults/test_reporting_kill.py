@@ -1,0 +1,46 @@
+"""What was acknowledged survives ``kill -9`` at any moment, and reaches the hub once."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from flip_fl.reporting.hub_client import HubClient
+from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.sender import Sender
+from tests.support.killable import killable
+from tests.support.reporting import MODEL, settings
+from tests.support.scripted_hub import Fault, scripted_hub
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "kills", [pytest.param(20, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)]
+)
+def test_what_was_acknowledged_is_stored_once_although_the_process_is_killed(tmp_path: Path, kills: int) -> None:
+    """Acknowledged = stored, each once: killed while it writes, sends, settles, opens, or folds its log in."""
+    path = tmp_path / "outbox" / f"{MODEL}.sqlite"
+    dice = random.Random(kills)
+    with scripted_hub() as hub, killable(path, hub.url) as victim:
+        for _ in range(kills):
+            hub.always = dice.choice([None, None, Fault("slow", seconds=0.02), Fault("cut"), Fault("answer", 500)])
+            victim.start()
+            time.sleep(dice.uniform(0, 0.12))
+            victim.kill()
+        hub.always = None
+        box = Outbox(path)
+        assert box.acquire_sender()
+        assert Sender(box, HubClient(settings(hub.url)), MODEL).drain(60) is None
+        stored = hub.ids
+    assert box.is_empty()
+    assert len(victim.acked) > kills
+    assert len(stored) == len(set(stored))
+    assert set(victim.acked) <= set(stored) <= victim.tried
+    assert Outbox.stats(path).losses == {}
+    order = {name: place for place, name in enumerate(victim.acked)}
+    for kind in ("metric", "status"):
+        places = [order[str(row["id"])] for row in hub.of_kind(kind) if str(row["id"]) in order]
+        assert places == sorted(places)
