@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -496,3 +498,9 @@ ALL: Mapping[str, Callable[[], Story]] = {
     "hostile": hostile,
     "large": large,
 }
+
+
+def inlined(html: str) -> str:
+    """The JSON that a rendered page carries."""
+    packed = html.split('data-encoding="gzip+base64">', 1)[1].split("</script>", 1)[0]
+    return gzip.decompress(base64.b64decode(packed)).decode("utf-8")

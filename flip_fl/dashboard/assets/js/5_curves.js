@@ -17,7 +17,16 @@ function curves(model, view) {
   const figures = [...model.plots].sort((a, b) => a.single - b.single || /^train_/.test(a.label) - /^train_/.test(b.label)).map((plot) => figure(plot, model, view));
   const n = figures.length;
   const grid = h("div", { class: "charts", "data-cols": n === 1 ? 1 : n === 2 || n === 4 || model.sites.length > 12 ? 2 : 3 }, figures.map((f) => f.node));
-  const redraw = () => { figures.forEach((f) => f.draw(true)); status(); };
+  // many charts: only those near the view are drawn
+  const near = figures.length > 12 ? new Set() : new Set(figures);
+  const redraw = () => { near.forEach((f) => f.draw(true)); status(); };
+  if (figures.length > 12) {
+    const watch = new IntersectionObserver((seen) => seen.forEach((e) => {
+      const f = figures.find((x) => x.node === e.target);
+      if (e.isIntersecting) { near.add(f); f.draw(false); } else near.delete(f);
+    }), { rootMargin: "600px" });
+    figures.forEach((f) => watch.observe(f.node));
+  }
   const hint = h("span", {});
   const showAll = button("show all", { class: "plain" }, () => { view.hidden.clear(); sync(); redraw(); announce("All sites shown"); });
   const entries = model.sites.map((site) => {
@@ -54,6 +63,7 @@ function curves(model, view) {
     }
   };
   view.redraw = redraw;
+  view.resize = () => near.forEach((f) => f.draw(false));
   view.fit = (width) => figures.forEach((f) => f.draw(true, width));
   sync(); status();
   const multi = model.plots.some((p) => p.xs.length > 4);

@@ -55,7 +55,7 @@ function history(model) {
     const state = WORDS.states[t.status];
     return h("tr", { class: t.applied ? null : "ignored" }, h("td", {}, time(t.at)),
       h("td", {}, h("span", { class: `tag word ${state.tone}`, title: t.previous ? `after ${WORDS.states[t.previous].word}` : null }, state.word)),
-      h("td", {}, t.by),
+      h("td", { class: "who" }, t.by),
       h("td", { class: "num" }, t.applied && t.status !== "PENDING" ? duration((until - ms(t.at)) / 1000).replace("–", "") : ""),
       h("td", {}, [t.reason, t.applied ? null : `ignored: the run was ${WORDS.states[t.previous || model.story.status].word.toLowerCase()}`].filter(Boolean).join(" · ")));
   });

@@ -1,0 +1,516 @@
+"""The report in a real browser: what it draws, how it is read by pointer, keys and ear, on screen and on paper."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flip_fl.dashboard import report
+from flip_fl.dashboard.story import Plot, Point, Series, Story
+from tests.support import dashboard
+from tests.support.browser import Browser, chromium
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chromium")]
+
+JS = Path(report.__file__).parent / "assets" / "js"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests of this file."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every hand-made story as a report."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name, make in dashboard.ALL.items():
+        report.write_report(make(), folder / f"{name}.html")
+    return {name: folder / f"{name}.html" for name in dashboard.ALL}
+
+
+def _open(browser: Browser, path: Path, **how: Any) -> None:
+    browser.open(path, **how)
+    assert browser.js("document.documentElement.dataset.ready") == "true"
+
+
+def _texts(browser: Browser, selector: str) -> list[str]:
+    found: list[str] = browser.js(f"[...document.querySelectorAll({json.dumps(selector)})].map((e) => e.textContent)")
+    return found
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("name", dashboard.ALL)
+def test_every_story_is_drawn_without_error_and_without_network(
+    browser: Browser, pages: dict[str, Path], name: str, width: int
+) -> None:
+    """No exception, no request but the file itself, no sideways scrolling, from a telephone to a desk."""
+    _open(browser, pages[name], width=width)
+    assert browser.errors == []
+    assert [r for r in browser.requests if not r.startswith("data:")] == [pages[name].as_uri()]
+    assert browser.js("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("name", dashboard.ALL)
+def test_the_state_is_said_in_the_first_two_hundred_pixels(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    """A glance answers "is it all right?", in the words that the command line uses, too."""
+    _open(browser, pages[name])
+    story = dashboard.ALL[name]()
+    shown = browser.js("document.querySelector('.state .line').innerText").strip()
+    expected = "".join(c for c in story.headline.text.replace(" - ", " – ") if c not in "\u202e\x1b")
+    assert shown.replace("\\u202e", "").replace("\\x1b", "") == expected
+    assert browser.js("document.querySelector('.state .line b').getBoundingClientRect().bottom") < 200
+    assert story.headline.word in browser.js("document.title")
+
+
+def test_hostile_texts_do_nothing(browser: Browser, pages: dict[str, Path]) -> None:
+    """Names, labels, tracebacks and addresses from a site are shown as they are and never run."""
+    _open(browser, pages["hostile"])
+    assert browser.js("window.__pwned === undefined")
+    assert browser.js("document.querySelectorAll('img, iframe, object, embed').length") == 0
+    assert browser.js("document.querySelectorAll('script').length") == 2
+    assert dashboard.CANARY in browser.js("document.querySelector('h1').textContent")
+    assert browser.errors == []
+
+
+def test_twenty_sites_are_told_apart_in_natural_order(browser: Browser, pages: dict[str, Path]) -> None:
+    """All sites are shown, Trust_2 before Trust_10, and no two share colour and dash, on any chart."""
+    _open(browser, pages["large"])
+    slots = [f"Trust_{n}" for n in range(1, 21)]
+    assert [t.strip() for t in _texts(browser, ".legend button.site")] == slots
+    looks = browser.js(
+        """[...document.querySelectorAll('figure svg')].map((svg) => [...svg.querySelectorAll('g.series')].map((g) => {
+          const p = g.querySelector('path:not(.nan):not(.leader)');
+          return [g.dataset.slot, getComputedStyle(p).stroke, p.getAttribute('stroke-dasharray')]; }))"""
+    )
+    assert len(looks) == 8
+    assert all(sorted(s for s, _, _ in chart) == sorted(slots) for chart in looks)
+    assert len({(colour, dash) for _, colour, dash in looks[0]}) == 20
+    assert all(chart == looks[0] for chart in looks)
+
+
+def test_lines_break_where_nothing_was_measured(browser: Browser, pages: dict[str, Path]) -> None:
+    """A missed round is a gap with a tick on the axis, a refused value a mark, a lone point a dot."""
+    _open(browser, pages["ragged"])
+    of = "document.querySelector('figure svg g[data-slot={slot}]')"
+    parts = {
+        slot: browser.js(
+            f"""(() => {{ const g = {of.format(slot=slot)}; return {{
+              lines: [...g.querySelectorAll('path:not(.nan):not(.leader)')]
+                .map((p) => p.getAttribute('d').split('L').length),
+              dots: [...g.querySelectorAll('circle')].filter((c) => c.getAttribute('r') > 3).length,
+              nan: g.querySelectorAll('.nan').length, miss: g.querySelectorAll('.miss').length }}; }})()"""
+        )
+        for slot in ("Trust_2", "Trust_3", "Trust_10")
+    }
+    assert parts["Trust_3"] == {"lines": [10], "dots": 0, "nan": 0, "miss": 0}
+    assert parts["Trust_10"] == {"lines": [3, 2], "dots": 1, "nan": 0, "miss": 4}
+    assert parts["Trust_2"] == {"lines": [4, 5], "dots": 0, "nan": 1, "miss": 0}
+    summary = _texts(browser, "figure figcaption")[0]
+    assert "University College London Hospitals (round 4–6, 8)" in summary
+    assert "Not finite: GSTT (round 5)" in summary
+
+
+def test_final_scores_are_no_curve(browser: Browser, pages: dict[str, Path]) -> None:
+    """One value a site is a row a site, not a line of one point."""
+    _open(browser, pages["ragged"])
+    figure = "[...document.querySelectorAll('figure')].find((f) => f.textContent.includes('test_auc'))"
+    assert browser.js(f"{figure}.querySelectorAll('svg.dots circle').length") == 3
+    assert browser.js(f"{figure}.querySelectorAll('svg path').length") == 0
+
+
+def test_equal_failures_are_one_card(browser: Browser, pages: dict[str, Path]) -> None:
+    """Seven equal tracebacks are one card with seven names, the app's own frames first, the full text folded."""
+    _open(browser, pages["failed"])
+    cards = _texts(browser, ".failure")
+    assert len(cards) == 2
+    assert "All 7 sites" in cards[0]
+    assert all(f"Trust_{n}" in cards[0] for n in range(1, 8))
+    frames = browser.js("[...document.querySelectorAll('#failure-0 .frames .where')].map((e) => e.textContent)")
+    assert frames == ["trainer.py, line 41, in train", "trainer.py, line 22, in step", "models.py, line 19, in forward"]
+    assert browser.js("document.querySelector('#failure-0 pre').textContent") == dashboard.OOM_TRACEBACK
+    assert browser.js("document.querySelector('#failure-0 details').open") is False
+
+
+def test_the_grid_adds_up_and_is_walked_by_keys(browser: Browser, pages: dict[str, Path]) -> None:
+    """One cell per round and site, each with its state in words; arrows move, Enter tells time and size."""
+    _open(browser, pages["ragged"])
+    names = browser.js("[...document.querySelectorAll('.rounds .cell')].map((c) => c.getAttribute('aria-label'))")
+    assert len(names) == 30
+    assert "GSTT, round 9: Failed" in names
+    assert "KCH, round 2: Not asked" in names
+    assert "KCH, round 7: Late" in names
+    assert "University College London Hospitals, round 5: Missed" in names
+    assert browser.js("document.querySelectorAll('.rounds .cell[tabindex=\"0\"]').length") == 1
+    browser.js("document.querySelector('.rounds .cell').focus()")
+    browser.key("ArrowDown", 40)
+    browser.key("ArrowRight", 39)
+    assert browser.js("document.activeElement.getAttribute('aria-label')") == "KCH, round 2: Not asked"
+    browser.js("document.activeElement.click()")
+    assert "KCH · round 2 · Not asked" in browser.js("document.querySelector('.picked').textContent")
+
+
+def test_a_chart_is_read_by_keys(browser: Browser, pages: dict[str, Path]) -> None:
+    """Arrow keys say each round's values, so that a chart can be read without seeing it."""
+    _open(browser, pages["finished"])
+    browser.js("document.querySelector('.plot').focus()")
+    browser.key("Home", 36)
+    browser.key("ArrowRight", 39)
+    story = dashboard.finished()
+    values = {one.slot: one.points[1].y for one in story.plots[0].series}
+    said = browser.js("document.activeElement.getAttribute('aria-valuetext')")
+    assert said.startswith("Round 2: ")
+    for slot, value in values.items():
+        assert value is not None
+        assert f"{slot} {value:.4f}" in said
+
+
+def test_a_chart_is_a_table_too(browser: Browser, pages: dict[str, Path]) -> None:
+    """Every chart has its numbers as a real table, 25 rows a page."""
+    _open(browser, pages["large"])
+    browser.js("document.querySelector('figure .chart-foot button').click()")
+    assert browser.js("document.querySelectorAll('figure tbody tr').length") == 25
+    assert "rows 1 to 25 of 100" in browser.js("document.querySelector('figure .acts').textContent")
+    browser.js("[...document.querySelectorAll('figure .acts button')].at(-1).click()")
+    assert browser.js("document.querySelector('figure tbody th').textContent") == "26"
+
+
+def _saved(browser: Browser, button: str) -> str:
+    """What a click on the first chart's ``button`` saves, as text."""
+    browser.js(
+        "void (window.saved = new Promise((done) => { URL.createObjectURL = (b) => { done(b); return '#'; }; }))"
+    )
+    browser.js(
+        f"[...document.querySelectorAll('.chart-foot button')].find((b) => b.textContent === '{button}').click()"
+    )
+    text: str = browser.js("window.saved.then((b) => b.text())")
+    return text
+
+
+def test_the_csv_has_every_stored_point(browser: Browser, pages: dict[str, Path]) -> None:
+    """The file holds each point at full precision, refused ones as empty, whatever is on screen."""
+    _open(browser, pages["ragged"], query="?hide=0")
+    rows = [line.split(",") for line in _saved(browser, "CSV").strip().split("\r\n")]
+    plot = dashboard.ragged().plots[0]
+    assert rows[0] == ["slot", "site", "metric", "x_label", "x", "round", "value"]
+    stored = [
+        (one.slot, p.x, p.round, p.y) for one in sorted(plot.series, key=lambda s: int(s.slot[6:])) for p in one.points
+    ]
+    assert [(r[0], float(r[4]), int(r[5]), float(r[6]) if r[6] else None) for r in rows[1:]] == stored
+
+
+def test_a_csv_cell_is_never_a_formula(browser: Browser, tmp_path: Path) -> None:
+    """A site's label that a spreadsheet would run is written as text."""
+    story = dashboard.finished()
+    plot = dashboard.curve(["Trust_1"], 2, "=cmd|'/c calc'!A1", lambda k, n: -1.5)
+    report.write_report(story.model_copy(update={"plots": [plot]}), tmp_path / "a.html")
+    _open(browser, tmp_path / "a.html")
+    row = _saved(browser, "CSV").split("\r\n")[1].split(",")
+    assert row[2] == "'=cmd|'/c calc'!A1"
+    assert row[6] == "-1.5"
+
+
+def test_a_saved_drawing_stands_alone_in_light_colours(browser: Browser, pages: dict[str, Path]) -> None:
+    """An SVG for a paper carries its own colours and letters, even when saved from the dark page."""
+    _open(browser, pages["finished"], dark=True)
+    svg = _saved(browser, "SVG")
+    assert svg.startswith("<svg")
+    assert "class=" not in svg
+    assert "var(" not in svg
+    assert "rgb(11, 73, 184)" in svg
+    assert browser.js("document.documentElement.dataset.theme") == "dark"
+    assert (
+        browser.js(f"new DOMParser().parseFromString({json.dumps(svg)}, 'image/svg+xml').querySelector('parsererror')")
+        is None
+    )
+
+
+def test_a_picture_can_be_saved(browser: Browser, pages: dict[str, Path]) -> None:
+    """PNG works under the page's own security policy."""
+    _open(browser, pages["finished"])
+    browser.js(
+        "void (window.saved = new Promise((done) => { const make = URL.createObjectURL;"
+        " URL.createObjectURL = (b) => { if (b.type === 'image/png') done(b); return make(b); }; }))"
+    )
+    browser.js("[...document.querySelectorAll('.chart-foot button')].find((b) => b.textContent === 'PNG').click()")
+    head = browser.js("window.saved.then((b) => b.arrayBuffer()).then((a) => [...new Uint8Array(a.slice(0, 4))])")
+    assert bytes(head) == b"\x89PNG"
+    assert browser.errors == []
+
+
+def test_hiding_a_site_is_said_and_kept_in_the_address(browser: Browser, pages: dict[str, Path]) -> None:
+    """Nothing is hidden by default; what a person hid is counted, undone by one click, and travels with the link."""
+    _open(browser, pages["large"])
+    assert browser.js("document.querySelectorAll('.legend button[aria-pressed=false]').length") == 0
+    browser.js("[...document.querySelectorAll('.legend button.site')].slice(0, 3).forEach((b) => b.click())")
+    assert "3 of 20 hidden" in browser.js("document.querySelector('.legend').textContent")
+    assert browser.js("document.querySelector('figure svg').querySelectorAll('g.series').length") == 17
+    query = browser.js("location.search")
+    assert len(query) < 300
+    _open(browser, pages["large"], query=query)
+    assert "3 of 20 hidden" in browser.js("document.querySelector('.legend').textContent")
+    browser.js("[...document.querySelectorAll('.legend button')].at(-1).click()")
+    assert browser.js("document.querySelector('figure svg').querySelectorAll('g.series').length") == 20
+    assert browser.js("location.search") == ""
+
+
+def test_focusing_a_site_fades_the_others(browser: Browser, pages: dict[str, Path]) -> None:
+    """Keyboard focus on a name brings that site's line to the front of every chart."""
+    _open(browser, pages["large"])
+    browser.js("document.querySelectorAll('.legend button.site')[6].focus()")
+    assert browser.js(
+        "[...document.querySelectorAll('figure svg')].every((s) => s.classList.contains('focusing')"
+        " && [...s.querySelectorAll('g.series')].at(-1).dataset.slot === 'Trust_7')"
+    )
+
+
+def test_smoothing_keeps_the_raw_line_and_says_so(browser: Browser, pages: dict[str, Path]) -> None:
+    """Off by default; when on, the measured values stay visible and the chart says that it is smoothed."""
+    _open(browser, pages["large"])
+    assert browser.js("document.querySelectorAll('path.raw').length") == 0
+    _open(browser, pages["large"], query="?smooth=0.6")
+    assert browser.js("document.querySelectorAll('figure:first-of-type path.raw').length") >= 20
+    assert "smoothed 0.6" in _texts(browser, "figure")[0]
+
+
+def test_dark_follows_the_system_live_and_can_be_overridden(browser: Browser, pages: dict[str, Path]) -> None:
+    """Page and charts change colour without a reload; a person's choice wins."""
+    look = (
+        "[getComputedStyle(document.body).backgroundColor, "
+        "getComputedStyle(document.querySelector('g.series path')).stroke]"
+    )
+    _open(browser, pages["finished"])
+    light = browser.js(look)
+    for scheme, query in (("dark", ""), ("light", "")):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.call("Emulation.setEmulatedMedia", media="screen", features=features)
+        browser.wait(f"document.documentElement.dataset.theme === '{scheme}'{query}")
+        now = browser.js(look)
+        assert (now == light) is (scheme == "light")
+        assert scheme == "light" or (now[0] != light[0] and now[1] != light[1])
+    _open(browser, pages["finished"], query="?theme=dark")
+    assert browser.js(look)[0] != light[0]
+
+
+def test_the_feed_is_filtered(browser: Browser, pages: dict[str, Path]) -> None:
+    """Failures, sites and words can be singled out; newest first; a long feed says how much it shows."""
+    _open(browser, pages["failed"])
+    times = browser.js("[...document.querySelectorAll('.feed time')].map((t) => Date.parse(t.dateTime))")
+    assert times == sorted(times, reverse=True)
+    browser.js("document.querySelector('#activity input[type=checkbox]').click()")
+    assert browser.js("document.querySelectorAll('.feed li').length") == 8
+    browser.js(
+        "(() => { const s = document.querySelector('#activity input[type=search]'); s.value = 'trust_3';"
+        " s.dispatchEvent(new Event('input')); })()"
+    )
+    assert browser.js("document.querySelectorAll('.feed li').length") == 1
+    _open(browser, pages["large"])
+    total = len(dashboard.large().feed)
+    assert f"newest 200 of {total} lines" in browser.js("document.querySelector('#activity').textContent")
+
+
+def test_a_late_status_is_shown_as_ignored(browser: Browser, pages: dict[str, Path]) -> None:
+    """Who looks later sees that the error came after the stop and did not count."""
+    _open(browser, pages["stopped"])
+    rows = _texts(browser, "#history tbody tr")
+    assert "A. Smith" in rows[-2]
+    assert "ignored: the run was stopped" in rows[-1]
+
+
+def test_who_is_awaited_is_named(browser: Browser, pages: dict[str, Path]) -> None:
+    """An open round says whom it waits for, and the cell is not called missed yet."""
+    _open(browser, pages["running"])
+    assert "Waiting for Trust_2 (1 of 2 in)" in browser.js("document.querySelector('.state').textContent")
+    assert browser.js("document.querySelectorAll('.rounds .cell.awaited').length") == 1
+    assert browser.js("document.querySelectorAll('.rounds .cell.missed').length") == 0
+
+
+def test_models_are_compared_by_site(browser: Browser, pages: dict[str, Path]) -> None:
+    """Global, own and central model stand beside one another on each site; the best is marked in words."""
+    _open(browser, pages["finished"])
+    heads = _texts(browser, "#models thead tr:last-child th")
+    assert heads == ["Scored on"] + ["Global model", "Own model", "Trained centrally"] * 3
+    rows = browser.js(
+        "[...document.querySelectorAll('#models tbody tr')].map((r) => [...r.children].map((c) => c.textContent))"
+    )
+    assert rows[0] == [
+        "Trust_1",
+        "0.0712",
+        "0.0934",
+        "0.0688 (best)",
+        "0.9737 (best)",
+        "0.9649",
+        "0.9737 (best)",
+        "0.9968",
+        "0.9934",
+        "0.9971 (best)",
+    ]
+
+
+def test_the_weakest_site_is_named(browser: Browser, pages: dict[str, Path]) -> None:
+    """Averages hide hospitals: the page says who is worst, and by how much, in a chosen round."""
+    _open(browser, pages["finished"])
+    plot = dashboard.finished().plots[0]
+    last = {one.slot: one.points[-1].y or 0.0 for one in plot.series}
+    worst = max(last, key=lambda slot: last[slot])
+    assert f"Weakest by loss: {worst} with {last[worst]:.4f}" in browser.js(
+        "document.querySelector('#sites').textContent"
+    )
+    browser.js(
+        "(() => { const r = document.querySelector('#sites input[type=range]'); r.value = 0;"
+        " r.dispatchEvent(new Event('input')); })()"
+    )
+    first = max(one.points[0].y or 0.0 for one in plot.series)
+    assert f"{first:.4f}" in browser.js("document.querySelector('#sites').textContent")
+
+
+def test_paper_gets_everything_in_light(browser: Browser, pages: dict[str, Path]) -> None:
+    """Printed from the dark page: light colours, folded texts opened, charts at paper's width, afterwards as before."""
+    _open(browser, pages["failed"], dark=True, width=1440)
+    browser.js(
+        "window.addEventListener('beforeprint', () => { window.printed ="
+        " [document.querySelector('details').open, document.querySelector('figure svg').getAttribute('width')]; })"
+    )
+    pdf = browser.pdf()
+    assert browser.js("window.printed") == [True, "340"]
+    assert browser.js(
+        "[document.querySelector('details').open, document.querySelector('figure svg').getAttribute('width')]"
+    ) != [
+        True,
+        "340",
+    ]
+    fills = [
+        zlib.decompress(m)
+        for m in re.findall(rb"FlateDecode.*?stream\r?\n(.*?)endstream", pdf, re.DOTALL)
+        if m[:1] == b"x"
+    ]
+    assert any(b" rg" in content for content in fills)
+    # the dark page's ground, #0d1217, must not be painted anywhere
+    assert not any(re.search(rb"\.0509\d* \.0705\d* \.0901\d* rg", content) for content in fills)
+
+
+def test_a_long_series_keeps_its_spike_and_its_old_points(browser: Browser, tmp_path: Path) -> None:
+    """Down-sampling says that it happened, never loses an extreme, and never re-picks old points when new ones come."""
+
+    def points(count: int) -> list[Point]:
+        return [Point(x=n, y=99.0 if n == 4711 else (n * 37 % 101) / 101, round=1 + n // 100) for n in range(count)]
+
+    plot = Plot(label="loss", x_label="step", series=[Series(slot="Trust_1", name="Trust_1", points=points(10_000))])
+    report.write_report(dashboard.finished().model_copy(update={"plots": [plot]}), tmp_path / "long.html")
+    _open(browser, tmp_path / "long.html")
+    assert re.search(r"showing \d+ of 10000 points", _texts(browser, "figure")[0])
+
+    for name in ("1_dom.js", "2_format.js", "3_model.js"):
+        browser.js((JS / name).read_text(encoding="utf-8") + "\n;undefined")
+    chosen = {
+        count: set(
+            browser.js(f"sample({json.dumps([p.model_dump() for p in points(count)])}, {count}).map((p) => p.x)")
+        )
+        for count in (10_000, 10_007)
+    }
+    assert 4711 in chosen[10_000]
+    assert len(chosen[10_000]) <= 2002
+    # the last bucket is still open, so only its picks may change
+    closed = 9_984
+    assert {x for x in chosen[10_000] if x < closed} == {x for x in chosen[10_007] if x < closed}
+
+
+def test_many_charts_cost_nothing_until_they_are_near(browser: Browser, tmp_path: Path) -> None:
+    """Of forty charts only those near the view are drawn; paper gets them all."""
+    story = dashboard.large(site_count=5, round_count=20, label_count=8)
+    plots = [p.model_copy(update={"label": f"{p.label}_{k}"}) for k in range(5) for p in story.plots]
+    report.write_report(story.model_copy(update={"plots": plots}), tmp_path / "many.html")
+    _open(browser, tmp_path / "many.html")
+    drawn = browser.js("document.querySelectorAll('figure svg').length")
+    assert 1 <= drawn < 30
+    browser.js(
+        "window.addEventListener('beforeprint',"
+        " () => { window.drawn = document.querySelectorAll('figure svg').length; })"
+    )
+    browser.pdf()
+    assert browser.js("window.drawn") == 40
+
+
+def test_without_a_script_the_page_stays_readable(browser: Browser, pages: dict[str, Path]) -> None:
+    """A viewer that runs no script shows the run all the same, and nothing overflows."""
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(pages["failed"], width=360, ready=False)
+        tree = browser.call("DOM.getDocument", depth=1)
+        text = browser.call("DOM.getOuterHTML", nodeId=tree["root"]["nodeId"])["outerHTML"]
+        assert 'class="wrap static"' in text
+        assert browser.call("Page.getLayoutMetrics")["cssContentSize"]["width"] <= 360
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+NAMELESS = """[...document.querySelectorAll(
+    'button, select, input, a[href], [role=slider], [role=img], [role=group], figure, section, nav')]
+  .filter((e) => e.getClientRects().length)
+  .filter((e) => !(e.getAttribute('aria-label') || e.labels?.[0]?.textContent.trim()
+    || (e.matches('button, a') && e.textContent.trim())
+    || document.getElementById(e.getAttribute('aria-labelledby'))?.textContent.trim()))
+  .map((e) => e.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.parametrize("name", dashboard.ALL)
+def test_everything_that_can_be_used_has_a_name(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    """Controls, charts and sections are named, ids unique, headings without a jump, one h1 and one main."""
+    _open(browser, pages[name])
+    assert browser.js(NAMELESS) == []
+    ids = browser.js("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(ids) == len(set(ids))
+    levels = [int(t[1]) for t in browser.js("[...document.querySelectorAll('h1, h2, h3')].map((e) => e.tagName)")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    assert browser.js("document.querySelectorAll('main').length") == 1
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", dashboard.ALL)
+def test_axe_finds_nothing(browser: Browser, pages: dict[str, Path], name: str, dark: bool) -> None:
+    """The accessibility checker axe-core, all its rules, finds no violation, in both themes."""
+    axe = Path(os.environ.get("AXE_CORE_JS", "axe.min.js"))
+    if not axe.is_file():
+        pytest.skip("LEFT OUT: axe-core: AXE_CORE_JS does not name its axe.min.js")
+    browser.call("Page.setBypassCSP", enabled=True)
+    try:
+        for width in (360, 1440):
+            _open(browser, pages[name], dark=dark, width=width)
+            browser.js(axe.read_text(encoding="utf-8") + "\n;undefined")
+            found = browser.js("axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))")
+            assert found == []
+    finally:
+        browser.call("Page.setBypassCSP", enabled=False)
+
+
+def test_a_broken_page_keeps_what_was_written_into_it(browser: Browser, tmp_path: Path) -> None:
+    """If the inlined data cannot be read, the static run stays and nothing is blank."""
+    path = tmp_path / "broken.html"
+    html = report.render(dashboard.finished())
+    data = html.split('data-encoding="gzip+base64">', 1)[1].split("</script>", 1)[0]
+    path.write_text(html.replace(data, "AAAA"), encoding="utf-8")
+    browser.open(path)
+    assert browser.js("document.documentElement.dataset.ready") == "failed"
+    assert "Finished - results ready" in browser.js("document.body.innerText")
+
+
+def test_a_story_of_only_names_is_drawn(browser: Browser, tmp_path: Path) -> None:
+    """A story that lacks everything optional still gives a page, for every status."""
+    base = dashboard.empty()
+    for status in type(base.status):
+        story = Story(generated_at=base.generated_at, model=base.model, status=status)
+        report.write_report(story, tmp_path / "bare.html")
+        _open(browser, tmp_path / "bare.html")
+        assert browser.errors == []
