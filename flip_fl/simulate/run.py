@@ -24,7 +24,7 @@ from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.processes import Child, leave_at_once, running, terminable
 from flip_fl.simulate.results import CheckedResults, fetch_and_check
 from flip_fl.simulate.sites import Data, find_data, split, write_site_settings
-from flip_fl.simulate.storage import create_bucket, storage
+from flip_fl.simulate.storage import storage
 from flip_fl.simulate.watch import OnlyChanges, news, trained
 from flip_fl.values import SERVER_NAME, ModelStatus, natural_key
 
@@ -79,7 +79,7 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
         description = f"{config.job_type.value} job"
         hub = parts.enter_context(simulated_hub(folder, name, description, slots, slots_total=options.sites))
         store = parts.enter_context(storage(folder.state / "s3", folder.logs / "s3.log"))
-        create_bucket(store, BUCKET)
+        store.create_bucket(BUCKET)
         server_file = folder.settings / f"{SERVER_NAME}.env"
         write_settings_file(
             server_file,
@@ -87,12 +87,8 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
                 "FLIP_ROLE": "server",
                 "FLIP_API_INTERNAL_URL": hub.url,
                 "INTERNAL_SERVICE_KEY": hub.key,
-                "UPLOADED_FEDERATED_DATA_BUCKET": f"s3://{BUCKET}",
                 "FLIP_STATE_DIR": str(folder.state),
-                "AWS_ENDPOINT_URL": store.endpoint,
-                "AWS_ACCESS_KEY_ID": store.access_key,
-                "AWS_SECRET_ACCESS_KEY": store.secret_key,
-                "AWS_DEFAULT_REGION": store.region,
+                **store.settings(BUCKET),
             },
         )
         settings = load(ServerSettings, server_file)

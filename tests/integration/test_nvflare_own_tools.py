@@ -22,7 +22,7 @@ from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.folder import claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.prepare import prepare
-from flip_fl.simulate.storage import create_bucket, storage
+from flip_fl.simulate.storage import storage
 from tests.support.apps import write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -59,17 +59,13 @@ def federation(folder: Path, app: Path) -> Iterator[Federation]:
         simulated_hub(run, "own tools", "", SLOTS, slots_total=2) as hub,
         storage(run.state / "s3", run.logs / "s3.log") as s3,
     ):
-        create_bucket(s3, "results")
+        s3.create_bucket("results")
         write_settings_file(
             run.settings / "server.env",
             {
                 "FLIP_API_INTERNAL_URL": hub.url,
                 "INTERNAL_SERVICE_KEY": hub.key,
-                "UPLOADED_FEDERATED_DATA_BUCKET": "s3://results",
-                "AWS_ENDPOINT_URL": s3.endpoint,
-                "AWS_ACCESS_KEY_ID": s3.access_key,
-                "AWS_SECRET_ACCESS_KEY": s3.secret_key,
-                "AWS_DEFAULT_REGION": s3.region,
+                **s3.settings("results"),
             },
         )
         for slot in SLOTS:
