@@ -84,14 +84,14 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [*terminalreporter.stats.get("skipped", []), *terminalreporter.stats.get("failed", [])]
+    reports = [report for kind in ("skipped", "failed", "error") for report in terminalreporter.stats.get(kind, [])]
     reasons: dict[str, int] = {}
     for report in reports:
         reason = _left_out(report)
         if reason is not None:
             reasons[reason] = reasons.get(reason, 0) + 1
     for reason, tests in reasons.items():
-        terminalreporter.write_line(f"{LEFT_OUT}{reason} [{tests} tests]", yellow=True, bold=True)
+        terminalreporter.write_line(f"{LEFT_OUT}{reason} (tests: {tests})", yellow=True, bold=True)
 
 
 def _left_out(report: pytest.TestReport | pytest.CollectReport) -> str | None:

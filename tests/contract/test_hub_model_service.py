@@ -149,6 +149,17 @@ class TestStatus:
         assert model_service.update_model_status(filled.model_id, late, session) is ModelStatus.STOPPED
         assert (len(filled.rows(StatusHistory)), len(filled.rows(ModelsAudit))) == before
 
+    def test_a_stop_by_somebody_else_is_seen(self, filled: World) -> None:
+        """A session that has read the model before judges a late status by what the database holds now."""
+        with Session(filled.engine, expire_on_commit=False) as session:
+            remembered = session.get(Model, filled.model_id)
+            assert remembered is not None
+            session.commit()
+            with filled.session() as other:
+                model_service.update_model_status(filled.model_id, ModelStatus.STOPPED, other)
+            late = model_service.update_model_status(filled.model_id, ModelStatus.RUNNING, session)
+        assert late is ModelStatus.STOPPED
+
     @pytest.mark.parametrize("again", [ModelStatus.INITIATED, ModelStatus.PENDING])
     def test_a_stopped_run_may_be_queued_again(self, filled: World, session: Session, again: ModelStatus) -> None:
         """A person's wish to start anew is not taken for a late report."""
