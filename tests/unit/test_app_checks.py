@@ -1,0 +1,175 @@
+# ruff: noqa: E501 (tables of code and texts)
+"""Everything that is wrong with an app is said before a run starts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flip_fl.app.checks import CheckedApp, check_app
+from flip_fl.app.config import load_config
+from flip_fl.errors import FlipError
+from flip_fl.values import JobType
+from tests.support.app import CONFIG, TRAINER, write_app
+
+SLOTS = ("Trust_1", "Trust_2")
+
+
+def refused(app: Path, slots: Sequence[str] = SLOTS, **options: Any) -> FlipError:
+    with pytest.raises(FlipError) as caught:
+        check_app(app, slots, **options)
+    return caught.value
+
+
+def with_config(folder: Path, **keys: Any) -> Path:
+    return write_app(folder / "app", config={**CONFIG, **keys})
+
+
+def test_a_good_app_passes_without_torch_in_this_process(tmp_path: Path) -> None:
+    """The answer names the weights; the app was imported elsewhere."""
+    marker = "import os, sys\nassert not any('KEY' in name for name in os.environ), list(os.environ)\n"
+    app = write_app(tmp_path / "app", trainer=marker + TRAINER)
+    checked = check_app(app, SLOTS)
+    assert isinstance(checked, CheckedApp)
+    assert checked.parameters == {"weight": ((1, 2), "float32"), "bias": ((1,), "float32")}
+    assert checked.notes == ()
+    assert checked.config == load_config(app)
+    assert "trainer" not in sys.modules
+
+
+def test_the_example_passes() -> None:
+    """The example in the repository is an app like any other."""
+    app = Path(__file__).parents[2] / "examples" / "breast_cancer"
+    assert check_app(app, SLOTS).config.best_model_metric == "auc"
+
+
+def test_a_folder_without_an_app(tmp_path: Path) -> None:
+    """The wrong folder is told from an app that lacks a file."""
+    assert refused(tmp_path).code == "E0201"
+    assert refused(tmp_path / "nowhere").why == "there is no such folder"
+    (tmp_path / "file").touch()
+    assert refused(tmp_path / "file").why == "it is not a folder"
+
+
+@pytest.mark.parametrize("name", ["trainer.py", "models.py", "config.json"])
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    """The error says which file, and which the job type needs."""
+    app = write_app(tmp_path / "app")
+    (app / name).unlink()
+    error = refused(app)
+    assert (error.code, error.facts["file"]) == ("E0202", name)
+
+
+def test_job_types_without_a_template_are_refused(tmp_path: Path) -> None:
+    """A job that this version cannot run does not run as another one."""
+    error = refused(with_config(tmp_path, job_type="evaluation"))
+    assert error.what == 'job_type is "evaluation"; it must be standard'
+    error = refused(tmp_path / "app", job_types=tuple(JobType))
+    assert (error.code, error.facts["file"]) == ("E0202", "evaluator.py")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("FEDPROX_MU", 0.1), ("FEDBN", True), ("SERVER_OPTIMIZER", "adam"), ("AGGREGATE_ONLY_REGEX", "x"),
+     ("SERVER_CHECKPOINT", "a.pt")],
+)  # fmt: skip
+def test_a_key_that_nothing_acts_on_is_refused(key: str, value: Any, tmp_path: Path) -> None:
+    """Training without what the config asks for would be another training."""
+    error = refused(with_config(tmp_path, **{key: value}))
+    assert error.what.startswith(key)
+    assert error.what.endswith("it must be absent")
+
+
+@pytest.mark.parametrize(
+    ("slot", "suggestion"),
+    [
+        ("Trust_03", "did you mean Trust_3? (slots: Trust_1, Trust_2, Trust_3)"),
+        ("trust_1", "did you mean Trust_1? (slots: Trust_1, Trust_2, Trust_3)"),
+        ("Guys", "slots: Trust_1, Trust_2, Trust_3"),
+    ],
+)
+def test_a_weight_for_no_slot_is_an_error(slot: str, suggestion: str, tmp_path: Path) -> None:
+    """Weights are keyed by kit slot; a trust's name, or a zero too many, is shown at its place."""
+    app = with_config(tmp_path, AGGREGATION_WEIGHTS={"Trust_1": 1, slot: 1})
+    error = refused(app, federation=("Trust_1", "Trust_2", "Trust_3"))
+    assert (error.code, error.fix) == ("E0312", suggestion)
+    assert error.what == f"no kit slot called '{slot}' in AGGREGATION_WEIGHTS"
+    assert str(error.where).startswith(f"{app / 'config.json'}:1:")
+
+
+def test_weights_must_cover_the_run(tmp_path: Path) -> None:
+    """A site of the run without a weight, or with nothing but zeros, is an error; a slot outside the run is a note."""
+    app = with_config(tmp_path, AGGREGATION_WEIGHTS={"Trust_1": 0, "Trust_3": 1})
+    assert "Trust_2 has none" in refused(app, federation=("Trust_3",)).what
+    assert "all of them are 0" in refused(app, ("Trust_1",), federation=("Trust_3",)).what
+    app = with_config(tmp_path, AGGREGATION_WEIGHTS={"Trust_1": 2, "Trust_2": 0, "Trust_3": 1})
+    assert check_app(app, SLOTS, federation=("Trust_3",)).notes == (
+        "AGGREGATION_WEIGHTS names Trust_3, not part of this run",
+    )
+
+
+def test_the_quorum_must_be_there(tmp_path: Path) -> None:
+    """A job that needs three sites does not start with two and wait for ever."""
+    app = with_config(tmp_path, MIN_CLIENTS=3)
+    error = refused(app)
+    assert error.what == "the job needs 3 sites, 2 are chosen (Trust_1, Trust_2)"
+    assert error.where == f"{app / 'config.json'}:1:59"
+
+
+def test_the_best_model_s_metric_must_be_declared(tmp_path: Path) -> None:
+    """A metric that may not leave the sites cannot choose a model."""
+    error = refused(with_config(tmp_path, METRICS=["loss"], BEST_MODEL_METRIC="auc"))
+    assert error.what == 'BEST_MODEL_METRIC is "auc"; it must be one of METRICS (loss)'
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("trainer", "class FLIP_TRAINER(object):\n    pass\n"),
+        ("trainer", "from nvflare.apis.executor import Executor\nclass Mine(Executor):\n    pass\n"),
+        ("validator", "class FLIP_VALIDATOR:\n    pass\n"),
+    ],
+)
+def test_executor_style_apps_are_recognised(file: str, text: str, tmp_path: Path) -> None:
+    """They are refused by name, with what to change, not by a missing function."""
+    app = write_app(tmp_path / "app", **{file: text})
+    error = refused(app)
+    assert error.code == "E0206"
+    assert f"{file}.py defines the class" in error.what
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "words", "place"),
+    [
+        ({"trainer": "import no_such_package\n"}, "E0203", "No module named 'no_such_package'", "trainer.py:1"),
+        ({"trainer": "import helper\n", "helper": "\n1 / 0\n"}, "E0203", "ZeroDivisionError", "helper.py:2"),
+        ({"trainer": "def train(:\n"}, "E0203", "SyntaxError: invalid syntax", "trainer.py:1:11"),
+        ({"trainer": "def train(model, site, config): ...\n"}, "E0204", "no function validate", "trainer.py"),
+        ({"trainer": TRAINER.replace("(model, site, config)", "(model)", 1)}, "E0204", "no function train", "trainer.py"),
+        ({"models": "get_model = 3\n"}, "E0204", "no function get_model", "models.py"),
+        ({"models": "def get_model():\n    raise OSError('no weights here')\n"}, "E0205", "no weights here", "models.py:2"),
+        ({"models": "def get_model():\n    return 3\n"}, "E0205", "it returned int, not a torch.nn.Module", "models.py"),
+        ({"models": "def get_model():\n    import os; os._exit(3)\n"}, "E0205", "ended with code 3", "models.py"),
+        ({"models": "import torch\ndef get_model():\n    return torch.nn.ReLU()\n"}, "E0205", "no weights", "models.py"),
+        ({"models": "import torch\ndef get_model():\n    return torch.nn.LazyLinear(2)\n"}, "E0205", "lazy layer", "models.py"),
+        (
+            {"models": "import torch\ndef get_model():\n    return torch.nn.Linear(1, 1).to(torch.bfloat16)\n"},
+            "E0205",
+            "'weight' of the model is torch.bfloat16, which numpy has not",
+            "models.py",
+        ),
+    ],
+)  # fmt: skip
+def test_code_that_cannot_run_is_found_before_the_run(
+    files: dict[str, str], code: str, words: str, place: str, tmp_path: Path
+) -> None:
+    """Imports, functions and the model are tried in a process of their own; the error names the place in the app."""
+    app = write_app(tmp_path / "app", **files)
+    error = refused(app)
+    assert error.code == code
+    assert words in error.what
+    assert str(error.where) == str(app / place)
