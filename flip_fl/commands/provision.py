@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,7 +115,7 @@ def _anew(file: Path | None, sites: int | None, host: str | None, net: str | Non
         return _wanted(file, None, None, None)
     if not authority.exists(out):
         if sites is None:
-            fix = f"flip-fl provision -n 3 --out {out}"
+            fix = f"flip-fl provision -n 3 --out {shlex.quote(str(out))}"
             raise FlipError("E0606", folder=make.shown(out), act="replace", fix=fix)
         return _wanted(None, sites, host, net)
     old = authority.read_ledger(out).federation
@@ -129,7 +130,7 @@ def _confirm(net: str, out: Path, yes: bool) -> None:
     """Ask a person to type the net's name; without one at a terminal, --yes must have been said."""
     if yes:
         return
-    fix = f"flip-fl provision --replace-all --yes --out {out}"
+    fix = f"flip-fl provision --replace-all --yes --out {shlex.quote(str(out))}"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise FlipError(
             "E0102", problem="--replace-all cuts off every site: without a terminal it needs --yes", fix=fix
@@ -173,4 +174,4 @@ def _notes(output: Output, told: Provisioned, *, first: bool) -> None:
         output.note(f"{told.folder / 'ca'} holds the CA's key: back it up, and give it to nobody")
         if told.host == "localhost":
             output.note("these kits connect on this machine alone; for others, say the server's name with --host")
-    output.next_step(f"flip-fl kit verify {told.kits[-1].path}")
+    output.next_step(f"flip-fl kit verify {shlex.quote(str(told.kits[-1].path))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ class Finding:
     error: FlipError | None = None
 
 
+def word(path: Path) -> str:
+    """``path`` as a word for the shell; a kit may come from anybody, so control characters are escaped."""
+    return shlex.quote("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path)))
+
+
 def modes(kit: Kit) -> Iterator[Finding]:
     """Others must read no key and write nothing that the engine starts or believes."""
     good = True
@@ -39,8 +45,9 @@ def modes(kit: Kit) -> Iterator[Finding]:
             good = False
             what = f"{path.relative_to(kit.folder)} has mode {mode:04o}"
             why = "whoever reads it can connect as " + kit.name
-            yield Finding("modes", "fail", what, why, f"chmod 600 {path}")
-    for path in (kit.folder, *sorted(kit.folder.glob(f"{STARTUP}/**/*")), kit.folder / "local"):
+            yield Finding("modes", "fail", what, why, f"chmod 600 {word(path)}")
+    startup, local = kit.folder / STARTUP, kit.folder / "local"
+    for path in (kit.folder, startup, *sorted(startup.rglob("*")), local, *sorted(local.rglob("*"))):
         if path.is_symlink() or not path.exists() or path in keys:
             continue
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -48,7 +55,7 @@ def modes(kit: Kit) -> Iterator[Finding]:
             good = False
             shown = "the kit's folder" if path == kit.folder else str(path.relative_to(kit.folder))
             why = "others could change what this site runs"
-            yield Finding("modes", "fail", f"{shown} has mode {mode:04o}", why, f"chmod go-w {path}")
+            yield Finding("modes", "fail", f"{shown} has mode {mode:04o}", why, f"chmod go-w {word(path)}")
     if good:
         yield Finding("modes", "ok", "no key can be read, and nothing changed, by others")
 
@@ -61,7 +68,7 @@ def foreign_keys(kit: Kit, own: PublicKeyTypes | None) -> Iterator[Finding]:
         found = True
         what = f"{path.relative_to(kit.folder)} is a private key that is not {kit.name}'s"
         why = "a kit holds only its own secrets: its holder could be somebody else"
-        yield Finding("foreign keys", "fail", what, why, f"delete {path} and tell the federation's administrator")
+        yield Finding("foreign keys", "fail", what, why, f"delete {word(path)} and tell the federation's administrator")
     if not found:
         yield Finding("foreign keys", "ok", f"no other private key than {kit.name}'s")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -198,9 +199,9 @@ def _no_kit(folder: Path) -> FlipError:
         problem, suggestion = "it is no folder", "unpack the kit and give its folder"
     elif below := kits_in(folder):
         problem = f"it holds {len(below)} kits" if len(below) > 1 else "it holds one"
-        suggestion = f"flip-fl kit verify {below[-1]}"
+        suggestion = f"flip-fl kit verify {shlex.quote(str(below[-1]))}"
     elif folder.name == STARTUP and role_of(folder.parent):
-        problem, suggestion = "it is a part of one", f"flip-fl kit verify {folder.parent}"
+        problem, suggestion = "it is a part of one", f"flip-fl kit verify {shlex.quote(str(folder.parent))}"
     else:
         names = ", ".join(f"{STARTUP}/{role.config_file}" for role in KitRole)
         problem, suggestion = f"it has none of {names}", "give the folder that holds the kit's startup/"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -79,7 +81,14 @@ def add(out: Path, count: int) -> Made:
     federation = ca.ledger.federation.model_copy(update={"slots": last + count})
     with _staging(out) as stage:
         issued = _build_kits(federation, slots, stage, ca)
-        _move(slots, stage, out)
+        try:
+            _move(slots, stage, out)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            # Whoever adds at the same time begins at the same number, so nothing was moved.
+            fix = f"flip-fl provision --add {count}{_out(out)}"
+            raise FlipError("E0608", folder=shown(out), name=slots[0], fix=fix) from None
     authority.write_ledger(
         out / authority.FOLDER,
         ca.ledger.model_copy(update={"federation": federation, "issued": [*ca.ledger.issued, *issued]}),
@@ -125,7 +134,7 @@ def shown(out: Path) -> str:
 
 
 def _out(out: Path) -> str:
-    return "" if out == Path("kits") else f" --out {out}"
+    return "" if out == Path("kits") else f" --out {shlex.quote(str(out))}"
 
 
 def _entries(out: Path) -> list[Path]:

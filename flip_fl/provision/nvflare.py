@@ -111,6 +111,10 @@ class ResourcesBuilder(Builder):  # type: ignore[misc]
             resources["class_allow_list"] = list(ALLOWED_CLASSES)
             if participant.type == ParticipantType.SERVER:
                 _server(resources)
+            else:
+                # A site's error log may name patients' files, and NVFLARE streams it to the server unless told not to.
+                # The participant's property of that name has no effect when it is false.
+                resources[PropKey.ALLOW_LOG_STREAMING] = False
             text = json.dumps(resources, indent=2)
             (local / RESOURCES).write_text(text + "\n", encoding="utf-8")
 
@@ -149,9 +153,7 @@ def _project(federation: Federation, slots: Sequence[str], root: Root | None) ->
         )
     )
     for slot in slots:
-        # A site's error log may name patients' files: NVFLARE would stream it to the server.
-        site = {PropKey.ALLOW_LOG_STREAMING: False}
-        project.add_participant(Participant(ParticipantType.CLIENT, slot, slot, site))
+        project.add_participant(Participant(ParticipantType.CLIENT, slot, slot))
     if root is None:
         project.add_participant(Participant(ParticipantType.ADMIN, ADMIN_NAME, OPERATOR, {PropKey.ROLE: ADMIN_ROLE}))
     return project

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from flip_fl.errors import FlipError
 from flip_fl.provision.clock import Clock, difference
-from flip_fl.provision.files import Finding, foreign_keys, modes
+from flip_fl.provision.files import Finding, foreign_keys, modes, word
 from flip_fl.provision.kit import (
     ROOT,
     STARTUP,
@@ -77,7 +77,8 @@ def verdict(kit: Kit, findings: list[Finding]) -> FlipError | None:
         total=len(findings),
         names=", ".join(dict.fromkeys(finding.name for finding in failed)),
         first=f"{first.name}: {first.what}",
-        suggestion=first.fix or _AGAIN,
+        # As it stands: a fact would be cut, and this is a line to paste.
+        fix=first.fix or _AGAIN,
     )
 
 
@@ -238,4 +239,4 @@ def _clock_words(clock: Clock | str | None) -> str:
 
 
 def _owner(path: Path) -> str:
-    return f"run as the owner of {path}"
+    return f"run as the owner of {word(path)}"

@@ -1,0 +1,270 @@
+"""``flip-fl kit verify`` on real kits: each thing that keeps one from connecting, and each way to be somebody else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from flip_fl.commands.answers import ErrorEnvelope, KitVerified
+from flip_fl.provision.kit import load_certificate
+from tests.contract.test_cli_json import checked
+from tests.support.cli import Finished, flip_fl
+from tests.support.provision import HOST, make, reissue, tree, web_server
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kits for two sites, not to be changed."""
+    return make(tmp_path_factory.mktemp("made"), "-n", "2", "--host", HOST)
+
+
+@pytest.fixture
+def kits(made: Path, tmp_path: Path) -> Path:
+    """A copy of them in ``tmp_path/kits``."""
+    return Path(shutil.copytree(made, tmp_path / "kits"))
+
+
+def look(kits: Path, name: str, *words: str) -> Finished:
+    """``flip-fl kit verify kits/<name>`` with ``words``."""
+    return flip_fl("kit", "verify", f"kits/{name}", *words, cwd=kits.parent)
+
+
+def failed(done: Finished) -> dict[str, tuple[str, str]]:
+    """The failed checks of a finished ``--json`` verification: name → (what, fix)."""
+    checks = done.document()["data"]["checks"]
+    return {check["name"]: (check["what"], check["fix"]) for check in checks if check["state"] == "fail"}
+
+
+@pytest.mark.parametrize("name", ["server", "admin", "Trust_2"])
+def test_a_fresh_kit_is_good_and_looking_changes_nothing(name: str, kits: Path) -> None:
+    """Protects people from alarms about a kit that is right, and the kit from being looked at."""
+    before = tree(kits)
+    done = look(kits, name, "--json")
+    answer = checked(done.document(), KitVerified)
+    assert (done.exit_code, answer.host) == (0, HOST)
+    assert {check.state for check in answer.checks} == {"ok"}
+    assert {check.name for check in answer.checks} >= {"key", "chain", "name", "host", "validity", "modes"}
+    assert tree(kits) == before
+
+
+@pytest.mark.parametrize("name", ["server", "Trust_1", "admin"])
+def test_a_kit_for_another_host_is_told_with_validity_and_clock(name: str, kits: Path) -> None:
+    """Protects an engineer from WRONG_VERSION_NUMBER: the names, the dates and the clock in one message."""
+    last = load_certificate(kits / "server/startup/server.crt").not_valid_after_utc
+    with web_server(behind=timedelta(minutes=14)) as url:
+        done = look(kits, name, "--host", "10.0.0.5", "--clock", url)
+        document = look(kits, name, "--host", "10.0.0.5", "--clock", url, "--json").document()
+    assert done.exit_code == 3
+    assert done.stderr.splitlines() == [
+        "error[FLIP-E0612]: the certificate is for fl.example.org, you connect to 10.0.0.5",
+        f"  why: valid to {last:%Y-%m-%d}; this clock is 14 min ahead",
+        "  fix: connect by that name (let DNS or /etc/hosts lead it to the server), or, where the kits were made: "
+        "flip-fl provision --replace-all --yes --host 10.0.0.5",
+        "  see: flip-fl explain E0612",
+    ]
+    assert (document["code"], document["exit_code"]) == ("FLIP-E0612", 3)
+    TypeAdapter(KitVerified).validate_python(document.pop("data"))
+    TypeAdapter(ErrorEnvelope).validate_python(document)
+
+
+def test_the_host_in_the_kit_is_the_one_that_counts(kits: Path) -> None:
+    """Protects a site whose engineer wrote the server's new address into the engine's file."""
+    file = kits / "Trust_1/startup/fed_client.json"
+    file.write_text(file.read_text(encoding="utf-8").replace(HOST, "new.example.org"), encoding="utf-8")
+    done = look(kits, "Trust_1")
+    assert done.exit_code == 3
+    assert "E0612]: the certificate is for fl.example.org, you connect to new.example.org\n" in done.stderr
+    assert look(kits, "Trust_1", "--host", HOST).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "code", "state", "told"),
+    [
+        (-60, -3, 3, "fail", "client.crt is expired since "),
+        (2, 60, 3, "fail", "client.crt is not valid before "),
+        (-60, 20, 0, "warn", "client.crt is valid to "),
+        (-60, 40, 0, "ok", "client.crt is valid to "),
+    ],
+)
+def test_dates_are_told_before_they_hurt(begin: int, end: int, code: int, state: str, told: str, kits: Path) -> None:
+    """Protects a federation from the day on which a certificate ends: 30 days ahead it is a warning."""
+    reissue(kits, "Trust_1", begin=timedelta(days=begin), end=timedelta(days=end))
+    done = look(kits, "Trust_1", "--json")
+    (check,) = (check for check in done.document()["data"]["checks"] if check["name"] == "validity")
+    assert (done.exit_code, check["state"]) == (code, state)
+    assert check["what"].startswith(told)
+    if code:
+        assert done.document()["code"] == "FLIP-E0613"
+
+
+@pytest.mark.parametrize(
+    ("behind", "code", "state", "told"),
+    [
+        (timedelta(0), 0, "ok", "within 30 s of http://127.0.0.1:"),
+        (timedelta(minutes=3), 0, "warn", "this clock is 3 min ahead by http://127.0.0.1:"),
+        (timedelta(hours=-1), 3, "fail", "this clock is 60 min behind by http://127.0.0.1:"),
+    ],
+)
+def test_a_clock_is_compared_with_another(behind: timedelta, code: int, state: str, told: str, kits: Path) -> None:
+    """Protects a site whose clock is wrong by an hour from looking for the fault in its certificate."""
+    with web_server(behind) as url:
+        done = look(kits, "Trust_1", "--clock", url, "--json")
+    (check,) = (check for check in done.document()["data"]["checks"] if check["name"] == "clock")
+    assert (done.exit_code, check["state"]) == (code, state)
+    assert check["what"].startswith(told)
+
+
+def test_a_clock_that_cannot_be_compared_fails_no_kit(kits: Path) -> None:
+    """Protects a kit from being blamed for a web server that is down; a word that is no address is refused."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        done = look(kits, "Trust_1", "--clock", url)
+    assert done.exit_code == 0
+    assert f"warn  clock            not compared: no answer from {url}\n" in done.stdout
+    assert look(kits, "Trust_1", "--clock", "pool.ntp.org").exit_code == 2
+
+
+@pytest.mark.parametrize("path", ["startup/client.key", "startup", "startup/start.sh", "local/resources.json", "."])
+def test_modes_that_let_others_in_are_told_with_a_line_that_mends_them(path: str, kits: Path) -> None:
+    """Protects the key from being read, and what the site starts from being changed, by other users."""
+    (kits / "Trust_1" / path).chmod(0o777)
+    done = look(kits, "Trust_1", "--json")
+    assert (done.exit_code, list(failed(done))) == (1, ["modes"])
+    fix = failed(done)["modes"][1]
+    assert done.document()["fix"] == fix
+    subprocess.run(fix, shell=True, cwd=kits.parent, check=True)
+    assert look(kits, "Trust_1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("Trust_2/startup/client.key", "local/spare.key"),
+        ("ca/rootCA.key", "transfer/ca.pem"),
+        ("server/startup/server.key", "startup/server.key"),
+    ],
+)
+def test_somebody_else_s_key_in_a_kit_is_found_wherever_it_lies(source: str, place: str, kits: Path) -> None:
+    """Protects every other participant: who holds a kit must not be able to be somebody else."""
+    shutil.copy(kits / source, kits / "Trust_1" / place)
+    done = look(kits, "Trust_1", "--json")
+    assert (done.exit_code, list(failed(done))) == (1, ["foreign keys"])
+    what, fix = failed(done)["foreign keys"]
+    assert what == f"{place} is a private key that is not Trust_1's"
+    assert fix.startswith(f"delete kits/Trust_1/{place} and tell")
+
+
+def test_a_key_in_a_bundle_of_text_is_found_as_well(kits: Path) -> None:
+    """Protects against NVFLARE's own state file, which holds every key inside a JSON string."""
+    key = (kits / "Trust_2/startup/client.key").read_text(encoding="ascii")
+    (kits / "Trust_1/local/cert.json").write_text(json.dumps({"Trust_2": {"pri_key": key}}), encoding="utf-8")
+    (kits / "Trust_1/local/cert.json").chmod(0o600)
+    assert list(failed(look(kits, "Trust_1", "--json"))) == ["foreign keys"]
+
+
+def test_a_name_in_a_kit_reaches_the_terminal_as_text(kits: Path) -> None:
+    """Protects the terminal of whoever looks at a kit that came from somebody else."""
+    shutil.copy(kits / "Trust_2/startup/client.key", kits / "Trust_1/local" / "a b\x1b[2J.key")
+    done = look(kits, "Trust_1")
+    assert done.exit_code == 1
+    assert "  fix: delete 'kits/Trust_1/local/a b\\x1b[2J.key' and tell" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_a_copy_of_the_own_key_is_no_foreign_one(kits: Path) -> None:
+    """Protects a site's backup of its own key from being called an attack."""
+    shutil.copy(kits / "Trust_1/startup/client.key", kits / "Trust_1/local/backup.key")
+    assert look(kits, "Trust_1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "checks"),
+    [
+        (["client.key"], ["key"]),
+        (["client.crt"], ["key", "name"]),
+        (["client.key", "client.crt"], ["name"]),
+    ],
+)
+def test_files_of_another_site_are_told(files: list[str], checks: list[str], kits: Path) -> None:
+    """Protects against kits mixed up by hand: key, certificate and name must be one holder's."""
+    for file in files:
+        shutil.copy(kits / "Trust_2/startup" / file, kits / "Trust_1/startup" / file)
+    done = look(kits, "Trust_1", "--json")
+    assert done.exit_code == 1
+    assert list(failed(done)) == checks
+    assert done.document()["code"] == "FLIP-E0611"
+
+
+def test_a_kit_of_another_federation_is_told(kits: Path, tmp_path: Path) -> None:
+    """Protects against the same name under another CA: only the signature tells them apart."""
+    (tmp_path / "other").mkdir()
+    other = make(tmp_path / "other", "-n", "1", "--host", HOST)
+    for file in ("client.key", "client.crt"):
+        shutil.copy(other / "Trust_1/startup" / file, kits / "Trust_1/startup" / file)
+    done = look(kits, "Trust_1", "--json")
+    assert (done.exit_code, list(failed(done))) == (1, ["chain"])
+    assert failed(done)["chain"][0] == "client.crt was not issued by the CA in rootCA.pem"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "name"),
+    [
+        ("client.crt", None, "files"),
+        ("rootCA.pem", b"torn", "files"),
+        ("client.key", None, "key"),
+        ("client.key", b"torn", "key"),
+    ],
+)
+def test_files_that_are_lost_or_torn_are_named(file: str, content: bytes | None, name: str, kits: Path) -> None:
+    """Protects from a traceback of the library that reads certificates."""
+    place = kits / "Trust_1/startup" / file
+    place.unlink() if content is None else place.write_bytes(content)
+    done = look(kits, "Trust_1", "--json")
+    assert (done.exit_code, list(failed(done))) == (1, [name])
+    assert file in failed(done)[name][0]
+
+
+def test_a_kit_that_nvflare_made_alone_is_checked_as_far_as_it_goes(kits: Path) -> None:
+    """Protects federations whose kits came from NVFLARE's own command: what is not known is said, not failed."""
+    (kits / "Trust_1/kit.json").unlink()
+    done = look(kits, "Trust_1", "--host", "10.0.0.5", "--json")
+    states = {check["name"]: check["state"] for check in done.document()["data"]["checks"]}
+    assert (done.exit_code, states["host"], states["chain"]) == (0, "warn", "ok")
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "fix"),
+    [
+        ("kits", "it holds 4 kits", "flip-fl kit verify kits/Trust_2"),
+        ("kits/Trust_1/startup", "it is a part of one", "flip-fl kit verify kits/Trust_1"),
+        ("kits/Trust_9", "there is no such folder", "give the folder"),
+        ("kits/ca", "it has none of startup/fed_server.json", "give the folder"),
+        ("kits/Trust_1/kit.json", "it is no folder", "unpack the kit and give its folder"),
+    ],
+)
+def test_what_is_no_kit_is_told_with_one_that_is(path: str, told: str, fix: str, made: Path) -> None:
+    """Protects people who give the folder above or below the kit."""
+    done = flip_fl("kit", "verify", path, cwd=made.parent)
+    assert done.exit_code == 2
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(f"error[FLIP-E0610]: {path} is not a kit: {told}")
+    assert lines[1].startswith(f"  fix: {fix}")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("startup/fed_client.json", "{"), ("startup/fed_client.json", "[]"), ("kit.json", "{}")]
+)
+def test_a_kit_whose_facts_are_torn_is_told(file: str, content: str, kits: Path) -> None:
+    """Protects from guesses about whose kit it is."""
+    (kits / "Trust_1" / file).write_text(content, encoding="utf-8")
+    done = look(kits, "Trust_1")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error[FLIP-E0610]: kits/Trust_1 is not a kit: ")
