@@ -37,7 +37,14 @@ CONTROLLERS = {
     "ScatterAndGather": {
         "id": "controller",
         "path": "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
-        "args": {"min_clients": 2, "num_rounds": 2, "wait_time_after_min_received": 0, "train_task_name": "train"},
+        "args": {
+            "min_clients": 2,
+            "num_rounds": 2,
+            "wait_time_after_min_received": 0,
+            "persistor_id": "persistor",
+            "aggregator_id": "aggregator",
+            "shareable_generator_id": "shareable_generator",
+        },
     },
 }
 
