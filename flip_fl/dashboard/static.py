@@ -11,10 +11,11 @@ from datetime import datetime
 from html import escape
 
 from flip_fl.dashboard import words
-from flip_fl.dashboard.story import Failure, Plot, Series, Story
+from flip_fl.dashboard.story import BaselineRow, Failure, Plot, Series, Story
 from flip_fl.values import natural_key
 
 NEWEST_ROWS = 40
+MOST_BASELINES = 80
 WIDTH, HEIGHT, LEFT, BOTTOM = 330, 130, 50, 18
 HUES, DASHES = 8, ("", "7 3", "2 3")
 
@@ -70,11 +71,22 @@ def _baselines(story: Story) -> str:
     if not story.baselines:
         return ""
     metrics = list(dict.fromkeys(name for row in story.baselines for name in row.metrics))
+    shown = sorted(story.baselines, key=lambda row: natural_key(row.scored_on))
+    if len(shown) > MOST_BASELINES:
+        # every site's model on every other site's patients is a square: only the diagonal is readable as a list
+        shown = [row for row in shown if row.model in (f"{row.scored_on} alone", row.scored_on) or not _is_alone(row)]
     rows = [
         [text(row.scored_on), text(row.model), *(number(row.metrics.get(m)) for m in metrics)]
-        for row in sorted(story.baselines, key=lambda row: natural_key(row.scored_on))
+        for row in shown[:MOST_BASELINES]
     ]
-    return _section("Models compared", _table(["Scored on", "Model", *map(text, metrics)], rows, numbers_from=2))
+    rest = len(story.baselines) - len(rows)
+    more = f'<p class="soft">{rest} more scores are shown where scripts may run.</p>' if rest else ""
+    table = _table(["Scored on", "Model", *map(text, metrics)], rows, numbers_from=2)
+    return _section("Models compared", table + more)
+
+
+def _is_alone(row: BaselineRow) -> bool:
+    return row.model.endswith(" alone")
 
 
 def _curves(story: Story) -> str:

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import statistics
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -336,25 +337,39 @@ def test_who_is_awaited_is_named(browser: Browser, pages: dict[str, Path]) -> No
 
 
 def test_models_are_compared_by_site(browser: Browser, pages: dict[str, Path]) -> None:
-    """Global, own and central model stand beside one another on each site; the best is marked in words."""
+    """Every model stands beside the others on each site; the best is marked in words, not by colour alone."""
     _open(browser, pages["finished"])
     heads = _texts(browser, "#models thead tr:last-child th")
-    assert heads == ["Scored on"] + ["Global model", "Own model", "Trained centrally"] * 3
-    rows = browser.js(
-        "[...document.querySelectorAll('#models tbody tr')].map((r) => [...r.children].map((c) => c.textContent))"
-    )
-    assert rows[0] == [
-        "Trust_1",
-        "0.0712",
-        "0.0934",
-        "0.0688 (best)",
-        "0.9737 (best)",
-        "0.9649",
-        "0.9737 (best)",
-        "0.9968",
-        "0.9934",
-        "0.9971 (best)",
+    assert heads == ["Scored on"] + ["Global model", "Trust_1 alone", "Trust_2 alone", "All data in one place"] * 3
+    row = browser.js("[...document.querySelector('#models tbody tr').children].map((c) => c.textContent)")
+    assert row[:5] == ["Trust_1", "0.0712", "0.0934", "0.1004", "0.0688 (best)"]
+    assert row[5:9] == ["0.9737 (best)", "0.9649", "0.9561", "0.9737 (best)"]
+
+
+def test_many_models_fold_into_own_and_others(browser: Browser, pages: dict[str, Path]) -> None:
+    """With twenty sites a site's own model and the median of the others stay readable beside the global one."""
+    _open(browser, pages["large"])
+    heads = _texts(browser, "#models thead tr:last-child th")
+    assert heads[:5] == [
+        "Scored on",
+        "Global model",
+        "Own model",
+        "Other sites’ models (median)",
+        "All data in one place",
     ]
+    rows = [r for r in dashboard.large().baselines if r.scored_on == "Trust_3"]
+    losses = {r.model: r.metrics["loss"] or 0.0 for r in rows}
+    others = statistics.median(v for m, v in losses.items() if m.endswith(" alone") and m != "Trust_3 alone")
+    row = browser.js("[...document.querySelectorAll('#models tbody tr')[2].children].map((c) => c.textContent)")
+    expected = [losses["global model"], losses["Trust_3 alone"], others]
+    assert [cell.replace(" (best)", "") for cell in row[1:4]] == [f"{value:.4f}" for value in expected]
+
+
+def test_names_that_every_object_has_are_only_names(browser: Browser, pages: dict[str, Path]) -> None:
+    """A kind, a model or a metric called like a built-in of the language is shown as that word."""
+    _open(browser, pages["hostile"])
+    assert "native code" not in browser.js("document.body.textContent.replace(document.scripts[1].textContent, '')")
+    assert "constructor" in " ".join(_texts(browser, ".feed li"))
 
 
 def test_the_weakest_site_is_named(browser: Browser, pages: dict[str, Path]) -> None:

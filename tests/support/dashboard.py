@@ -173,10 +173,10 @@ def finished() -> Story:
     slots = [s.slot for s in who]
     done = rounds(5, slots)
     scores = {
-        "global": {"Trust_1": (0.0712, 0.9737, 0.9968), "Trust_2": (0.0854, 0.9649, 0.9941)},
-        "Trust_1": {"Trust_1": (0.0934, 0.9649, 0.9934)},
-        "Trust_2": {"Trust_2": (0.1127, 0.9474, 0.9889)},
-        "central": {"Trust_1": (0.0688, 0.9737, 0.9971), "Trust_2": (0.0831, 0.9649, 0.9945)},
+        "global model": {"Trust_1": (0.0712, 0.9737, 0.9968), "Trust_2": (0.0854, 0.9649, 0.9941)},
+        "Trust_1 alone": {"Trust_1": (0.0934, 0.9649, 0.9934), "Trust_2": (0.1311, 0.9474, 0.9871)},
+        "Trust_2 alone": {"Trust_1": (0.1004, 0.9561, 0.9921), "Trust_2": (0.1127, 0.9474, 0.9889)},
+        "all data in one place": {"Trust_1": (0.0688, 0.9737, 0.9971), "Trust_2": (0.0831, 0.9649, 0.9945)},
     }
     return Story(
         generated_at=at(52),
@@ -422,9 +422,13 @@ def large(site_count: int = 20, round_count: int = 100, label_count: int = 8) ->
             sha256="3f9c21d07a54be0c1be2f8d60b7c6f42ab51f1de2e9df4a2a98f54b2c6d7e810",
         ),
         baselines=[
-            BaselineRow(model=model, scored_on=slot, metrics={"loss": 0.2 + 0.01 * k, "auc": 0.95 - 0.004 * k})
+            BaselineRow(
+                model=model,
+                scored_on=slot,
+                metrics={"loss": 0.2 + 0.01 * k + 0.003 * (m % 7), "auc": 0.95 - 0.004 * k - 0.002 * (m % 5)},
+            )
             for k, slot in enumerate(slots)
-            for model in ("global", slot, "central")
+            for m, model in enumerate(("global model", *(f"{other} alone" for other in slots), "all data in one place"))
         ],
     )
 
@@ -481,10 +485,14 @@ def hostile() -> Story:
         feed=[
             FeedRow(id=1, at=at(1), kind=evil, text=evil, success=False, slot=evil, round=1),
             FeedRow(id=2, at=at(2), kind="log", text=evil, slot=slot),
+            FeedRow(id=3, at=at(2), kind="constructor", text="a kind that every object has", slot="__proto__"),
         ],
         failures=[Failure(at=at(1), headline=evil, detail=evil, slots=[slot, evil], round=1, task=evil)],
         results=StoredResults(address=evil, at=at(2), size_bytes=1, sha256=evil),
-        baselines=[BaselineRow(model=evil, scored_on=evil, metrics={evil: 1.0})],
+        baselines=[
+            BaselineRow(model=evil, scored_on=evil, metrics={evil: 1.0}),
+            BaselineRow(model="constructor", scored_on="__proto__", metrics={"constructor": 1.0, "__proto__": 2.0}),
+        ],
     )
 
 

@@ -37,9 +37,9 @@ function offset(seconds) {
 
 function bytes(n) {
   if (n === null || n === undefined) return "–";
-  const units = ["bytes", "KB", "MB", "GB", "TB"];
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
   let value = n, unit = 0;
-  while (value >= 1024 && unit < units.length - 1) { value /= 1024; unit += 1; }
+  while (value >= 999.5 && unit < units.length - 1) { value /= 1000; unit += 1; }
   return `${unit && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
 }
 

@@ -1,7 +1,17 @@
 // Models beside one another, and sites beside one another.
+const OWN = "\u0000own", OTHERS = "\u0000others", WIDEST = 5;
+
+// "Trust_3" and "Trust_3 alone" are the model that Trust_3 trained by itself.
+function trainer(model, name) {
+  const slot = name.replace(/ alone$/, "");
+  return model.bySlot.has(slot) ? slot : null;
+}
+
 function modelTitle(model, name) {
-  const known = { global: "Global model", central: "Trained centrally", centralised: "Trained centrally", centralized: "Trained centrally", own: "Own model", local: "Own model" };
-  return known[name.toLowerCase()] || (model.bySlot.has(name) ? `${model.bySlot.get(name).name}'s own model` : name);
+  if (name === OWN) return "Own model";
+  if (name === OTHERS) return "Other sites\u2019 models (median)";
+  const slot = trainer(model, name);
+  return slot ? `${model.bySlot.get(slot).name} alone` : cap(name);
 }
 
 function compared(model) {
@@ -9,15 +19,24 @@ function compared(model) {
   if (!rows.length) return null;
   const sites = [...new Set(rows.map((r) => r.scored_on))].sort(naturalOrder);
   const metrics = [...new Set(rows.flatMap((r) => Object.keys(r.metrics)))];
-  // a model that is scored on its own site only belongs in one column with the others of its kind
-  const own = new Set(rows.filter((r) => r.model === r.scored_on).map((r) => r.model).filter((m) => rows.every((r) => r.model !== m || r.scored_on === m)));
-  const key = (r) => (own.has(r.model) ? "own" : r.model);
-  const columns = [...new Set(rows.map(key))].sort((a, b) => rank(a) - rank(b));
-  const at = new Map(rows.map((r) => [`${key(r)}\n${r.scored_on}`, r.metrics]));
-  const value = (m, c, site) => (at.get(`${c}\n${site}`) || {})[m];
+  // many models trained alone become two columns: the site's own, and the median of the others
+  const folded = new Set(rows.map((r) => r.model)).size > WIDEST || rows.every((r) => !trainer(model, r.model) || trainer(model, r.model) === r.scored_on);
+  const key = (r) => (!folded || !trainer(model, r.model) ? r.model : trainer(model, r.model) === r.scored_on ? OWN : OTHERS);
+  const at = new Map();
+  for (const r of rows) {
+    const place = `${key(r)}\n${r.scored_on}`;
+    at.set(place, [...(at.get(place) || []), r.metrics]);
+  }
+  const columns = [...new Set(rows.map(key))].sort((a, b) => rank(model, a) - rank(model, b) || naturalOrder(a, b));
+  const value = (m, c, site) => {
+    const all = (at.get(`${c}\n${site}`) || []).filter((x) => Object.hasOwn(x, m)).map((x) => x[m]);
+    if (all.length < 2) return all[0];
+    const mid = median(all.map((v) => v ?? NaN));
+    return Number.isFinite(mid) ? mid : null;
+  };
   const head = (text, attrs) => h("th", { scope: "col", class: "num", ...attrs }, text);
   const body = (site, label, get) => h("tr", {}, h("th", { scope: "row" }, label), metrics.map((m) => {
-    const values = columns.map((c) => get(m, c)), places = decimals(rows.map((r) => r.metrics[m]));
+    const values = columns.map((c) => get(m, c)), places = decimals(rows.filter((r) => Object.hasOwn(r.metrics, m)).map((r) => r.metrics[m]));
     const better = buildBetter(m), finite = values.filter(Number.isFinite);
     const best = better && finite.length > 1 ? (better < 0 ? Math.min(...finite) : Math.max(...finite)) : NaN;
     const spreads = new Set(finite.map((v) => number(v, places))).size > 1;
@@ -33,15 +52,14 @@ function compared(model) {
       h("tr", {}, h("th", { scope: "col" }, "Scored on"), metrics.map(() => names.map((n, k) => head(n, { class: `num${k ? "" : " first"}` }))))),
     h("tbody", {}, sites.map((site) => body(site, model.bySlot.has(site) ? siteName(model.bySlot.get(site)) : site, (m, c) => value(m, c, site)))),
     sites.length > 2 ? h("tfoot", {}, body("", "Median", (m, c) => { const v = median(sites.map((x) => value(m, c, x))); return Number.isFinite(v) ? v : undefined; })) : null);
-  const kinds = columns.includes("own") ? "The global model beside each site's own and a centrally trained one" : "The models beside one another";
-  return section("models", "Models compared", `${kinds}, on every site's held-out patients.`,
+  return section("models", "Models compared", "Each model on every site\u2019s held-out patients.",
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Models compared" }, table));
 }
 
-function rank(column) {
-  const order = ["global", "own", "central", "centralised", "centralized"];
-  const at = order.indexOf(column.toLowerCase());
-  return at < 0 ? order.length : at;
+function rank(model, column) {
+  if (/^global/i.test(column)) return 0;
+  if (column === OWN || (trainer(model, column) && column !== OTHERS)) return 1;
+  return column === OTHERS ? 2 : 3;
 }
 
 function buildBetter(label) {

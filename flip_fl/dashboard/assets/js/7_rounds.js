@@ -45,7 +45,7 @@ function roundsGrid(model) {
   const grid = h("table", { class: `rounds ${size}`, onkeydown: go },
     h("thead", {}, h("tr", {}, h("th", { class: "corner", scope: "col" }, "Site"), h("th", { class: "stat", scope: "col" }, "Returned"), times ? h("th", { class: "stat", scope: "col" }, "Median time") : null,
       rounds.map((r, k) => h("th", { scope: "col", class: "n" }, every === 1 || r.number % every === 0 || k === 0 ? String(r.number) : h("span", { class: "sr" }, String(r.number)))))),
-    h("tbody", {}, sites.map((x, i) => h("tr", {}, h("th", { scope: "row" }, siteName(x)), h("td", { class: "stat" }, `${stats.get(x.slot).in} of ${stats.get(x.slot).asked}`),
+    h("tbody", {}, sites.map((x, i) => h("tr", {}, h("th", { scope: "row" }, siteName(x), x.name === x.slot ? null : h("span", { class: "slot" }, x.slot)), h("td", { class: "stat" }, `${stats.get(x.slot).in} of ${stats.get(x.slot).asked}`),
       times ? h("td", { class: "stat" }, duration(stats.get(x.slot).seconds)) : null, buttons[i].map((b) => h("td", {}, b))))),
     every === 1 ? h("tfoot", {}, h("tr", {}, h("td", { class: "corner" }), h("td", { class: "stat" }), times ? h("td", { class: "stat" }) : null,
       rounds.map((r) => h("td", { title: `${r.returned ?? "?"} of ${r.expected ?? "?"} sites in round ${r.number}` }, r.expected === null ? "" : `${r.returned ?? 0}/${r.expected}`)))) : null);

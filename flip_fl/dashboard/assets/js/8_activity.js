@@ -63,6 +63,8 @@ function history(model) {
     h("thead", {}, h("tr", {}, ["Time (UTC)", "State", "By"].map((x) => h("th", { scope: "col" }, x)), h("th", { scope: "col", class: "num" }, "For"), h("th", { scope: "col" }, "Remark"))), h("tbody", {}, rows))));
 }
 
+const kindWord = (kind) => (Object.hasOwn(WORDS.kinds, kind) ? WORDS.kinds[kind] : kind);
+
 const STEP = 200;
 function activity(model, view) {
   const all = [...model.story.feed].sort((a, b) => ms(b.at) - ms(a.at) || b.id - a.id);
@@ -75,7 +77,7 @@ function activity(model, view) {
   const kinds = [...new Set(all.map((x) => x.kind))];
   const nameOf = (slot) => (model.bySlot.has(slot) ? model.bySlot.get(slot).name : slot);
   const choose = (label, options) => h("select", { "aria-label": label, onchange: () => { limit = STEP; draw(); } }, h("option", { value: "" }, label), options.map(([v, t]) => h("option", { value: v }, t)));
-  const site = choose("Every site", slots.map((x) => [x, nameOf(x)])), kind = choose("Every kind", kinds.map((k) => [k, WORDS.kinds[k] || k]));
+  const site = choose("Every site", slots.map((x) => [x, nameOf(x)])), kind = choose("Every kind", kinds.map((k) => [k, kindWord(k)]));
   const bad = h("input", { type: "checkbox", onchange: () => { limit = STEP; draw(); } });
   const words = h("input", { type: "search", placeholder: "Search", "aria-label": "Search the activity", oninput: () => { limit = STEP; draw(); } });
   function draw() {
@@ -83,7 +85,7 @@ function activity(model, view) {
     const rows = all.filter((x) => (!site.value || x.slot === site.value) && (!kind.value || x.kind === kind.value) && (!bad.checked || !x.success) && (!text || x.text.toLowerCase().includes(text)));
     list.replaceChildren(...rows.slice(0, limit).map((x) => h("li", { id: `feed-${x.id}`, class: [x.success ? "" : "no", x.kind === "round" ? "turn" : ""].join(" ").trim() || null },
       h("a", { href: `#feed-${x.id}` }, time(x.at)), h("span", { class: "soft" }, Number.isFinite(model.start) ? offset((ms(x.at) - model.start) / 1000) : ""),
-      h("span", { class: "soft" }, WORDS.kinds[x.kind] || x.kind), x.slot && model.bySlot.has(x.slot) ? siteName(model.bySlot.get(x.slot)) : h("span", {}),
+      h("span", { class: "soft" }, kindWord(x.kind)), x.slot && model.bySlot.has(x.slot) ? siteName(model.bySlot.get(x.slot)) : h("span", {}),
       h("span", { class: "text" }, x.success ? null : h("span", { class: "sr" }, "Failure: "), x.text))));
     if (!rows.length) list.append(h("li", {}, h("span", { class: "text" }, "No line matches.")));
     const shown = Math.min(limit, rows.length);

@@ -10,7 +10,7 @@ function headline(model) {
   add("Rounds", story.total_rounds ? `${complete} of ${story.total_rounds}` : String(complete), complete < (last ? last.number : 0) ? `round ${last.number} ${over ? "not completed" : "under way"}` : complete ? "completed" : null);
   add("Sites", String(sites), !story.rounds.length ? null : full === story.rounds.length ? "all in every round" : `all in ${full} of ${plural(story.rounds.length, "round")}`);
   if (Number.isFinite(model.end) && Number.isFinite(model.start) && model.end >= model.start && story.status !== "PENDING") {
-    add(over ? "Took" : "Running for", duration(((over ? model.end : Math.max(model.end, ms(story.generated_at))) - model.start) / 1000), time(new Date(model.start).toISOString(), `from ${day(new Date(model.start).toISOString())}, ${clock(new Date(model.start).toISOString())} UTC`));
+    add(over ? "Took" : "Running for", duration(((over ? model.end : Math.max(model.end, ms(story.generated_at))) - model.start) / 1000), time(new Date(model.start).toISOString(), `${day(new Date(model.start).toISOString())}, ${clock(new Date(model.start).toISOString()).slice(0, 5)} UTC`));
   }
   const scored = model.plots.filter((p) => p.byRound && !/^train_/.test(p.label) && p.better && p.values.length);
   const main = scored.find((p) => p.better > 0 && /auc|dice|acc/i.test(p.label) && /auc|dice/i.test(p.label)) || scored.find((p) => p.better > 0) || scored[0];
