@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -152,10 +153,16 @@ def error_name(error: sqlite3.Error) -> str:
 
 def state_of(error: Exception) -> OutboxState:
     """What a failed write says about the disk."""
-    name = error_name(error) if isinstance(error, sqlite3.Error) else ""
-    if name.startswith("SQLITE_FULL"):
+    name = error_name(error) if isinstance(error, sqlite3.Error) else errno.errorcode.get(_errno(error), "")
+    if name.startswith("SQLITE_FULL") or name in ("ENOSPC", "EDQUOT"):
         return OutboxState.DISK_FULL
-    return OutboxState.READ_ONLY if name.startswith("SQLITE_READONLY") else OutboxState.IO_ERROR
+    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM")) or name in ("EROFS", "EACCES", "EPERM"):
+        return OutboxState.READ_ONLY
+    return OutboxState.IO_ERROR
+
+
+def _errno(error: Exception) -> int:
+    return (error.errno or 0) if isinstance(error, OSError) else 0
 
 
 def is_corrupt(error: sqlite3.Error) -> bool:

@@ -115,6 +115,8 @@ class Outbox:
     ) -> list[Record]:
         """The next records to send, as ``Store.collect`` says; those that are only in memory come last."""
         with self._lock:
+            if self.state is OutboxState.CLOSED:
+                return []
             self._fresh = 0
             self._to_disk()
             self._settle_disk()

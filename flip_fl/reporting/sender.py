@@ -191,8 +191,9 @@ class Sender:
         now = time.monotonic()
         if not ending and (records or now - self._told_at < LOSS_REPORT_S):
             return False
-        self._told_at = now
-        return self._outbox.report_losses()
+        told = self._outbox.report_losses()
+        self._told_at = now if told else self._told_at
+        return told
 
     def _release(self) -> bool:
         """Whether a held terminal status may overtake the rest: it waited long enough, or this is the last second."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
+from uuid import UUID
 
 from flip_fl.reporting.locks import is_locked
 from flip_fl.reporting.records import Lane
@@ -50,16 +51,23 @@ class OutboxStats:
 def find_outboxes(paths: list[Path]) -> list[Path]:
     """The outbox files among ``paths``: files as given; of folders those in them, in ``outbox/`` or ``state/outbox/``.
 
-    So a state folder, a run's folder and a folder of outboxes may all be named.
+    So a state folder, a run's folder and a folder of outboxes may all be named. An outbox is named after its model.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             for folder in (path, path / "outbox", path / "state" / "outbox"):
-                found += sorted(folder.glob("*.sqlite"))
+                found += sorted(file for file in folder.glob("*.sqlite") if _is_model_id(file.stem))
         else:
             found.append(path)
     return list(dict.fromkeys(found))
+
+
+def _is_model_id(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def read_stats(path: Path) -> OutboxStats:

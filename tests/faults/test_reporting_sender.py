@@ -410,6 +410,7 @@ def test_close_sends_what_is_left(box: Outbox, hub: ScriptedHub) -> None:
     assert len(hub.stored) == 1202
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [False, True], ids=["hangs from now on", "hung before"])
 def test_close_takes_at_most_its_time_from_a_hung_hub(tmp_path: Path, hub: ScriptedHub, known: bool) -> None:
     """Ten thousand events and a hub that never answers: the run ends, and the rest stays on disk."""
@@ -477,6 +478,7 @@ def handler_times(box: Outbox) -> tuple[float, float]:
     return sorted(single)[495], sorted(batched)[30]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", ["healthy", "slow", "hang", "absent"])
 def test_reporting_costs_the_engine_the_same_whatever_the_hub_does(box: Outbox, condition: str) -> None:
     """No event handler waits for the network: a report takes at most 10 ms, one in a batch at most 0.2 ms."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -21,12 +23,12 @@ from flip_fl.reporting.records import MAX_TEXT_CHARS, Lane, record_of
 from flip_fl.reporting.stats import find_outboxes
 from flip_fl.reporting.store import Dead
 from flip_fl.values import ModelStatus
-from tests.support.reporting import event, failure, metric, note, put, records, status
+from tests.support.reporting import MODEL, event, failure, metric, note, put, records, status
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "outbox" / "run.sqlite"
+    return tmp_path / "state" / "outbox" / f"{MODEL}.sqlite"
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def test_folder_and_files_are_the_owners_alone(box: Outbox, path: Path) -> None:
     put(box, metric())
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     files = list(path.parent.iterdir())
-    assert {file.name for file in files} >= {"run.sqlite", "run.sqlite-wal", "run.sqlite-shm", "run.sqlite.use"}
+    assert {file.name for file in files} >= {path.name + suffix for suffix in ("", "-wal", "-shm", ".use")}
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
@@ -237,7 +239,7 @@ def test_a_corrupt_file_is_set_aside_and_the_loss_is_reported(path: Path, damage
     put(box, failure())
     assert box.report_losses()
     assert [record.item()["log"] for record in box.collect()][1].startswith("reporting: 1 outbox file(s) that could")
-    assert len(list(path.parent.glob("run.sqlite.corrupt-*"))) >= 1
+    assert len(list(path.parent.glob("*.sqlite.corrupt-*"))) >= 1
     assert find_outboxes([path.parent]) == [path]
 
 
@@ -324,6 +326,31 @@ def test_a_full_database_is_told_apart_from_a_broken_disk(box: Outbox) -> None:
     assert box.state is OutboxState.DISK_FULL
     assert box.depth()[Lane.EVENT] == 100
     assert box.depth()[Lane.FAILURE] == 1
+
+
+def test_a_folder_that_turns_read_only_is_told_apart_too(tmp_path: Path) -> None:
+    """A remount or a changed owner in the middle of a run: reports go to memory, and the log says why."""
+    folder = Path(tempfile.mkdtemp())
+    box = Outbox(folder / "outbox.sqlite")
+    put(box, metric())
+    folder.chmod(0o755)
+
+    def work() -> bool:
+        # A fork makes the file be opened anew, here by somebody who may not.
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        kept = box.append(records(failure()))
+        return not kept and box.state is OutboxState.READ_ONLY and box.depth()[Lane.FAILURE] == 2
+
+    try:
+        for file in folder.iterdir():
+            file.chmod(0o444)
+        folder.chmod(0o555)
+        assert in_child(work) == 0
+    finally:
+        folder.chmod(0o755)
+        box.close()
+        shutil.rmtree(folder)
 
 
 def test_counters_are_readable_from_outside_live_and_afterwards(box: Outbox, path: Path) -> None:
@@ -418,12 +445,12 @@ def test_a_signal_handler_may_report_in_the_middle_of_a_report(box: Outbox) -> N
     previous = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.001)
     try:
-        for n in range(300):
+        for n in range(100):
             assert put(box, metric(float(n)))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert box.depth() == {Lane.STATUS: 1, Lane.FAILURE: 0, Lane.EVENT: 0, Lane.METRIC: 300}
+    assert box.depth() == {Lane.STATUS: 1, Lane.FAILURE: 0, Lane.EVENT: 0, Lane.METRIC: 100}
 
 
 def test_many_threads_report_at_once_and_nothing_is_missing(box: Outbox) -> None:
