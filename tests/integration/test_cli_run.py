@@ -118,7 +118,12 @@ def _examples() -> list[str]:
     seen = dict.fromkeys(example for _, command in all_commands() for example in getattr(command, "examples", ()))
     order = ("run", "hub init", "hub serve", "hub trust add", "hub", "results", "sync", "doctor", "explain")
     ranks = {f"flip-fl {words}": rank for rank, words in enumerate(order)}
-    return sorted(seen, key=lambda example: next(r for words, r in ranks.items() if example.startswith(words)))
+    return sorted(seen, key=lambda example: _rank(example, ranks))
+
+
+def _rank(example: str, ranks: dict[str, int]) -> int:
+    """Its place; commands that build on nothing of these keep their own order, last."""
+    return next((rank for words, rank in ranks.items() if example.startswith(words)), len(ranks))
 
 
 @pytest.mark.xdist_group("cli_run")

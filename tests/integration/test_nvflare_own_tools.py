@@ -23,7 +23,7 @@ from flip_fl.simulate.folder import claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.prepare import prepare
 from flip_fl.simulate.storage import storage
-from tests.support.apps import write_app
+from tests.support.small_apps import write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 

@@ -17,7 +17,7 @@ from flip_fl.dashboard.story import Plot, Story
 from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
-from tests.support.apps import write_app
+from tests.support.small_apps import write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-MODELS = '''
+MODELS = """
 import torch
 
 
 def get_model():
     torch.manual_seed(0)
     return torch.nn.Linear(3, 1)
-'''
+"""
 
-TRAINER = '''
+TRAINER = """
 import torch
 
 {at_import}
@@ -50,9 +50,9 @@ def validate(model, site, config):
     with torch.no_grad():
         loss, examples = _loss(model, site)
     return {{"num_examples": examples, "loss": float(loss), "wrong": {wrong}}}
-'''
+"""
 
-PREPARE = '''
+PREPARE = """
 import csv
 import random
 
@@ -65,8 +65,9 @@ def prepare(out_dir):
         for number in range(240):
             a, b, c = (draw.gauss(0, 1) for _ in range(3))
             label = int(a - 2 * b + 0.5 * c + draw.gauss(0, 0.3) > 0)
-            rows.writerow([f"{canary}P{{number:05d}}", f"{canary}A{{number:05d}}", a, b, c, label, f"{canary}N{{number}}"])
-'''
+            names = [f"{canary}P{{number:05d}}", f"{canary}A{{number:05d}}"]
+            rows.writerow([*names, a, b, c, label, f"{canary}N{{number}}"])
+"""
 
 
 def write_app(
@@ -85,7 +86,8 @@ def write_app(
     note in the cohort; ``config`` is added to config.json.
     """
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"job_type": "standard", "GLOBAL_ROUNDS": 2, "IMAGING": False, **config}))
+    settings = {"job_type": "standard", "GLOBAL_ROUNDS": 2, "IMAGING": False, **config}
+    (folder / "config.json").write_text(json.dumps(settings))
     (folder / "models.py").write_text(MODELS)
     trainer = TRAINER.format(at_import=at_import, in_train=in_train, in_validate=in_validate, wrong=wrong)
     (folder / "trainer.py").write_text(trainer)

@@ -1,0 +1,153 @@
+"""The thin parts of the NVFLARE side that need no running engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.shareable import Shareable
+
+from flip_fl.app.failures import Failure
+from flip_fl.errors import FlipError
+from flip_fl.nvflare.job import CLIENT_CONFIG, SERVER_CONFIG, JobValues, template_dir, write_job
+from flip_fl.nvflare.model_id import find_model_id
+from flip_fl.nvflare.protocol import get_events, get_failure, put_events, put_failure
+from flip_fl.nvflare.reporter import model_bytes
+from tests.support.small_apps import write_app
+
+SLOT = "Trust_2"
+
+
+def metric(client: str) -> dict[str, object]:
+    """One metric as a site's batch carries it."""
+    return {"kind": "metric", "client": client, "label": "loss", "result": 0.5, "global_round": 1}
+
+
+def test_a_batch_is_read_for_the_peer_that_sent_it() -> None:
+    """What a site reports of itself comes through whole."""
+    shareable = Shareable()
+    put_events(shareable, [metric(SLOT), metric(SLOT)])
+    received = get_events(shareable, SLOT)
+    assert received.items == [metric(SLOT), metric(SLOT)]
+    assert received.refused == {}
+
+
+def test_a_metric_that_names_another_client_is_refused_and_counted() -> None:
+    """The authenticated peer decides whose metric it is, not what the client wrote."""
+    shareable = Shareable()
+    put_events(shareable, [metric("Trust_1"), metric(SLOT)])
+    received = get_events(shareable, SLOT)
+    assert received.items == [metric(SLOT)]
+    assert received.refused == {"they name another client than Trust_2": 1}
+
+
+@pytest.mark.parametrize("header", ["{", "3", '{"kind": "metric"}', None, 7])
+def test_a_batch_that_cannot_be_read_costs_nothing_but_itself(header: object) -> None:
+    """Garbage in the header is refused; no header at all is no batch."""
+    shareable = Shareable()
+    if header is not None:
+        shareable.set_header("flip_events", header)
+    received = get_events(shareable, SLOT)
+    assert received.items == []
+    assert (received.refused == {}) == (header is None)
+
+
+def test_a_failure_report_survives_the_reply() -> None:
+    """Task, round and traceback of a client's failure are the same on the server."""
+    failure = Failure(slot=SLOT, task="train", round=3, type="ValueError", traceback="Traceback\nValueError: <value>")
+    shareable = Shareable()
+    put_failure(shareable, failure)
+    assert get_failure(shareable) == failure
+    assert get_failure(Shareable()) is None
+
+
+def test_the_size_of_a_result_is_that_of_its_arrays() -> None:
+    """Bytes of a model are counted; a reply without a model has no size."""
+    weights = DXO(DataKind.WEIGHTS, data={"w": np.zeros((2, 3), dtype=np.float32)}).to_shareable()
+    scores = DXO(DataKind.METRICS, data={"loss": 0.1}).to_shareable()
+    assert model_bytes(weights) == 24
+    assert model_bytes(scores) is None
+    assert model_bytes(Shareable()) is None
+
+
+class TestModelId:
+    """The places where a job's model id is looked up, in their order."""
+
+    @pytest.fixture
+    def places(self, tmp_path: Path) -> tuple[Path, Path]:
+        (tmp_path / "meta.json").write_text(json.dumps({"name": "a job", "custom_props": {"model_id": ""}}))
+        (tmp_path / "config.json").write_text("{}")
+        return tmp_path, tmp_path / "meta.json"
+
+    def test_order(self, places: tuple[Path, Path]) -> None:
+        """The component's argument wins over config.json, that over meta.json, that over the job's name."""
+        app, meta = places
+        given, configured, prop, name = (uuid4() for _ in range(4))
+        meta.write_text(json.dumps({"name": str(name)}))
+        assert find_model_id("", app, meta) == name
+        meta.write_text(json.dumps({"name": str(name), "custom_props": {"model_id": str(prop)}}))
+        assert find_model_id("", app, meta) == prop
+        (app / "config.json").write_text(json.dumps({"FLIP_MODEL_ID": str(configured)}))
+        assert find_model_id("", app, meta) == configured
+        assert find_model_id(str(given), app, meta) == given
+
+    def test_none(self, places: tuple[Path, Path]) -> None:
+        """Without any id the error names every place that was looked at."""
+        with pytest.raises(FlipError) as refused:
+            find_model_id("", *places)
+        for place in ("argument model_id", "FLIP_MODEL_ID", "custom_props.model_id", "the job's name is 'a job'"):
+            assert place in refused.value.what
+
+    def test_a_path_is_no_id(self, places: tuple[Path, Path]) -> None:
+        """A model id that could climb in a URL is not taken."""
+        with pytest.raises(FlipError):
+            find_model_id("../../admin", *places)
+
+
+def test_a_job_is_the_template_with_the_jobs_values(tmp_path: Path) -> None:
+    """Rounds, quorum, weights, query and model id land where NVFLARE and FLIP's API look for them."""
+    model_id = UUID("00000000-0000-7000-8000-000000000001")
+    values = JobValues(
+        model_id=model_id, num_rounds=7, min_clients=2, aggregation_weights={"Trust_1": 2.0}, query="select 1"
+    )
+    job = write_job(write_app(tmp_path / "app"), "standard", values, tmp_path / "job")
+    server = json.loads((job / SERVER_CONFIG).read_text())
+    client = json.loads((job / CLIENT_CONFIG).read_text())
+    meta = json.loads((job / "meta.json").read_text())
+    assert server["workflows"][0]["args"]["num_rounds"] == 7
+    assert server["workflows"][0]["args"]["min_clients"] == 2
+    aggregator = next(each for each in server["components"] if each["id"] == "aggregator")
+    assert aggregator["args"]["aggregation_weights"] == {"Trust_1": 2.0}
+    assert (client["query"], client["local_rounds"]) == ("select 1", 1)
+    assert meta["custom_props"]["model_id"] == str(model_id)
+    assert (job / "app" / "custom" / "trainer.py").is_file()
+
+
+def test_data_settings_and_keys_are_never_part_of_a_job(tmp_path: Path) -> None:
+    """Cohorts, images, settings files and keys beside an app stay at home."""
+    app = write_app(tmp_path / "app")
+    (app / "images").mkdir()
+    for name in (".env", "server.env", "cohort.csv", "site.key", "images/scan.nii.gz"):
+        (app / name).write_text("CANARY")
+    job = write_job(app, "standard", JobValues(model_id=uuid4(), num_rounds=1, min_clients=1), tmp_path / "job")
+    assert not [path for path in job.rglob("*") if path.is_file() and "CANARY" in path.read_text()]
+
+
+def test_the_template_keeps_the_handles_that_flips_api_edits() -> None:
+    """FLIP's FL API finds its components by these ids and its client values by these top-level keys."""
+    template = template_dir("nvflare", "standard")
+    server = json.loads((template / SERVER_CONFIG).read_text())
+    client = json.loads((template / CLIENT_CONFIG).read_text())
+    ids = {each["id"] for each in [*server["workflows"], *server["components"]]}
+    assert ids >= {
+        "persistor",
+        "shareable_generator",
+        "aggregator",
+        "flip_server_event_handler",
+        "persist_and_cleanup",
+    }
+    assert {"project_id", "query", "local_rounds"} <= set(client)
