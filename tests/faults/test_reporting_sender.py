@@ -480,17 +480,20 @@ def handler_times(box: Outbox) -> tuple[float, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", ["healthy", "slow", "hang", "absent"])
-def test_reporting_costs_the_engine_the_same_whatever_the_hub_does(box: Outbox, condition: str) -> None:
+def test_reporting_costs_the_engine_the_same_whatever_the_hub_does(box: Outbox, tmp_path: Path, condition: str) -> None:
     """No event handler waits for the network: a report takes at most 10 ms, one in a batch at most 0.2 ms."""
+    control = Outbox(tmp_path / "control.sqlite")
     with contextlib.ExitStack() as stack:
         url = "http://127.0.0.1:9/api" if condition == "absent" else stack.enter_context(separate_hub(condition))
         sender = Sender(box, HubClient(settings(url)), MODEL, pace=Pace(flush_s=0.05))
         sender.start()
-        # The machine may be busy with something else: a handler that waits for the hub is slow every time.
-        rounds = [handler_times(box) for _ in range(3)]
+        # Where the machine itself is too busy for the figures, an outbox that nobody sends from is no faster; and a
+        # handler that waits for the hub is slow every time.
+        rounds = [(handler_times(box), handler_times(control)) for _ in range(3)]
         sender.close(0.2)
-    assert min(single for single, _ in rounds) <= 0.010
-    assert min(batched for _, batched in rounds) <= 0.0002
+    control.close()
+    assert any(single <= max(0.010, 2 * alone) for (single, _), (alone, _) in rounds), rounds
+    assert any(batched <= max(0.0002, 2 * alone) for (_, batched), (_, alone) in rounds), rounds
 
 
 def test_five_sites_bursts_are_stored_once_and_in_order(box: Outbox, hub: ScriptedHub) -> None:
