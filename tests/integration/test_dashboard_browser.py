@@ -414,6 +414,30 @@ def test_paper_gets_everything_in_light(browser: Browser, pages: dict[str, Path]
     assert not any(re.search(rb"\.0509\d* \.0705\d* \.0901\d* rg", content) for content in fills)
 
 
+def test_paper_says_how_much_of_a_long_feed_it_shows(browser: Browser, pages: dict[str, Path]) -> None:
+    """A run of 2,000 events prints its newest lines and their number, not fifty pages."""
+    _open(browser, pages["large"])
+    browser.js(
+        "window.addEventListener('beforeprint',"
+        " () => { window.feed = document.querySelector('#activity .head').textContent; })"
+    )
+    pdf = browser.pdf()
+    assert f"newest 60 of {len(dashboard.large().feed)} lines" in browser.js("window.feed")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
+    assert "newest 200 of" in browser.js("document.querySelector('#activity .head').textContent")
+
+
+def test_a_traceback_stands_once(browser: Browser, tmp_path: Path) -> None:
+    """The feed's line of a failure says what happened and leads to the full text among the failures."""
+    story = dashboard.failed()
+    row = story.feed[-2].model_copy(update={"text": dashboard.OOM_TRACEBACK})
+    report.write_report(story.model_copy(update={"feed": [row]}), tmp_path / "a.html")
+    _open(browser, tmp_path / "a.html")
+    line = browser.js("document.querySelector('.feed li .text').textContent")
+    assert line == f"Failure: {story.failures[0].headline} 12 lines"
+    assert browser.js("document.querySelector('.feed li .text a').hash") == "#failure-0"
+
+
 def test_a_long_series_keeps_its_spike_and_its_old_points(browser: Browser, tmp_path: Path) -> None:
     """Down-sampling says that it happened, never loses an extreme, and never re-picks old points when new ones come."""
 

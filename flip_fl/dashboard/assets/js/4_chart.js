@@ -64,7 +64,7 @@ function drawDots(plot, view, width) {
   return { svg, box: { left, right, top: 0, bottom: height }, px: () => left, py: () => 0, shown, cursor, width, height, note: "", still: true };
 }
 
-function drawChart(plot, view, width) {
+function drawChart(plot, view, width, lowest = width < 420 ? 210 : 240) {
   if (plot.single) return drawDots(plot, view, width);
   const shown = plot.series.filter((one) => !view.hidden.has(one.slot) && one.points.length);
   const named = shown.filter((one) => one.gaps.length);
@@ -73,7 +73,7 @@ function drawChart(plot, view, width) {
   const withValue = width > 460;
   const texts = new Map(named.map((one) => [one.slot, shorten(clean(one.name), room) + (withValue ? `  ${number(one.gaps.at(-1).at(-1).y, plot.places)}` : "")]));
   const right = named.length ? Math.max(...[...texts.values()].map(textWidth)) + 18 : 12;
-  const height = Math.max(width < 420 ? 210 : 240, Math.min(named.length, 40) * LINE + 44);
+  const height = Math.max(lowest, Math.min(named.length, 40) * LINE + 44);
   let low = Math.min(...values), high = Math.max(...values);
   if (!values.length) { low = 0; high = 1; }
   if (low === high) { const pad = Math.abs(low) * 0.05 || 0.5; low -= pad; high += pad; }

@@ -30,7 +30,7 @@ function curves(model, view) {
   const hint = h("span", {});
   const showAll = button("show all", { class: "plain" }, () => { view.hidden.clear(); sync(); redraw(); announce("All sites shown"); });
   const entries = model.sites.map((site) => {
-    const node = button([swatch(site), h("span", {}, site.name)], {
+    const node = button([swatch(site), h("span", {}, site.name), site.name === site.slot ? null : h("span", { class: "slot" }, site.slot)], {
       class: "site", "aria-pressed": "true", title: `${site.slot}: click hides or shows it, shift-click shows it alone`,
       onmouseenter: () => view.setFocus(site.slot), onmouseleave: () => view.setFocus(null),
       onfocus: () => view.setFocus(site.slot), onblur: () => view.setFocus(null),
@@ -101,7 +101,7 @@ function figure(plot, model, view) {
   function draw(force, forced) {
     const width = Math.round(forced || holder.clientWidth);
     if (!width || (!force && chart && chart.width === width)) return;
-    chart = drawChart(plot, view, width);
+    chart = drawChart(plot, view, width, forced ? PAPER : undefined);
     holder.replaceChildren(chart.svg);
     summary.textContent = clean(summarise(plot, view.hidden));
     note.textContent = [view.smooth ? `smoothed ${view.smooth}` : "", chart.note].filter(Boolean).join(", ");
@@ -148,7 +148,7 @@ function figure(plot, model, view) {
   return { node, draw, holder };
 }
 
-const PAGE = 25;
+const PAGE = 25, PAPER = 165;
 function pointsTable(plot, page) {
   const rows = plot.xs.slice(page * PAGE, page * PAGE + PAGE), last = Math.ceil(plot.xs.length / PAGE) - 1;
   const box = h("div", {}, h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `${plot.label}, values` },

@@ -62,7 +62,7 @@ function roundsSentence(model, rounds, sites, stats, open) {
   const missing = sites.map((x) => ({ x, at: closed.filter((r) => r.cells.some((c) => c.slot === x.slot && (c.state === "missed" || c.state === "failed"))).map((r) => r.number) })).filter((m) => m.at.length);
   const out = [];
   if (!missing.length && closed.length) out.push(closed.length === 1 ? "Every site returned." : "Every site returned in every round.");
-  else if (missing.length === sites.length && sites.length > 2) out.push(`No site returned in round ${ranges(missing[0].at.filter((n) => missing.every((m) => m.at.includes(n))))}.`.replace("round .", "some rounds."));
+  else if (missing.length === sites.length && sites.length > 1 && missing[0].at.some((n) => missing.every((m) => m.at.includes(n)))) out.push(`No site returned in round ${ranges(missing[0].at.filter((n) => missing.every((m) => m.at.includes(n))))}.`);
   else if (missing.length) out.push(`Without ${listing(missing.map((m) => `${m.x.name} (round ${ranges(m.at)})`), 3)}.`);
   const timed = sites.filter((x) => Number.isFinite(stats.get(x.slot).seconds));
   if (timed.length > 1) {

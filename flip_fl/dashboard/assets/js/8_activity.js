@@ -65,6 +65,13 @@ function history(model) {
 
 const kindWord = (kind) => (Object.hasOwn(WORDS.kinds, kind) ? WORDS.kinds[kind] : kind);
 
+// A traceback stands once, among the failures; its line here says what happened and leads there.
+function brief(row, model) {
+  const lines = row.text.split("\n").filter((t) => t.trim());
+  const at = lines.length < 3 ? -1 : model.story.failures.findIndex((f) => f.detail.trim() === row.text.trim());
+  return at < 0 ? row.text : [model.story.failures[at].headline, " ", h("a", { href: `#failure-${at}` }, `${lines.length} lines`)];
+}
+
 const STEP = 200;
 function activity(model, view) {
   const all = [...model.story.feed].sort((a, b) => ms(b.at) - ms(a.at) || b.id - a.id);
@@ -86,12 +93,14 @@ function activity(model, view) {
     list.replaceChildren(...rows.slice(0, limit).map((x) => h("li", { id: `feed-${x.id}`, class: [x.success ? "" : "no", x.kind === "round" ? "turn" : ""].join(" ").trim() || null },
       h("a", { href: `#feed-${x.id}` }, time(x.at)), h("span", { class: "soft" }, Number.isFinite(model.start) ? offset((ms(x.at) - model.start) / 1000) : ""),
       h("span", { class: "soft" }, kindWord(x.kind)), x.slot && model.bySlot.has(x.slot) ? siteName(model.bySlot.get(x.slot)) : h("span", {}),
-      h("span", { class: "text" }, x.success ? null : h("span", { class: "sr" }, "Failure: "), x.text))));
+      h("span", { class: "text" }, x.success ? null : h("span", { class: "sr" }, "Failure: "), brief(x, model)))));
     if (!rows.length) list.append(h("li", {}, h("span", { class: "text" }, "No line matches.")));
     const shown = Math.min(limit, rows.length);
     count.textContent = shown < rows.length ? `newest ${shown} of ${rows.length} lines` : plural(rows.length, "line");
     more.hidden = shown >= rows.length;
   }
+  // paper cannot be unfolded: it gets the newest lines and says how many there are
+  view.brief = (paper) => { limit = paper ? Math.min(limit, 60) : Math.max(limit, STEP); draw(); };
   draw();
   const node = section("activity", "Activity", null, h("div", { class: "controls" }, slots.length > 1 ? site : null, kinds.length > 1 ? kind : null, h("label", {}, bad, "Failures only"), words), list, h("div", { class: "acts" }, more));
   node.querySelector(".head").append(h("p", {}, count));

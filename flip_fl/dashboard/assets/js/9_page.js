@@ -57,7 +57,7 @@ function readView(model) {
   const given = new URLSearchParams(location.search), hidden = new Set();
   for (const n of (given.get("hide") || "").split(".")) if (n !== "" && model.sites[Number(n)]) hidden.add(model.sites[Number(n)].slot);
   const smoothing = Number(given.get("smooth"));
-  const view = { hidden, smooth: [0.3, 0.6, 0.9].includes(smoothing) ? smoothing : 0, theme: ["light", "dark"].includes(given.get("theme")) ? given.get("theme") : "", focus: null, setFocus() {}, redraw() {}, resize() {}, fit() {} };
+  const view = { hidden, smooth: [0.3, 0.6, 0.9].includes(smoothing) ? smoothing : 0, theme: ["light", "dark"].includes(given.get("theme")) ? given.get("theme") : "", focus: null, setFocus() {}, redraw() {}, resize() {}, fit() {}, brief() {} };
   view.save = () => {
     const out = new URLSearchParams();
     if (view.hidden.size) out.set("hide", model.sites.map((x, k) => (view.hidden.has(x.slot) ? k : null)).filter((k) => k !== null).join("."));
@@ -96,8 +96,8 @@ function render(story, root) {
   new ResizeObserver(() => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(() => { if (!printing) view.resize(); }); }).observe(main);
   let printing = false;
   // paper is narrower than the window: drawn anew at its width, so that the letters keep their size
-  window.addEventListener("beforeprint", () => { printing = true; for (const d of document.querySelectorAll("details:not([open])")) { d.open = true; d.dataset.folded = ""; } view.fit(model.plots.length > 1 ? 340 : 700); });
-  window.addEventListener("afterprint", () => { printing = false; for (const d of document.querySelectorAll("details[data-folded]")) { d.open = false; delete d.dataset.folded; } view.redraw(); });
+  window.addEventListener("beforeprint", () => { printing = true; for (const d of document.querySelectorAll("details:not([open])")) { d.open = true; d.dataset.folded = ""; } view.fit(model.plots.length > 1 ? 340 : 700); view.brief(true); });
+  window.addEventListener("afterprint", () => { printing = false; for (const d of document.querySelectorAll("details[data-folded]")) { d.open = false; delete d.dataset.folded; } view.redraw(); view.brief(false); });
   if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
 }
 
