@@ -39,19 +39,24 @@ class SimulatedHub:
 
     def story(self) -> Story:
         """The run's story as the hub tells it now. Raises ``FlipError`` E0403 when the hub gives no answer."""
-        with contextlib.closing(HttpClient(self.url, key_header="X-Internal-Service-Key", key=self.key)) as client:
-            try:
-                answer = client.request("GET", ("model", str(self.model_id), "story"), route="/model/{id}/story")
-            except (HttpConnectionError, HttpStatusError) as error:
-                safe = "what was reported meanwhile is in the run's folder, under state/outbox"
-                raise FlipError("E0403", url=self.url, problem=error, safe=safe) from None
+        client = HttpClient(self.url, key_header="X-Internal-Service-Key", key=self.key)
+        with contextlib.closing(client), self._named():
+            answer = client.request("GET", ("model", str(self.model_id), "story"), route="/model/{id}/story")
         return Story.model_validate_json(answer.content)
 
     def end(self, settings: ServerSettings, status: ModelStatus, reason: str) -> None:
-        """Write a terminal status with its reason to the hub, at once."""
+        """Write a terminal status with its reason to the hub, at once. Raises ``FlipError`` E0403."""
         item = StatusItem(at=datetime.now(UTC), status=status, reason=reason)
-        with contextlib.closing(HubClient(settings)) as client:
+        with contextlib.closing(HubClient(settings)) as client, self._named():
             client.post_batch(self.model_id, [item.model_dump(mode="json")])
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (HttpConnectionError, HttpStatusError) as error:
+            safe = "what was reported meanwhile is in the run's folder, under state/outbox"
+            raise FlipError("E0403", url=self.url, problem=error, safe=safe) from None
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from flip_fl.values import SERVER_NAME
 
 # A site's process is there from its first task to the end of the run; an engine that winds down needs some seconds
 # after its sites have left.
-LOST_AFTER_S = 10.0
+LOST_AFTER_S = 20.0
 
 
 def check_installed() -> None:

@@ -124,8 +124,17 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def leave_at_once(_signal: int, _frame: FrameType | None) -> None:
-    """For the second Ctrl-C: kill whatever this process has started and end it."""
+@contextlib.contextmanager
+def second_interrupt_leaves() -> Iterator[None]:
+    """While the block tidies up after Ctrl-C, another one kills whatever this process has started and ends it."""
+    before = signal.signal(signal.SIGINT, _leave_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave_at_once(_signal: int, _frame: FrameType | None) -> None:
     kill_all(descendants(os.getpid()))
     os._exit(ExitCode.INTERRUPTED)
 

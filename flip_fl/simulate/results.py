@@ -20,30 +20,29 @@ TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class CheckedResults:
-    """The fetched bundle, the stored model's scores by site, and what does not hold (None: all does)."""
+class Checked:
+    """Models scored on every site, and what does not hold (None: all does)."""
 
-    bundle: Path
     rows: list[BaselineRow]
     problem: str | None
 
 
 def fetch_and_check(
     story: Story, settings: ServerSettings, target: Path, cohorts: Mapping[str, Path], images: Path | None
-) -> CheckedResults:
+) -> Checked:
     """Fetch the bundle to ``target``, load its model, score it on each site's cohort, compare with the hub's story."""
     if story.results is None:
-        return CheckedResults(target, [], "the hub knows no results")
+        return Checked([], "the hub knows no results")
     try:
         stored = ResultsStore(settings).download(story.results.address, target)
         if story.results.sha256 not in (None, stored.sha256):
-            return CheckedResults(target, [], "the stored bundle is not the one that was sent: its digest differs")
+            return Checked([], "the stored bundle is not the one that was sent: its digest differs")
         # Checks every digest and loads the model strictly before it scores it: `verify` would do that twice.
         scores = reproduce(target, cohorts, images=images)
     except FlipError as error:
-        return CheckedResults(target, [], f"{error.what} ({error.why})" if error.why else error.what)
+        return Checked([], f"{error.what} ({error.why})" if error.why else error.what)
     rows = [BaselineRow(model=GLOBAL, scored_on=slot, metrics=dict(metrics)) for slot, metrics in scores.items()]
-    return CheckedResults(target, rows, _difference(story, scores))
+    return Checked(rows, _difference(story, scores))
 
 
 def reported_scores(story: Story) -> dict[str, dict[str, float]]:

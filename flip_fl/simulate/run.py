@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baseline
 from flip_fl.simulate.folder import RunFolder, claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
-from flip_fl.simulate.processes import Child, leave_at_once, running, terminable
-from flip_fl.simulate.results import CheckedResults, fetch_and_check
+from flip_fl.simulate.processes import Child, running, second_interrupt_leaves, terminable
+from flip_fl.simulate.results import Checked, fetch_and_check
 from flip_fl.simulate.sites import Data, find_data, split, write_site_settings
 from flip_fl.simulate.storage import storage
 from flip_fl.simulate.watch import OnlyChanges, news, trained
@@ -104,17 +103,26 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
             )
             baselines, ended = _follow(this, engine, engine_parts, tell)
             _settle(this, ended)
-            checked = _check_results(this, tell)
-            rows = _await_baselines(this, baselines, tell)
+            results = _check_results(this, tell)
+            compared = _await_baselines(this, baselines, tell)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, leave_at_once)
-            # The hub hears it before the engine is told, so that the truth is what sticks.
-            this.hub.end(this.settings, ModelStatus.STOPPED, STOPPED_BY_PERSON)
-            engine_parts.close()
-            _settle_outbox(this)
-            _write(this, this.hub.story(), [])
+            with second_interrupt_leaves():
+                _stop(this, engine_parts)
             raise
-    return _finish(this, checked, rows)
+    return _finish(this, results, compared)
+
+
+def _stop(this: _Run, engine_parts: contextlib.ExitStack) -> None:
+    """End a run that a person stopped. The hub hears it before the engine, so that the truth is what sticks."""
+    story = _try_story(this.hub)
+    if story is not None and not story.status.is_terminal:
+        this.hub.end(this.settings, ModelStatus.STOPPED, STOPPED_BY_PERSON)
+    engine_parts.close()
+    nvflare.collect_logs(this.slots, this.folder)
+    _settle_outbox(this)
+    story = _try_story(this.hub) or story
+    if story is not None:
+        _write(this, story, [])
 
 
 def _follow(this: _Run, engine: Child, parts: contextlib.ExitStack, tell: Tell) -> tuple[Child | None, str]:
@@ -127,7 +135,7 @@ def _follow(this: _Run, engine: Child, parts: contextlib.ExitStack, tell: Tell) 
     while engine.running:
         story = _try_story(this.hub)
         lost = sites.lost()
-        if lost and story is not None and not (story.status.is_terminal or trained(story)):
+        if lost and story is not None and not story.status.is_terminal:
             engine.stop()
             return baselines, f"the process of {', '.join(lost)} was lost"
         if story is not None:
@@ -155,7 +163,7 @@ def _settle_outbox(this: _Run) -> None:
     sync(sorted((this.folder.state / "outbox").glob("*.sqlite")), this.settings)
 
 
-def _check_results(this: _Run, tell: Tell) -> CheckedResults | None:
+def _check_results(this: _Run, tell: Tell) -> Checked | None:
     story = this.hub.story()
     if story.status is not ModelStatus.RESULTS_UPLOADED or story.results is None:
         return None
@@ -164,27 +172,25 @@ def _check_results(this: _Run, tell: Tell) -> CheckedResults | None:
     return fetch_and_check(story, this.settings, target, this.cohorts, this.data.images)
 
 
-def _await_baselines(this: _Run, baselines: Child | None, tell: Tell) -> list[BaselineRow]:
+def _await_baselines(this: _Run, baselines: Child | None, tell: Tell) -> Checked:
+    """The models to compare with. The run keeps its report when they could not be trained."""
     if baselines is None:
-        return []
+        return Checked([], None)
     tell(Progress("baselines", text="training the models to compare with"))
     deadline = time.monotonic() + BASELINES_TIMEOUT_S
     while baselines.running and time.monotonic() < deadline:
         time.sleep(0.1)
     if baselines.running or baselines.process.returncode != 0:
-        raise FlipError(
-            "E0506",
-            problem="the models to compare with could not be trained",
-            reason=f"exit code {baselines.process.returncode}",
-            log=baselines.log,
-        )
-    return read_baselines(this.folder)
+        log = baselines.log.relative_to(this.folder.root)
+        return Checked([], f"the models to compare with could not be trained; {log} has the reason")
+    return Checked(read_baselines(this.folder), None)
 
 
-def _finish(this: _Run, checked: CheckedResults | None, rows: Sequence[BaselineRow]) -> RunOutcome:
-    story = _write(this, this.hub.story(), [*(checked.rows if checked else []), *rows])
-    problem = checked.problem if checked else None
-    succeeded = story.status is ModelStatus.RESULTS_UPLOADED and checked is not None and problem is None
+def _finish(this: _Run, results: Checked | None, compared: Checked) -> RunOutcome:
+    rows = [*(results.rows if results else []), *compared.rows]
+    story = _write(this, this.hub.story(), rows)
+    problem = (results.problem if results else None) or compared.problem
+    succeeded = story.status is ModelStatus.RESULTS_UPLOADED and results is not None and problem is None
     return RunOutcome(
         status=story.status,
         reason=problem or story.reason,

@@ -24,6 +24,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 CANARY = "CANARY7Q"
 AT_SITE_ONLY = "if 'custom' in __file__: raise RuntimeError('no such backend')"
 
+IMAGE_DATA = """
+def _data(site):
+    cohort = site.cohort()
+    studies = site.images(cohort)
+    labels = dict(zip(cohort["accession_id"], cohort["label"]))
+    sizes = {name: sum(f.stat().st_size for path in paths.values() for f in path.iterdir())
+             for name, paths in studies.items()}
+    x = torch.tensor([[size / 100, 1.0, 0.0] for size in sizes.values()], dtype=torch.float32)
+    y = torch.tensor([labels[name] for name in sizes], dtype=torch.float32)
+    return x, y
+"""
+
 
 def launch(tmp_path: Path, sites: int = 2, **app: object) -> RunOutcome:
     """Run a small app that differs from a working one by ``app``."""
@@ -193,6 +205,23 @@ def test_ctrl_c_in_the_middle_stops_the_run_once_and_leaves_nothing(tmp_path: Pa
     assert "Ctrl-C" in (story.reason or "")
     assert (out / "report.html").is_file()
     assert processes_of(out) == []
+
+
+def test_an_imaging_app_reads_its_studies(tmp_path: Path) -> None:
+    """--data and --images: each site fetches its own studies by accession number; a missing one is skipped, counted."""
+    cohort, images = tmp_path / "cohort.csv", tmp_path / "images"
+    rows = [f"P{number},00{number},{number % 2}" for number in range(40)]
+    cohort.write_text("\n".join(["person_id,accession_id,label", *rows]))
+    for number in range(39):
+        (images / f"00{number}").mkdir(parents=True)
+        (images / f"00{number}" / "input_scan.nii.gz").write_bytes(bytes(100 + number))
+    app = write_app(tmp_path / "app", data=IMAGE_DATA, GLOBAL_ROUNDS=1, IMAGING=True, MAX_SKIPPED=0.1)
+    options = RunOptions(app=app, engine="nvflare", sites=2, data=cohort, images=images, out=tmp_path / "run")
+    outcome = run(options, lambda _: None)
+    assert outcome.status is ModelStatus.RESULTS_UPLOADED, outcome.reason
+    skipped = [row.text for row in outcome.story.feed if "skipped" in row.text]
+    assert skipped
+    assert all("0039" not in text for text in skipped)
 
 
 def test_a_killed_site_process_ends_the_run_with_its_name(tmp_path: Path) -> None:

@@ -21,12 +21,7 @@ import torch
 {at_import}
 
 
-def _data(site):
-    cohort = site.cohort()
-    x = torch.tensor(cohort[["a", "b", "c"]].to_numpy(), dtype=torch.float32)
-    y = torch.tensor(cohort["label"].to_numpy(), dtype=torch.float32)
-    return x, y
-
+{data}
 
 def _loss(model, site):
     x, y = _data(site)
@@ -50,6 +45,14 @@ def validate(model, site, config):
     with torch.no_grad():
         loss, examples = _loss(model, site)
     return {{"num_examples": examples, "loss": float(loss), "wrong": {wrong}}}
+"""
+
+TABLE_DATA = """
+def _data(site):
+    cohort = site.cohort()
+    x = torch.tensor(cohort[["a", "b", "c"]].to_numpy(), dtype=torch.float32)
+    y = torch.tensor(cohort["label"].to_numpy(), dtype=torch.float32)
+    return x, y
 """
 
 PREPARE = """
@@ -77,19 +80,20 @@ def write_app(
     in_train: str = "pass",
     in_validate: str = "pass",
     wrong: str = "0.0",
+    data: str = TABLE_DATA,
     canary: str = "ROW",
     **config: Any,
 ) -> Path:
     """Write an app whose trainer runs the given statements at import, in ``train`` and in ``validate``.
 
     ``wrong`` is the expression that ``validate`` returns as the metric "wrong"; ``canary`` begins every identifier and
-    note in the cohort; ``config`` is added to config.json.
+    note in the cohort; ``data`` defines ``_data(site)``; ``config`` is added to config.json.
     """
     folder.mkdir(parents=True)
     settings = {"job_type": "standard", "GLOBAL_ROUNDS": 2, "IMAGING": False, **config}
     (folder / "config.json").write_text(json.dumps(settings))
     (folder / "models.py").write_text(MODELS)
-    trainer = TRAINER.format(at_import=at_import, in_train=in_train, in_validate=in_validate, wrong=wrong)
+    trainer = TRAINER.format(at_import=at_import, in_train=in_train, in_validate=in_validate, wrong=wrong, data=data)
     (folder / "trainer.py").write_text(trainer)
     (folder / "prepare.py").write_text(PREPARE.format(canary=canary))
     return folder
