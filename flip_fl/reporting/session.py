@@ -25,6 +25,8 @@ logger = logging.getLogger("flip_fl.reporting")
 
 OUTBOX_FOLDER = "outbox"
 CLOSE_TIMEOUT_S = 5.0
+# For what comes after the sender: closing or removing the file.
+CLOSE_MARGIN_S = 0.2
 SYNC_TIMEOUT_S = 60.0
 LEFTOVER_WAIT_S = 60.0
 
@@ -97,7 +99,7 @@ class Reporting:
             self._outbox.close()
             return False
         self._leaving.set()
-        delivered = self._sender.close(timeout_s)
+        delivered = self._sender.close(max(0.0, timeout_s - CLOSE_MARGIN_S))
         self._outbox.close(remove_if_done=True)
         if not delivered:
             logger.warning("some reports are not at the hub yet and wait in %s: flip-fl sync", self.path.name)

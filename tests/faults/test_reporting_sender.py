@@ -101,7 +101,7 @@ def test_a_hub_that_is_down_is_waited_for(box: Outbox, hub: ScriptedHub) -> None
         assert box.depth()[Lane.METRIC] == 50
         hub.up()
         delivered(box)
-        assert sender.answered
+        wait_until(lambda: sender.answered, what="noticing the end of the outage")
     assert hub.ids == [str(item.id) for item in items]
 
 
