@@ -18,8 +18,8 @@ from flip_fl.dashboard.story import Story
 from flip_fl.settings import write_settings_file
 from flip_fl.values import ModelStatus
 from tests.contract.test_cli_json import checked
-from tests.support.apps import write_app
 from tests.support.cli import SCRIPT, all_commands, environment, flip_fl, served_hub
+from tests.support.small_apps import write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
