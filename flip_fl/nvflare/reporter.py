@@ -199,7 +199,10 @@ class FlipReporter(Widget):
             return
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         failure = get_failure(result)
-        text = failure.traceback if failure else f"{slot} returned {code} in task {task}; the engine gave no traceback"
+        if failure is not None:
+            text = f"In {failure.task}, round {failure.round}:\n{failure.traceback}"
+        else:
+            text = f"{slot} returned {code} in task {task}; the engine gave no traceback"
         self.reporting.reporter.failure(slot, text, global_round=self._round or None)
 
     def _live_events(self, fl_ctx: FLContext) -> None:

@@ -39,6 +39,7 @@ Tell = Callable[[Progress], None]
 class _Run:
     """The parts of a run in progress."""
 
+    engine: str
     config: AppConfig
     slots: tuple[str, ...]
     folder: RunFolder
@@ -91,7 +92,7 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
             },
         )
         settings = load(ServerSettings, server_file)
-        this = _Run(config, slots, folder, data, cohorts, hub, settings, options.baselines)
+        this = _Run(options.engine, config, slots, folder, data, cohorts, hub, settings, options.baselines)
         return _drive(this, tell)
 
 
@@ -209,7 +210,9 @@ def _exit_code(status: ModelStatus, succeeded: bool) -> ExitCode:
 
 
 def _write(this: _Run, story: Story, rows: list[BaselineRow]) -> Story:
-    told = story.model_copy(update={"baselines": rows})
+    facts = {"Engine": this.engine, "Job type": this.config.job_type.value, "Seed": str(this.config.seed)}
+    model = story.model.model_copy(update={"facts": facts})
+    told = story.model_copy(update={"baselines": rows, "model": model})
     this.folder.story.write_text(told.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
     write_report(told, this.folder.report)
     return told
