@@ -23,6 +23,7 @@ from flip_fl.simulate.folder import claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.prepare import prepare
 from flip_fl.simulate.storage import storage
+from flip_fl.values import ModelStatus
 from tests.support.small_apps import write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -114,6 +115,23 @@ def test_nvflares_own_controllers_tell_the_same_story(controller: str, tmp_path:
     assert all([cell.state for cell in each.cells] == ["returned", "returned"] for each in story.rounds)
     (losses,) = [plot for plot in story.plots if plot.label == "train_loss"]
     assert [[point.round for point in series.points] for series in losses.series] == [[1, 2], [1, 2]]
+
+
+def test_results_that_cannot_be_stored_are_no_success(tmp_path: Path) -> None:
+    """A bucket that is not there: RESULTS_UPLOAD_FAILED with the reason, none at the hub, local copies gone."""
+    app = write_app(tmp_path / "app")
+    with federation(tmp_path, app) as there:
+        server = there.settings / "server.env"
+        server.write_text(server.read_text().replace("s3://results", "s3://nowhere"))
+        values = JobValues(model_id=there.hub.model_id, num_rounds=1, min_clients=2)
+        job = write_job(app, "standard", values, tmp_path / "job")
+        simulate(job, tmp_path / "ws", ",".join(SLOTS), FLIP_SETTINGS_DIR=str(there.settings))
+        story = there.hub.story()
+    assert story.status is ModelStatus.RESULTS_UPLOAD_FAILED
+    assert "Unexpected failure uploading results to S3" in (story.reason or "")
+    assert story.results is None
+    assert not list((tmp_path / "ws").rglob("*.zip"))
+    assert not list((tmp_path / "ws").rglob("*.npz"))
 
 
 def test_the_template_runs_without_a_hub_and_keeps_its_story(tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
 
 from flip_fl.dashboard.story import Plot, Story
+from flip_fl.hub import admin
+from flip_fl.hub.model_service import update_model_status
 from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
@@ -204,6 +207,29 @@ def test_ctrl_c_in_the_middle_stops_the_run_once_and_leaves_nothing(tmp_path: Pa
     assert statuses(story).count("STOPPED") == 1
     assert "Ctrl-C" in (story.reason or "")
     assert (out / "report.html").is_file()
+    assert processes_of(out) == []
+
+
+def test_a_stop_at_the_hub_ends_the_run_as_stopped(tmp_path: Path) -> None:
+    """Somebody sets the model to STOPPED at the hub: the engine is told, the run ends, and STOPPED is what stays."""
+    app = write_app(tmp_path / "app", in_train="import time; time.sleep(1)", GLOBAL_ROUNDS=50)
+    out = tmp_path / "run"
+    stopped: list[UUID] = []
+
+    def stop_at_hub(progress: Progress) -> None:
+        if progress.round == 2 and not stopped:
+            with admin.open_session(f"sqlite:///{out / 'hub.sqlite'}") as session:
+                (model,) = admin.list_models(session)
+                update_model_status(model.id, ModelStatus.STOPPED, session, user_id="ada")
+                session.commit()
+            stopped.append(model.id)
+
+    outcome = run(RunOptions(app=app, engine="nvflare", sites=2, out=out), stop_at_hub)
+    assert stopped
+    assert (outcome.status, outcome.exit_code) == (ModelStatus.STOPPED, 6)
+    assert statuses(outcome.story)[-1] == "STOPPED"
+    assert statuses(outcome.story).count("STOPPED") == 1
+    assert len(outcome.story.rounds) < 10
     assert processes_of(out) == []
 
 
