@@ -149,9 +149,10 @@ class FlipReporter(Widget):
             time.sleep(STOP_POLL_S)
 
     def _fatal_error(self, fl_ctx: FLContext) -> None:
-        reason = fl_ctx.get_prop(FLContextKey.EVENT_DATA, default="")
+        reason = str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, default=""))
         self._fatal = True
-        self.reporting.lifecycle.fail(str(reason) or "the engine gave no reason")
+        if reason != STOPPED_AT_HUB:  # our own way of telling the engine; the cause is known
+            self.reporting.lifecycle.fail(reason or "the engine gave no reason")
 
     def _disconnected(self, fl_ctx: FLContext) -> None:
         slot = fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME)

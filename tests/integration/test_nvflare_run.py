@@ -229,6 +229,7 @@ def test_a_stop_at_the_hub_ends_the_run_as_stopped(tmp_path: Path) -> None:
     assert (outcome.status, outcome.exit_code) == (ModelStatus.STOPPED, 6)
     assert statuses(outcome.story)[-1] == "STOPPED"
     assert statuses(outcome.story).count("STOPPED") == 1
+    assert outcome.story.reason == "stopped at the hub"
     assert len(outcome.story.rounds) < 10
     assert processes_of(out) == []
 
