@@ -118,8 +118,10 @@ class OutboxFile:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._use is not None and not self._use.held:
             self._use.acquire(shared=True, wait=True)
-        # SQLite gives its log and index the mode of the database.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # SQLite gives its log and index the mode of the database. Never open a file that is there: closing it would
+        # drop the locks of every SQLite connection that this process has on it.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._inode = self.path.stat().st_ino
         store = Store(self.path, **self._caps)
         if store.version > SCHEMA_VERSION:

@@ -407,6 +407,23 @@ def test_a_file_that_somebody_else_has_open_is_not_removed(path: Path) -> None:
     assert Outbox.stats(path).pending == 1
 
 
+def test_opening_a_file_twice_keeps_the_first_ones_locks(path: Path) -> None:
+    """Closing any descriptor of a file drops a process's locks on it: another process would then tidy up its log."""
+    box = Outbox(path)
+    put(box, metric())
+    other = Outbox(path)
+    code = (
+        "import sys; from pathlib import Path; from flip_fl.reporting.outbox import Outbox\n"
+        "Outbox(Path(sys.argv[1])).close()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    # The last one to close removes the log, and that was not the other process.
+    assert path.with_name(path.name + "-wal").exists()
+    put(box, metric())
+    put(other, metric())
+    assert Outbox.stats(path).pending == 3
+
+
 def test_after_close_nothing_is_taken_and_nothing_comes_back(path: Path) -> None:
     """A late event of the engine, or a late answer of the hub, must not revive the file."""
     box = Outbox(path)
