@@ -212,6 +212,15 @@ _ENTRIES = (
         "move the body of the trainer class into those two functions in trainer.py",
         "Executor-style apps tie the code to one engine's classes, several of which that engine has removed.",
     ),
+    Entry(
+        "E0207",
+        ExitCode.REFUSED,
+        "the app has a module called {name}",
+        "it would be run in every process that has the app on its path, the FL server's included",
+        "rename it and import it from trainer.py",
+        "The server holds the hub's key and never runs a researcher's code: sitecustomize, usercustomize and "
+        "nvflare_decomposers are imported without being asked for.",
+    ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(
         "E0301",
@@ -507,6 +516,22 @@ _ENTRIES = (
         "a certificate counts by the clock of who looks at it, and the run's story by the clock of who tells it",
         "set this clock by NTP",
         "More than 30 s are a warning, more than 5 min a failure. Any web server's Date can be the other clock.",
+    ),
+    Entry(
+        "E0512",
+        ExitCode.REFUSED,
+        "a run is using {folder}",
+        "two runs in one folder would write over each other",
+        "choose another folder with --out, or wait for that run to end",
+        "A run holds a lock on its folder until it has ended.",
+    ),
+    Entry(
+        "E0513",
+        ExitCode.REFUSED,
+        "{path} lies in the folder of the run, {folder}",
+        "a run's folder is emptied before it is written again",
+        "move the data, or choose another folder with --out",
+        "--data and --images must lie outside --out.",
     ),
     # -- results ------------------------------------------------------------------------------------------------
     Entry(

@@ -159,11 +159,12 @@ def is_dev(file: Path | None = None, *, local_dev: bool | None = None) -> bool:
 def load_server(file: Path | None = None) -> ServerSettings | None:
     """The FL server's settings, or None in development without a hub.
 
-    Independent of ``LOCAL_DEV=true``, which only picks where cohorts come from: one production setting of the server
-    makes all of them required. Raises ``FlipError`` as ``load`` does.
+    Independent of ``LOCAL_DEV=true``, which only picks where cohorts come from: one production setting of the server,
+    ``FLIP_ROLE=server`` or ``LOCAL_DEV=false`` makes all of them required. Raises ``FlipError`` as ``load`` does.
     """
-    local_dev = load(_Mode, file).local_dev
-    if local_dev is False or any(_lookup(name, file) for name in _SERVER_NAMES):
+    mode = load(_Mode, file)
+    named = any(_lookup(name, file) for name in _SERVER_NAMES)
+    if mode.local_dev is False or mode.flip_role is Role.SERVER or named:
         return load(ServerSettings, file)
     return None
 

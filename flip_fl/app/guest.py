@@ -48,28 +48,31 @@ def check(request: Request) -> dict[str, Any]:
                 signature=function.signature,
             )
     arrays = app.arrays(app.model())
+    return _parameters(arrays)
+
+
+def _parameters(arrays: Arrays) -> dict[str, Any]:
     return {"parameters": {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()}}
 
 
 def export(request: Request) -> dict[str, Any]:
-    """Write the arrays ``arrays`` as a plain ``dict[str, Tensor]`` to ``out``, and load that file as anybody would."""
+    """Write arrays as plain ``dict[str, Tensor]`` (``models``: target → arrays' file); load each as anybody would."""
     import torch
 
     app = _App(request)
-    given = read_arrays(Path(request["arrays"]))
-    target = Path(request["out"])
-    temporary = target.with_name(f"{target.name}.part")
-    torch.save({name: torch.from_numpy(np.array(array, copy=True)) for name, array in given.items()}, temporary)
-    app.load(temporary)
-    os.replace(temporary, target)
+    for out, arrays in request["models"].items():
+        given, target = read_arrays(Path(arrays)), Path(out)
+        temporary = target.with_name(f"{target.name}.part")
+        torch.save({name: torch.from_numpy(np.array(array, copy=True)) for name, array in given.items()}, temporary)
+        app.load(temporary)
+        os.replace(temporary, target)
     return {}
 
 
 def load(request: Request) -> dict[str, Any]:
-    """Load the file ``model`` strictly into ``get_model()``. Raises ``FlipError`` E0205."""
+    """Load each file of ``models`` strictly into ``get_model()``. Raises ``FlipError`` E0205."""
     app = _App(request)
-    model = app.load(Path(request["model"]))
-    return {"parameters": {name: [list(array.shape), str(array.dtype)] for name, array in to_arrays(model).items()}}
+    return {"models": [_parameters(to_arrays(app.load(Path(model)))) for model in request["models"]]}
 
 
 def score(request: Request) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,19 +46,33 @@ def check_code(app_dir: Path) -> Shapes:
 
 
 def export_model(app_dir: Path, arrays: Mapping[str, Any], out: Path, stage: str | None = None) -> None:
-    """Write ``arrays`` to ``out`` as a plain ``dict[str, Tensor]`` that was loaded again, strictly, before it is there.
+    """``export_models`` of one model."""
+    export_models(app_dir, {out: arrays}, stage)
+
+
+def export_models(app_dir: Path, models: Mapping[Path, Mapping[str, Any]], stage: str | None = None) -> None:
+    """Write each model's arrays to its path as a plain ``dict[str, Tensor]`` that was loaded again, strictly.
 
     Raises ``FlipError`` E0205 when the weights do not fit ``get_model()`` exactly.
     """
     with tempfile.TemporaryDirectory(prefix="flip-weights-") as folder:
-        given = Path(folder, "given.npz")
-        write_arrays(given, arrays)
-        _ask("export", app_dir, stage=stage, arrays=str(given), out=str(out.resolve()))
+        files = {}
+        for number, (out, arrays) in enumerate(models.items()):
+            given = Path(folder, f"given-{number}.npz")
+            write_arrays(given, arrays)
+            files[str(out.resolve())] = str(given)
+        _ask("export", app_dir, stage=stage, models=files)
 
 
 def load_model(app_dir: Path, model: Path, stage: str | None = None) -> Shapes:
-    """Load the file ``model`` strictly into ``get_model()``; shapes and dtypes. Raises ``FlipError`` E0205."""
-    return _shapes(_ask("load", app_dir, stage=stage, model=str(model.resolve())))
+    """``load_models`` of one file."""
+    return load_models(app_dir, [model], stage)[0]
+
+
+def load_models(app_dir: Path, models: Sequence[Path], stage: str | None = None) -> list[Shapes]:
+    """Load each file strictly into ``get_model()``; shapes and dtypes. Raises ``FlipError`` E0205."""
+    answer = _ask("load", app_dir, stage=stage, models=[str(model.resolve()) for model in models])
+    return [_shapes(each) for each in answer["models"]]
 
 
 def score(

@@ -10,8 +10,7 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 
 from flip_fl.aggregate.average import Arrays, Update, check_update, weighted_average
-from flip_fl.nvflare.protocol import NUM_EXAMPLES_META
-from flip_fl.nvflare.reporter import peer_name
+from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, sender
 
 
 class SlotOrderAggregator(Aggregator):
@@ -31,7 +30,7 @@ class SlotOrderAggregator(Aggregator):
 
     def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
         dxo = from_shareable(shareable)
-        slot = peer_name(fl_ctx)
+        slot = sender(shareable, fl_ctx)
         examples = dxo.meta.get(NUM_EXAMPLES_META, dxo.meta.get(MetaKey.NUM_STEPS_CURRENT_ROUND, 1))
         update = Update(slot=slot, arrays=dxo.data, num_examples=int(examples))
         reference = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)

@@ -18,8 +18,8 @@ from flip_fl.aggregate.average import Arrays, Update, check_update
 from flip_fl.aggregate.best import BestModel, Score
 from flip_fl.nvflare.aggregator import SlotOrderAggregator
 from flip_fl.nvflare.persistor import BEST_MODEL, ArrayPersistor
-from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, REPORTER_ID, get_failure
-from flip_fl.nvflare.reporter import FlipReporter, peer_name
+from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, REPORTER_ID, get_failure, sender
+from flip_fl.nvflare.reporter import FlipReporter
 from flip_fl.values import Task, natural_key
 
 QUORUM_POLL_S = 0.5
@@ -66,18 +66,28 @@ class FlipController(ModelController):
         # what the rounds measured, for the results bundle: task → round → slot → metrics
         self._history: dict[str, dict[int, dict[str, dict[str, float]]]] = {"train": {}, "validate": {}}
         self._failures: dict[str, str] = {}
+        self._asked: tuple[str, int] = ("", 0)
+        self._seen: set[str] = set()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.BEFORE_PROCESS_TASK_REQUEST:
+            peer = fl_ctx.get_peer_context()
+            self._seen.add(peer.get_identity_name() if peer is not None else "")
         if event_type != EventType.BEFORE_PROCESS_SUBMISSION:
             return
         result = fl_ctx.get_prop(FLContextKey.TASK_RESULT)
         if isinstance(result, Shareable) and result.get_return_code() not in (ReturnCode.OK, None):
             failure = get_failure(result)
-            self._failures[peer_name(fl_ctx)] = failure.headline if failure else str(result.get_return_code())
+            # The event is fired for late replies of an earlier task, too.
+            if failure is None or (failure.task, failure.round) == self._asked:
+                why = failure.headline if failure else str(result.get_return_code())
+                self._failures[sender(result, fl_ctx)] = why
 
     def run(self) -> None:
         slots = self._await_sites()
+        if slots is None:
+            return
         model = self.load_model()
         if model is None:
             return  # load_model has panicked with its own reason
@@ -114,9 +124,7 @@ class FlipController(ModelController):
                 self._history["train"].setdefault(number, {})[slot] = dict(reply.metrics or {})
             else:
                 self._failures[slot] = f"result rejected: {reason}"
-                self._reporter().reporting.reporter.failure(
-                    slot, f"the result of {slot} is rejected: {reason}", global_round=number
-                )
+                self._reporter().rejected(slot, reason)
         self._judge(Task.TRAIN, slots, [update.slot for update in updates], number)
         return updates
 
@@ -139,7 +147,7 @@ class FlipController(ModelController):
 
     def _ask(self, task: Task, arrays: Arrays, slots: list[str], number: int) -> dict[str, FLModel] | None:
         """The usable replies by slot, in slot order; None when the run was aborted meanwhile."""
-        self._failures = {}
+        self._failures, self._asked = {}, (task.value, number)
         message = FLModel(
             params_type=ParamsType.FULL, params=arrays, current_round=number - 1, total_rounds=self.num_rounds
         )
@@ -171,6 +179,8 @@ class FlipController(ModelController):
 
     def control_flow(self, abort_signal: Any, fl_ctx: FLContext) -> None:
         self.fl_ctx, self.abort_signal = fl_ctx, abort_signal
+        if abort_signal.triggered:
+            return  # NVFLARE goes on to its workflows after a panic in START_RUN
         try:
             self.event(AppEventType.TRAINING_STARTED)
             self.run()
@@ -180,19 +190,32 @@ class FlipController(ModelController):
             self.exception("the controller failed")
             self.panic(f"the server failed: {type(error).__name__}: {error}")
 
-    def _await_sites(self) -> list[str]:
-        """All of the job's sites, once the quorum is there. Raises ``RoundFailed`` naming how many came."""
+    def _await_sites(self) -> list[str] | None:
+        """The job's sites once they have asked for work; None when the run was aborted meanwhile.
+
+        After ``start_timeout_s`` those that are there, if they are enough. Raises ``RoundFailed`` naming who is not.
+        """
+        slots = sorted((client.name for client in self.engine.get_clients()), key=natural_key)
+        needed = self.min_clients or len(slots)
+        if needed > len(slots) or not slots:
+            raise RoundFailed(
+                f"the job needs {max(needed, 1)} sites and has {len(slots)}: {', '.join(slots) or 'none'}"
+            )
         deadline = time.monotonic() + self.start_timeout_s
-        while True:
-            slots = sorted((client.name for client in self.engine.get_clients()), key=natural_key)
-            if slots and len(slots) >= self.min_clients:
-                return slots
-            if self.abort_signal.triggered or time.monotonic() >= deadline:
-                there = ", ".join(slots) or "none"
-                raise RoundFailed(
-                    f"the job needs {max(self.min_clients, 1)} sites; {there} connected in {self.start_timeout_s} s"
-                )
+        while not self.abort_signal.triggered:
+            there = [slot for slot in slots if slot in self._seen]
+            if len(there) == len(slots):
+                return there
+            if time.monotonic() >= deadline:
+                missing = ", ".join(slot for slot in slots if slot not in there)
+                if len(there) < needed:
+                    raise RoundFailed(
+                        f"{missing} did not ask for work in {self.start_timeout_s} s; {needed} are needed"
+                    )
+                self.warning(f"going on without {missing}, who did not ask for work in {self.start_timeout_s} s")
+                return there
             time.sleep(QUORUM_POLL_S)
+        return None
 
     def _set_round(self, number: int) -> None:
         self.fl_ctx.set_prop(AppConstants.CURRENT_ROUND, number - 1, private=True, sticky=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,10 +12,16 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from flip_fl.errors import FlipError
+
 SERVER_CONFIG = Path("app") / "config" / "config_fed_server.json"
 CLIENT_CONFIG = Path("app") / "config" / "config_fed_client.json"
-# Never part of a job: data, secrets and what tools leave behind.
-IGNORED = ("__pycache__", "*.pyc", ".git", ".venv", ".env", "*.env", "*.csv", "images", "runs", "*.key", "*.pem")
+# Only code and config travel to the sites; data, settings and keys that lie beside an app stay where they are.
+TRAVELLING_SUFFIX = ".py"
+TRAVELLING_FILES = frozenset({"config.json"})
+# Python imports the first two by itself in every process that finds them on its path, NVFLARE the third: the FL
+# server, which holds the hub's key, would run them.
+REFUSED_MODULES = frozenset({"sitecustomize", "usercustomize", "nvflare_decomposers"})
 
 
 @dataclass(frozen=True)
@@ -43,14 +50,36 @@ def template_dir(engine: str, job_type: str) -> Path:
 def write_job(app_dir: Path, job_type: str, values: JobValues, out: Path) -> Path:
     """Write the job folder ``out`` from the template of ``job_type`` with the app in ``custom/``; returns ``out``.
 
-    ``out`` must not exist. Raises ``FileNotFoundError`` for a job type without a template.
+    ``out`` must not exist. Raises ``FileNotFoundError`` for a job type without a template, ``FlipError`` E0207 for an
+    app with a module that the FL server would run.
     """
+    check_modules(app_dir)
     shutil.copytree(template_dir("nvflare", job_type), out)
-    shutil.copytree(app_dir, out / "app" / "custom", ignore=shutil.ignore_patterns(*IGNORED))
+    copy_app(app_dir, out / "app" / "custom")
     _edit(out / "meta.json", lambda meta: _fill_meta(meta, values))
     _edit(out / SERVER_CONFIG, lambda config: _fill_server(config, values))
     _edit(out / CLIENT_CONFIG, lambda config: _fill_client(config, values))
     return out
+
+
+def check_modules(app_dir: Path) -> None:
+    """Raises ``FlipError`` E0207 for a module that is run wherever it is found."""
+    for path in sorted(app_dir.iterdir()):
+        if path.name.partition(".")[0].lower() in REFUSED_MODULES:
+            raise FlipError("E0207", where=str(path), name=path.name)
+
+
+def copy_app(app_dir: Path, target: Path) -> None:
+    """Copy the app's code and config.json; links, data and everything else stay."""
+    for folder, folders, names in os.walk(app_dir):
+        folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
+        for name in names:
+            source = Path(folder, name)
+            travels = source.suffix == TRAVELLING_SUFFIX or source.relative_to(app_dir).as_posix() in TRAVELLING_FILES
+            if travels and not source.is_symlink():
+                copy = target / source.relative_to(app_dir)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
 
 
 def _fill_meta(meta: dict[str, Any], values: JobValues) -> None:

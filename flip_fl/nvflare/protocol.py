@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nvflare.apis.fl_constant import ServerCommandKey
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from pydantic import TypeAdapter, ValidationError
 
 from flip_fl.app.failures import Failure
 
@@ -18,6 +21,9 @@ LIVE_EVENT = "flip_live_events"
 
 REPORTER_ID = "flip_server_event_handler"
 MAX_ITEMS_PER_REPLY = 100_000
+MAX_FAILURE_CHARS = 256_000
+
+_FAILURE = TypeAdapter(Failure)
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,18 @@ class Received:
 
     items: list[dict[str, Any]]
     refused: dict[str, int]
+
+
+def sender(result: Shareable, fl_ctx: FLContext) -> str:
+    """The client that sent a task's result: by its token, which NVFLARE has checked, not by what it says of itself.
+
+    Only where a server-side filter has replaced the result is the peer context believed.
+    """
+    client = result.get_header(ServerCommandKey.FL_CLIENT)
+    if client is not None:
+        return str(client.name)
+    peer = fl_ctx.get_peer_context()
+    return str(peer.get_identity_name(default="")) if peer is not None else ""
 
 
 def put_events(shareable: Shareable, events: Iterable[Mapping[str, Any]]) -> None:
@@ -61,9 +79,9 @@ def put_failure(shareable: Shareable, failure: Failure) -> None:
 def get_failure(shareable: Shareable) -> Failure | None:
     """The failure report of a reply, or None when there is none that can be read."""
     text = shareable.get_header(FAILURE_HEADER)
-    if text is None:
+    if not isinstance(text, str) or len(text) > MAX_FAILURE_CHARS:
         return None
     try:
-        return Failure(**json.loads(text))
-    except (TypeError, ValueError):
+        return _FAILURE.validate_json(text)
+    except ValidationError:
         return None

@@ -18,6 +18,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.widgets.widget import Widget
@@ -25,15 +26,16 @@ from nvflare.widgets.widget import Widget
 from flip_fl.errors import FlipError
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.persistor import custom_dir
-from flip_fl.nvflare.protocol import LIVE_EVENT, get_events, get_failure
+from flip_fl.nvflare.protocol import LIVE_EVENT, get_events, get_failure, sender
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting, open_reporting
 from flip_fl.settings import ServerSettings, load_server, settings_file
 from flip_fl.values import SERVER_NAME
 
 ENDED_BY_ENGINE = "ended by the engine: a client or the server process was lost"
+NO_HUB = "set FLIP_API_INTERNAL_URL, INTERNAL_SERVICE_KEY and UPLOADED_FEDERATED_DATA_BUCKET in local/flip.env"
 STOPPED_AT_HUB = "stopped at the hub"
-STOP_POLL_S = 0.5
+WATCH_POLL_S = 0.5
 FED_LIVE_EVENT = f"fed.{LIVE_EVENT}"
 
 
@@ -49,6 +51,7 @@ class FlipReporter(Widget):
         self.model_id = model_id
         self._reporting: Reporting | LocalReporting | None = None
         self._found: UUID | None = None
+        self._state: Path | None = None
         self._settings: ServerSettings | None = None
         self._round = 0
         self._total = 0
@@ -80,6 +83,18 @@ class FlipReporter(Widget):
         return self._settings
 
     @property
+    def in_run(self) -> bool:
+        """Whether a run is open: reports can be made."""
+        return self._reporting is not None
+
+    @property
+    def state_dir(self) -> Path:
+        """Where outboxes lie. Raises ``RuntimeError`` before the run has started."""
+        if self._state is None:
+            raise RuntimeError("the run has not started")
+        return self._state
+
+    @property
     def run_model_id(self) -> UUID:
         """The model that this run reports on. Raises ``RuntimeError`` before the run has started."""
         if self._found is None:
@@ -107,7 +122,7 @@ class FlipReporter(Widget):
             self._settings = load_server(settings_file(SERVER_NAME, root))
             model_id = find_model_id(self.model_id, custom_dir(fl_ctx), Path(workspace.get_job_meta_path(job_id)))
             state = self._settings.state_dir if self._settings and self._settings.state_dir else root / "state"
-            self._reporting, self._found = self._open(model_id, state), model_id
+            self._reporting, self._found, self._state = self._open(model_id, state), model_id, state
         except FlipError as error:
             # NVFLARE swallows what a handler raises; only a panic stops the job.
             self.system_panic(f"FLIP-{error.code}: {error.what} (fix: {error.fix})", fl_ctx)
@@ -115,11 +130,14 @@ class FlipReporter(Widget):
         except OSError as error:
             self.system_panic(f"reporting cannot start: {error.strerror or type(error).__name__}", fl_ctx)
             return
+        if self._settings is None and fl_ctx.get_prop(FLContextKey.SECURE_MODE, False):
+            self.system_panic("a server of a secured federation needs a hub: " + NO_HUB, fl_ctx)
+            return
         if self._settings is None:
             self.log_warning(fl_ctx, "no hub is configured (development): the run's story stays in this workspace")
         self._reporting.lifecycle.initiated()
-        watcher = threading.Thread(target=self._watch_for_stop, args=(fl_ctx.get_engine(),), daemon=True)
-        watcher.start()
+        watched = (fl_ctx.get_engine(), fl_ctx.get_run_abort_signal())
+        threading.Thread(target=self._watch, args=watched, daemon=True).start()
 
     def _open(self, model_id: UUID, state: Path) -> Reporting | LocalReporting:
         return open_reporting(self._settings, model_id, state) if self._settings else LocalReporting(model_id, state)
@@ -137,8 +155,8 @@ class FlipReporter(Widget):
         self.reporting.close()
         self._reporting = None
 
-    def _watch_for_stop(self, engine: Any) -> None:
-        """End the job when a person has stopped the model at the hub; the hub says so in its answers."""
+    def _watch(self, engine: Any, abort_signal: Signal | None) -> None:
+        """Obey a stop at the hub, and note an abort while there is time: NVFLARE kills this process 10 s after one."""
         while (reporting := self._reporting) is not None:
             if reporting.stop_requested:
                 # Before the engine is told: the first cause in time is the run's end.
@@ -146,7 +164,11 @@ class FlipReporter(Widget):
                 with engine.new_context() as fl_ctx:
                     self.system_panic(STOPPED_AT_HUB, fl_ctx)
                 return
-            time.sleep(STOP_POLL_S)
+            if abort_signal is not None and abort_signal.triggered:
+                if reporting.lifecycle.cause is None:
+                    reporting.lifecycle.fail(ENDED_BY_ENGINE)
+                return
+            time.sleep(WATCH_POLL_S)
 
     def _fatal_error(self, fl_ctx: FLContext) -> None:
         reason = str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, default=""))
@@ -179,7 +201,7 @@ class FlipReporter(Widget):
         size = model_bytes(result)
         if size is None:
             return  # a validation's reply carries no model
-        slot = peer_name(fl_ctx)
+        slot = sender(result, fl_ctx)
         self._accepted.add(slot)
         self.reporting.lifecycle.client_result(slot, self._round, size)
 
@@ -187,29 +209,37 @@ class FlipReporter(Widget):
         expected = len(fl_ctx.get_engine().get_clients())
         self.reporting.lifecycle.aggregated(self._round, len(self._accepted), expected)
 
+    def rejected(self, slot: str, reason: str) -> None:
+        """A result that NVFLARE accepted cannot be aggregated: it does not count among the returned ones."""
+        self._accepted.discard(slot)
+        text = f"the result of {slot} is rejected: {reason}"
+        self.reporting.reporter.failure(slot, text, global_round=self._round or None)
+
     # -- what sites say ---------------------------------------------------------------------------------------
 
     def _submission(self, fl_ctx: FLContext) -> None:
         result = fl_ctx.get_prop(FLContextKey.TASK_RESULT)
         if not isinstance(result, Shareable):
             return
-        slot = peer_name(fl_ctx)
+        slot = sender(result, fl_ctx)
         self._receive(result, slot)
         code = result.get_return_code()
         if code in (ReturnCode.OK, None):
             return
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         failure = get_failure(result)
+        number = self._round
         if failure is not None:
-            text = f"In {failure.task}, round {failure.round}:\n{failure.traceback}"
+            text, number = f"In {failure.task}, round {failure.round}:\n{failure.traceback}", failure.round
         else:
             text = f"{slot} returned {code} in task {task}; the engine gave no traceback"
-        self.reporting.reporter.failure(slot, text, global_round=self._round or None)
+        self.reporting.reporter.failure(slot, text, global_round=number or None)
 
     def _live_events(self, fl_ctx: FLContext) -> None:
         data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
         if isinstance(data, Shareable):
-            # The origin that the sender wrote is not proof of anything; the peer's identity is.
+            # NVFLARE checks that the sender is a client of the job; the name is that client's own word. The
+            # acknowledged copy in the task's reply is the one that is bound to the client's token.
             slot = data.get_peer_prop(ReservedKey.IDENTITY_NAME, "")
             self._receive(data, slot)
 
@@ -220,12 +250,6 @@ class FlipReporter(Widget):
         for reason, count in received.refused.items():
             text = f"{count} reports of {slot} were refused: {reason}"
             self.reporting.reporter.failure(slot, text, global_round=self._round or None)
-
-
-def peer_name(fl_ctx: FLContext) -> str:
-    """The authenticated name of the client whose message is being handled."""
-    peer = fl_ctx.get_peer_context()
-    return str(peer.get_identity_name(default="")) if peer is not None else ""
 
 
 def model_bytes(result: Shareable) -> int | None:

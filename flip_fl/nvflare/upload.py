@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nvflare.apis.client import Client
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
@@ -25,6 +26,8 @@ from flip_fl.results.s3 import ResultsStore, Stored
 from flip_fl.results.verify import verify
 from flip_fl.settings import ServerSettings
 
+PIECE_BYTES = 1 << 20
+
 
 class Aborted(Exception):
     """The run was stopped while its results were being stored."""
@@ -35,7 +38,7 @@ class UploadResults(Controller):
 
     A run is a success only when its model loads from the bundle and the stored bytes are the bundle's. A bundle that
     cannot be built, or does not load, is ERROR; one that cannot be stored is RESULTS_UPLOAD_FAILED. Without a hub (in
-    development) the bundle stays in the server's run folder.
+    development) the bundle stays in the state folder, beside the outbox.
     """
 
     def __init__(self, persistor_id: str = "persistor", reporter_id: str = REPORTER_ID) -> None:
@@ -49,6 +52,16 @@ class UploadResults(Controller):
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing is held."""
 
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Tidy up at every orderly end: after a failure or an abort this workflow is never reached."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type != EventType.ABOUT_TO_END_RUN:
+            return
+        engine = fl_ctx.get_engine()
+        reporter, persistor = engine.get_component(self.reporter_id), engine.get_component(self.persistor_id)
+        if isinstance(reporter, FlipReporter) and isinstance(persistor, ArrayPersistor) and reporter.in_run:
+            self._tidy([_work_folder(fl_ctx), persistor.folder_path(fl_ctx)], reporter)
+
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
@@ -61,20 +74,20 @@ class UploadResults(Controller):
         if not isinstance(reporter, FlipReporter) or not isinstance(persistor, ArrayPersistor):
             self.system_panic(f"the job lacks {self.reporter_id} or {self.persistor_id}", fl_ctx)
             return
-        run_dir = Path(engine.get_workspace().get_run_dir(fl_ctx.get_job_id()))
-        work = Path(tempfile.mkdtemp(prefix="results-", dir=run_dir))
+        work = _work_folder(fl_ctx)
+        work.mkdir(mode=0o700)
         try:
             zipped = self._bundle(persistor, work, reporter, abort_signal, fl_ctx)
-            self._store(zipped, run_dir, reporter, abort_signal)
+            self._store(zipped, reporter, abort_signal)
         except Aborted:
-            return  # the reporter knows why at END_RUN
+            return  # the reporter notes the abort
         except FlipError as error:
             self.system_panic(f"{error.what}{f' ({error.why})' if error.why else ''}", fl_ctx)
         except ResultsUploadError as error:
+            if isinstance(error.__cause__, Aborted):
+                return
             cause = type(error.__cause__).__name__ if error.__cause__ else "no cause given"
             reporter.reporting.lifecycle.upload_failed(f"{error} ({cause})")
-        finally:
-            self._tidy([work, persistor.folder_path(fl_ctx)], reporter)
 
     def _bundle(
         self, persistor: ArrayPersistor, work: Path, reporter: FlipReporter, abort_signal: Signal, fl_ctx: FLContext
@@ -86,9 +99,9 @@ class UploadResults(Controller):
             raise FlipError("E0702", bundle="results", problem="the server has no global model", suggestion="")
         contents = work / "contents"
         contents.mkdir()
-        for name, descriptor in inventory.items():
-            _go_on(abort_signal)
-            weights.export_model(app_dir, read_arrays(Path(descriptor.location)), contents / f"{name}.pt")
+        models = {contents / f"{name}.pt": read_arrays(Path(each.location)) for name, each in inventory.items()}
+        weights.export_models(app_dir, models)
+        _go_on(abort_signal)
         history = persistor.history(fl_ctx)
         (contents / "metrics.json").write_text(json.dumps(history, indent=2), encoding="utf-8")
         _write_cross_validation(history, contents)
@@ -99,21 +112,23 @@ class UploadResults(Controller):
         verify(zipped)
         return zipped
 
-    def _store(self, zipped: Path, run_dir: Path, reporter: FlipReporter, abort_signal: Signal) -> None:
+    def _store(self, zipped: Path, reporter: FlipReporter, abort_signal: Signal) -> None:
         _go_on(abort_signal)
         if reporter.settings is None:
-            kept = run_dir / zipped.name
+            kept = reporter.state_dir / "results" / f"{reporter.run_model_id}.zip"
+            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.move(zipped, kept)
             size, digest = bundle.fingerprint(kept)
-            reporter.reporting.lifecycle.uploaded(str(kept), digest, size, reporter.round)
-            return
-        stored = self._upload(zipped, reporter.settings, reporter)
+            stored = Stored(str(kept), size, digest)
+        else:
+            stored = self._upload(zipped, reporter.settings, reporter, abort_signal)
+        _go_on(abort_signal)
         reporter.reporting.lifecycle.uploaded(stored.address, stored.sha256, stored.size_bytes, reporter.round)
 
-    def _upload(self, zipped: Path, settings: ServerSettings, reporter: FlipReporter) -> Stored:
+    def _upload(self, zipped: Path, settings: ServerSettings, reporter: FlipReporter, abort_signal: Signal) -> Stored:
         """Store the bundle and read it back. Raises ``ResultsUploadError`` when it is not what was sent."""
         store = ResultsStore(settings)
-        stored = store.upload_zip(zipped, reporter.run_model_id)
+        stored = store.upload(lambda: _pieces(zipped, abort_signal), reporter.run_model_id)
         try:
             fetched = store.download(stored.address, zipped.with_suffix(".fetched"))
         except FlipError as error:
@@ -143,6 +158,17 @@ def _write_cross_validation(history: dict[str, Any], contents: Path) -> None:
     target.parent.mkdir()
     scores = {slot: {f"SRV_{GLOBAL_MODEL}.pt": metrics} for slot, metrics in last.items()}
     target.write_text(json.dumps(scores, indent=2), encoding="utf-8")
+
+
+def _work_folder(fl_ctx: FLContext) -> Path:
+    return Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / "flip_results"
+
+
+def _pieces(path: Path, abort_signal: Signal) -> Iterator[bytes]:
+    with path.open("rb") as source:
+        while piece := source.read(PIECE_BYTES):
+            _go_on(abort_signal)
+            yield piece
 
 
 def _go_on(abort_signal: Signal) -> None:

@@ -34,8 +34,11 @@ def verify(bundle: Path) -> Verified:
     """
     with _unpacked(bundle) as (folder, manifest):
         models = tuple(name for name in MODELS if name in manifest.files)
-        shapes = {name: _loaded(bundle, folder, name) for name in models}
-    return Verified(manifest=manifest, models=models, parameters=shapes[GLOBAL_MODEL])
+        try:
+            shapes = weights.load_models(folder, [folder / name for name in models])
+        except FlipError as error:
+            raise _unusable(bundle, error.what) from None
+    return Verified(manifest=manifest, models=models, parameters=shapes[models.index(GLOBAL_MODEL)])
 
 
 def reproduce(
@@ -68,13 +71,6 @@ def read_manifest(bundle: Path) -> Manifest:
     """The manifest alone, nothing checked against it. Raises ``FlipError`` E0702."""
     with _opened(bundle) as archive:
         return _manifest(bundle, archive)
-
-
-def _loaded(bundle: Path, folder: Path, model: str) -> weights.Shapes:
-    try:
-        return weights.load_model(folder, folder / model)
-    except FlipError as error:
-        raise _unusable(bundle, error.what) from None
 
 
 @contextlib.contextmanager

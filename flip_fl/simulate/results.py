@@ -42,7 +42,7 @@ def fetch_and_check(
     except FlipError as error:
         return Checked([], f"{error.what} ({error.why})" if error.why else error.what)
     rows = [BaselineRow(model=GLOBAL, scored_on=slot, metrics=dict(metrics)) for slot, metrics in scores.items()]
-    return Checked(rows, _difference(story, scores))
+    return Checked(rows, difference(story, scores))
 
 
 def reported_scores(story: Story) -> dict[str, dict[str, float]]:
@@ -59,10 +59,16 @@ def reported_scores(story: Story) -> dict[str, dict[str, float]]:
     return found
 
 
-def _difference(story: Story, scores: Mapping[str, Mapping[str, float]]) -> str | None:
-    for slot, metrics in reported_scores(story).items():
-        for label, reported in metrics.items():
+def difference(story: Story, scores: Mapping[str, Mapping[str, float]]) -> str | None:
+    """What the reported scores and the stored model's do not agree on; a score that is missing is a difference."""
+    reported = reported_scores(story)
+    if not reported:
+        return "the hub has no validation score of the last round to compare the stored model with"
+    for slot, metrics in reported.items():
+        for label, value in metrics.items():
             stored = scores.get(slot, {}).get(label)
-            if stored is not None and not math.isclose(stored, reported, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-                return f"the stored model scores {label} {stored:.6f} at {slot}, the hub was told {reported:.6f}"
+            if stored is None:
+                return f"the stored model gives no {label} at {slot}, the hub was told {value:.6f}"
+            if not math.isclose(stored, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+                return f"the stored model scores {label} {stored:.6f} at {slot}, the hub was told {value:.6f}"
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from flip_fl.app.config import AppConfig
 from flip_fl.dashboard.report import write_report
 from flip_fl.dashboard.story import BaselineRow, Story
 from flip_fl.errors import ExitCode, FlipError
+from flip_fl.nvflare.job import check_modules
 from flip_fl.reporting.session import sync
 from flip_fl.settings import ServerSettings, load, write_settings_file
 from flip_fl.simulate import nvflare
@@ -22,7 +24,7 @@ from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.processes import Child, running, second_interrupt_leaves, terminable
 from flip_fl.simulate.results import Checked, fetch_and_check
-from flip_fl.simulate.sites import Data, find_data, split, write_site_settings
+from flip_fl.simulate.sites import Data, given_data, prepared_data, split, write_site_settings
 from flip_fl.simulate.storage import storage
 from flip_fl.simulate.watch import OnlyChanges, news, trained
 from flip_fl.values import SERVER_NAME, ModelStatus, natural_key
@@ -30,6 +32,7 @@ from flip_fl.values import SERVER_NAME, ModelStatus, natural_key
 BUCKET = "flip-results"
 POLL_S = 0.3
 BASELINES_TIMEOUT_S = 600.0
+WIND_DOWN_S = 60.0
 STOPPED_BY_PERSON = "stopped by a person (Ctrl-C)"
 
 Tell = Callable[[Progress], None]
@@ -65,35 +68,48 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     slots = tuple(sorted(options.slots or federation, key=natural_key))
     tell(Progress("check", text=f"checking {options.app}"))
     config = check_app(options.app, slots, federation=federation).config
+    check_modules(options.app)
     if options.rounds is not None:
         config = config.with_rounds(options.rounds)
-    folder = claim(options.out, options.app)
+    given = given_data(config, options.data, options.images, options.out)
+    with terminable(), contextlib.ExitStack() as parts:
+        folder = parts.enter_context(claim(options.out, options.app))
+        return _drive(_open(options, config, slots, given, folder, parts, tell), tell)
+
+
+def _open(
+    options: RunOptions,
+    config: AppConfig,
+    slots: tuple[str, ...],
+    given: Data | None,
+    folder: RunFolder,
+    parts: contextlib.ExitStack,
+    tell: Tell,
+) -> _Run:
+    """Everything that is there before the engine: data, hub, object store, settings; ``parts`` ends them."""
     tell(Progress("data", text="splitting the cohort between the sites"))
-    data = find_data(config, options.data, options.images, folder)
+    data = given or prepared_data(config, folder)
     cohorts = split(data, slots, config, folder)
     write_site_settings({**cohorts, CENTRAL_SLOT: data.cohort}, data, config, folder)
 
     tell(Progress("hub", text="starting the hub and the object store"))
-    with terminable(), contextlib.ExitStack() as parts:
-        name = options.app.resolve().name
-        description = f"{config.job_type.value} job"
+    name, description = options.app.resolve().name, f"{config.job_type.value} job"
+    with ThreadPoolExecutor(1) as beside:
+        storing = beside.submit(parts.enter_context, storage(folder.state / "s3", folder.logs / "s3.log"))
         hub = parts.enter_context(simulated_hub(folder, name, description, slots, slots_total=options.sites))
-        store = parts.enter_context(storage(folder.state / "s3", folder.logs / "s3.log"))
-        store.create_bucket(BUCKET)
-        server_file = folder.settings / f"{SERVER_NAME}.env"
-        write_settings_file(
-            server_file,
-            {
-                "FLIP_ROLE": "server",
-                "FLIP_API_INTERNAL_URL": hub.url,
-                "INTERNAL_SERVICE_KEY": hub.key,
-                "FLIP_STATE_DIR": str(folder.state),
-                **store.settings(BUCKET),
-            },
-        )
-        settings = load(ServerSettings, server_file)
-        this = _Run(options.engine, config, slots, folder, data, cohorts, hub, settings, options.baselines)
-        return _drive(this, tell)
+        store = storing.result()
+    store.create_bucket(BUCKET)
+    server_file = folder.settings / f"{SERVER_NAME}.env"
+    values = {
+        "FLIP_ROLE": "server",
+        "FLIP_API_INTERNAL_URL": hub.url,
+        "INTERNAL_SERVICE_KEY": hub.key,
+        "FLIP_STATE_DIR": str(folder.state),
+        **store.settings(BUCKET),
+    }
+    write_settings_file(server_file, values)
+    settings = load(ServerSettings, server_file)
+    return _Run(options.engine, config, slots, folder, data, cohorts, hub, settings, options.baselines)
 
 
 def _drive(this: _Run, tell: Tell) -> RunOutcome:
@@ -104,8 +120,13 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
             )
             baselines, ended = _follow(this, engine, engine_parts, tell)
             _settle(this, ended)
-            results = _check_results(this, tell)
-            compared = _await_baselines(this, baselines, tell)
+            story = this.hub.story()
+            if story.status is ModelStatus.RESULTS_UPLOADED:
+                results = _check_results(this, story, tell)
+                compared = _await_baselines(this, baselines, tell)
+            else:
+                results, compared = Checked([], None), Checked([], None)
+            _await_end(this, engine, tell)
         except KeyboardInterrupt:
             with second_interrupt_leaves():
                 _stop(this, engine_parts)
@@ -117,7 +138,8 @@ def _stop(this: _Run, engine_parts: contextlib.ExitStack) -> None:
     """End a run that a person stopped. The hub hears it before the engine, so that the truth is what sticks."""
     story = _try_story(this.hub)
     if story is not None and not story.status.is_terminal:
-        this.hub.end(this.settings, ModelStatus.STOPPED, STOPPED_BY_PERSON)
+        with contextlib.suppress(FlipError):  # a hub that is away must not keep the engine alive
+            this.hub.end(this.settings, ModelStatus.STOPPED, STOPPED_BY_PERSON)
     engine_parts.close()
     nvflare.collect_logs(this.slots, this.folder)
     _settle_outbox(this)
@@ -135,8 +157,10 @@ def _follow(this: _Run, engine: Child, parts: contextlib.ExitStack, tell: Tell) 
     sites = nvflare.SiteProcesses(engine, this.slots)
     while engine.running:
         story = _try_story(this.hub)
+        if story is not None and story.status.is_terminal:
+            break  # the engine takes some seconds to wind down: the results can be looked at meanwhile
         lost = sites.lost()
-        if lost and story is not None and not story.status.is_terminal:
+        if lost and story is not None:
             engine.stop()
             return baselines, f"the process of {', '.join(lost)} was lost"
         if story is not None:
@@ -154,20 +178,29 @@ def _start_baselines(this: _Run) -> Child:
 
 def _settle(this: _Run, ended: str) -> None:
     """Make the hub's status final: by what the engine has left in its outbox, else by how it ended."""
-    nvflare.collect_logs(this.slots, this.folder)
+    if this.hub.story().status.is_terminal:
+        return
     _settle_outbox(this)
     if not this.hub.story().status.is_terminal:
         this.hub.end(this.settings, ModelStatus.ERROR, ended)
+
+
+def _await_end(this: _Run, engine: Child, tell: Tell) -> None:
+    """Let the engine wind down, for a bounded time, and keep its logs."""
+    tell(Progress("end", text="the engine is winding down"))
+    deadline = time.monotonic() + WIND_DOWN_S
+    while engine.running and time.monotonic() < deadline:
+        time.sleep(0.1)
+    engine.stop()
+    _settle_outbox(this)
+    nvflare.collect_logs(this.slots, this.folder)
 
 
 def _settle_outbox(this: _Run) -> None:
     sync(sorted((this.folder.state / "outbox").glob("*.sqlite")), this.settings)
 
 
-def _check_results(this: _Run, tell: Tell) -> Checked | None:
-    story = this.hub.story()
-    if story.status is not ModelStatus.RESULTS_UPLOADED or story.results is None:
-        return None
+def _check_results(this: _Run, story: Story, tell: Tell) -> Checked:
     tell(Progress("verify", text="fetching the results and checking that the model gives the reported scores"))
     target = this.folder.results / f"{this.hub.model_id}.zip"
     return fetch_and_check(story, this.settings, target, this.cohorts, this.data.images)
@@ -187,15 +220,13 @@ def _await_baselines(this: _Run, baselines: Child | None, tell: Tell) -> Checked
     return Checked(read_baselines(this.folder), None)
 
 
-def _finish(this: _Run, results: Checked | None, compared: Checked) -> RunOutcome:
-    rows = [*(results.rows if results else []), *compared.rows]
-    story = _write(this, this.hub.story(), rows)
-    problem = (results.problem if results else None) or compared.problem
-    succeeded = story.status is ModelStatus.RESULTS_UPLOADED and results is not None and problem is None
+def _finish(this: _Run, results: Checked, compared: Checked) -> RunOutcome:
+    story = _write(this, this.hub.story(), [*results.rows, *compared.rows])
+    problem = results.problem or compared.problem
     return RunOutcome(
         status=story.status,
         reason=problem or story.reason,
-        exit_code=int(_exit_code(story.status, succeeded)),
+        exit_code=int(_exit_code(story.status, problem)),
         folder=this.folder.root,
         report=this.folder.report,
         results=story.results.address if story.results else None,
@@ -203,9 +234,10 @@ def _finish(this: _Run, results: Checked | None, compared: Checked) -> RunOutcom
     )
 
 
-def _exit_code(status: ModelStatus, succeeded: bool) -> ExitCode:
+def _exit_code(status: ModelStatus, problem: str | None) -> ExitCode:
     if status is ModelStatus.STOPPED:
         return ExitCode.STOPPED
+    succeeded = status is ModelStatus.RESULTS_UPLOADED and problem is None
     return ExitCode.DONE if succeeded else ExitCode.FAILED
 
 

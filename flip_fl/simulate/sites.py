@@ -25,24 +25,35 @@ class Data:
     images: Path | None
 
 
-def find_data(config: AppConfig, csv: Path | None, images: Path | None, folder: RunFolder) -> Data:
-    """The run's data: what was asked for, else ``DEV_DATAFRAME`` / ``DEV_IMAGES_DIR``, else the app's ``prepare.py``.
+def given_data(config: AppConfig, csv: Path | None, images: Path | None, out: Path | None) -> Data | None:
+    """The data that was asked for: the arguments, else ``DEV_DATAFRAME`` / ``DEV_IMAGES_DIR``; None: ``prepare.py``.
 
-    Raises ``FlipError`` E0901 when there is none.
+    Looked at before anything is written. Raises ``FlipError`` E0901 when there is none, or it is not there, E0513 when
+    it lies in ``out``, which is emptied.
     """
     if csv is None:
         dev = load(DevSettings)
         csv, images = dev.dataframe, images or dev.images_dir
-    if csv is not None:
-        if not csv.is_file():
-            raise FlipError(
-                "E0901", problem=f"{csv} is not a file", suggestion="give the path of a CSV with a header as --data"
-            )
-        return Data(csv, images)
-    if not (config.app_dir / "prepare.py").is_file():
+    if csv is None and not (config.app_dir / "prepare.py").is_file():
         raise FlipError(
             "E0901", problem="none was given and the app has no prepare.py", suggestion="add --data path/to/cohort.csv"
         )
+    if csv is not None and not csv.is_file():
+        raise FlipError(
+            "E0901", problem=f"{csv} is not a file", suggestion="give the path of a CSV with a header as --data"
+        )
+    if images is not None and not images.is_dir():
+        raise FlipError(
+            "E0901", problem=f"{images} is not a folder", suggestion="give a folder with one folder a study"
+        )
+    for path in (csv, images):
+        if path is not None and out is not None and path.resolve().is_relative_to(out.resolve()):
+            raise FlipError("E0513", path=path, folder=out)
+    return Data(csv, images) if csv is not None else None
+
+
+def prepared_data(config: AppConfig, folder: RunFolder) -> Data:
+    """The data that the app's ``prepare.py`` writes. Raises ``FlipError`` E0901 when it fails or writes none."""
     prepare(config.app_dir, folder.data)
     cohort = folder.data / COHORT_FILE
     if not cohort.is_file():
@@ -52,8 +63,8 @@ def find_data(config: AppConfig, csv: Path | None, images: Path | None, folder: 
             problem=f"prepare() wrote no {COHORT_FILE}",
             suggestion=f"let prepare(out_dir) write out_dir/{COHORT_FILE}",
         )
-    made = folder.data / "images"
-    return Data(cohort, images or (made if made.is_dir() else None))
+    images = folder.data / "images"
+    return Data(cohort, images if images.is_dir() else None)
 
 
 def split(data: Data, slots: Sequence[str], config: AppConfig, folder: RunFolder) -> dict[str, Path]:

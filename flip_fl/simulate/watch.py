@@ -18,7 +18,7 @@ def news(story: Story) -> Progress:
     current = story.rounds[-1]
     expected = len(story.sites)
     if story.status.is_terminal:
-        return Progress("end", round=current.number, total=story.total_rounds, text=story.status.value)
+        return Progress("end", round=current.number, total=story.total_rounds, text=story.headline.text)
     if current.aggregated_at is None:
         returned = returned_slots(current)
         awaited = tuple(site.slot for site in story.sites if site.slot not in returned)

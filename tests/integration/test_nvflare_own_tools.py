@@ -61,12 +61,12 @@ class Federation:
 @contextlib.contextmanager
 def federation(folder: Path, app: Path) -> Iterator[Federation]:
     """Hub, object store and settings files, as a run has them, without an engine."""
-    run = claim(folder / "run", app)
-    prepare(app, run.data)
     with (
+        claim(folder / "run", app) as run,
         simulated_hub(run, "own tools", "", SLOTS, slots_total=2) as hub,
         storage(run.state / "s3", run.logs / "s3.log") as s3,
     ):
+        prepare(app, run.data)
         s3.create_bucket("results")
         write_settings_file(
             run.settings / "server.env",
@@ -143,7 +143,7 @@ def test_the_template_runs_without_a_hub_and_keeps_its_story(tmp_path: Path) -> 
     job = write_job(app, "standard", JobValues(model_id=model_id, num_rounds=1, min_clients=2), tmp_path / "job")
     workspace = tmp_path / "ws"
     simulate(job, workspace, "site-1,site-2", DEV_DATAFRAME=str(data / "cohort.csv"), DEV_TABULAR="true")
-    assert list(workspace.rglob("results.zip"))
+    assert list(workspace.rglob(f"results/{model_id}.zip"))
     (outbox,) = workspace.rglob(f"{model_id}.sqlite")
     assert read_stats(outbox).pending > 0
 
@@ -172,3 +172,4 @@ def test_a_half_configured_server_refuses_to_start(tmp_path: Path) -> None:
     assert done.returncode != 0
     log = (tmp_path / "ws" / "server" / "log.txt").read_text()
     assert "INTERNAL_SERVICE_KEY, UPLOADED_FEDERATED_DATA_BUCKET not set" in log
+    assert "Sending task" not in log

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -210,6 +213,45 @@ def test_ctrl_c_in_the_middle_stops_the_run_once_and_leaves_nothing(tmp_path: Pa
     assert processes_of(out) == []
 
 
+def test_a_logged_metric_is_at_the_hub_while_its_round_still_trains(tmp_path: Path) -> None:
+    """The live channel works: a value logged at the start of a long task does not wait for the task's reply."""
+    in_train = "site.log('early', 1.0); import time; time.sleep(12)"
+    app = write_app(tmp_path / "app", in_train=in_train, GLOBAL_ROUNDS=1)
+    out = tmp_path / "run"
+    seen_while_training: list[int] = []
+
+    def look(_: Progress) -> None:
+        if not watchers:
+            watchers.append(threading.Thread(target=watch, daemon=True))
+            watchers[0].start()
+
+    def watch() -> None:
+        query = "select (select count(*) from fl_metrics where label = 'early'), (select count(*) from fl_logs where "
+        query += "event_type = 'CLIENT_RESULT_RECEIVED')"
+        for _ in range(600):
+            with contextlib.suppress(sqlite3.OperationalError), _read(out / "hub.sqlite") as connection:
+                metrics, results = connection.execute(query).fetchone()
+                if metrics and not results:
+                    seen_while_training.append(metrics)
+            time.sleep(0.1)
+
+    watchers: list[threading.Thread] = []
+    outcome = run(RunOptions(app=app, engine="nvflare", sites=2, out=out), look)
+    assert outcome.status is ModelStatus.RESULTS_UPLOADED
+    assert max(seen_while_training, default=0) == 2
+    assert [len(series.points) for series in plot(outcome.story, "early").series] == [1, 1]
+
+
+def test_weights_that_are_not_numbers_are_rejected_and_not_counted(tmp_path: Path) -> None:
+    """A site whose weights are NaN does not enter the model: 1 of 2 aggregated, the rejection named at the hub."""
+    poison = "if site.name == 'Trust_2': torch.nn.init.constant_(model.bias, float('nan'))"
+    outcome = launch(tmp_path, before_return=poison, IGNORE_RESULT_ERROR=True, MIN_CLIENTS=1)
+    assert outcome.status is ModelStatus.RESULTS_UPLOADED
+    assert [(each.returned, each.expected) for each in outcome.story.rounds] == [(1, 2), (1, 2)]
+    assert any("rejected: 'bias' holds NaN" in failure.detail for failure in outcome.story.failures)
+    assert all(math.isfinite(point.y or 0) for each in plot(outcome.story, "loss").series for point in each.points)
+
+
 def test_a_stop_at_the_hub_ends_the_run_as_stopped(tmp_path: Path) -> None:
     """Somebody sets the model to STOPPED at the hub: the engine is told, the run ends, and STOPPED is what stays."""
     app = write_app(tmp_path / "app", in_train="import time; time.sleep(1)", GLOBAL_ROUNDS=50)
@@ -320,15 +362,16 @@ def processes_of(folder: Path) -> list[str]:
         time.sleep(0.2)
 
 
+def _read(database: Path) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True))
+
+
 def _wait_for_status(database: Path, status: str) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        try:
-            with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-                if connection.execute("select 1 from model where status = ?", (status,)).fetchone():
-                    return
-        except sqlite3.OperationalError:
-            pass
+        with contextlib.suppress(sqlite3.OperationalError), _read(database) as connection:
+            if connection.execute("select 1 from model where status = ?", (status,)).fetchone():
+                return
         time.sleep(0.2)
     raise AssertionError(f"the run did not become {status}")
 

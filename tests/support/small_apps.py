@@ -37,6 +37,7 @@ def train(model, site, config):
         loss.backward()
         optimiser.step()
         site.log("step_loss", float(loss), x_value=float(step), x_label="Step")
+    {before_return}
     return {{"num_examples": examples, "loss": float(loss)}}
 
 
@@ -78,13 +79,14 @@ def write_app(
     *,
     at_import: str = "",
     in_train: str = "pass",
+    before_return: str = "pass",
     in_validate: str = "pass",
     wrong: str = "0.0",
     data: str = TABLE_DATA,
     canary: str = "ROW",
     **config: Any,
 ) -> Path:
-    """Write an app whose trainer runs the given statements at import, in ``train`` and in ``validate``.
+    """Write an app whose trainer runs the given statements at import, in ``train`` (begin and end) and in ``validate``.
 
     ``wrong`` is the expression that ``validate`` returns as the metric "wrong"; ``canary`` begins every identifier and
     note in the cohort; ``data`` defines ``_data(site)``; ``config`` is added to config.json.
@@ -93,7 +95,8 @@ def write_app(
     settings = {"job_type": "standard", "GLOBAL_ROUNDS": 2, "IMAGING": False, **config}
     (folder / "config.json").write_text(json.dumps(settings))
     (folder / "models.py").write_text(MODELS)
-    trainer = TRAINER.format(at_import=at_import, in_train=in_train, in_validate=in_validate, wrong=wrong, data=data)
+    parts = {"at_import": at_import, "in_train": in_train, "before_return": before_return, "in_validate": in_validate}
+    trainer = TRAINER.format(**parts, wrong=wrong, data=data)
     (folder / "trainer.py").write_text(trainer)
     (folder / "prepare.py").write_text(PREPARE.format(canary=canary))
     return folder

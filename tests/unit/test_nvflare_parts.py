@@ -131,10 +131,25 @@ def test_data_settings_and_keys_are_never_part_of_a_job(tmp_path: Path) -> None:
     """Cohorts, images, settings files and keys beside an app stay at home."""
     app = write_app(tmp_path / "app")
     (app / "images").mkdir()
-    for name in (".env", "server.env", "cohort.csv", "site.key", "images/scan.nii.gz"):
+    names = (".env", ".env.local", "server.env", "cohort.csv", "cohort.CSV", "cohort.parquet", "secrets.json", "id_rsa")
+    for name in (*names, "site.key", "images/scan.nii.gz"):
         (app / name).write_text("CANARY")
+    (tmp_path / "elsewhere.py").write_text("CANARY")
+    (app / "linked.py").symlink_to(tmp_path / "elsewhere.py")
     job = write_job(app, "standard", JobValues(model_id=uuid4(), num_rounds=1, min_clients=1), tmp_path / "job")
     assert not [path for path in job.rglob("*") if path.is_file() and "CANARY" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", ["sitecustomize.py", "usercustomize.py", "nvflare_decomposers"])
+def test_code_that_the_server_would_run_by_itself_is_refused(name: str, tmp_path: Path) -> None:
+    """Python and NVFLARE import these modules in the FL server's process, which holds the hub's key."""
+    app = write_app(tmp_path / "app")
+    (app / name).mkdir() if "." not in name else (app / name).write_text("print()")
+    with pytest.raises(FlipError) as refused:
+        write_job(app, "standard", JobValues(model_id=uuid4(), num_rounds=1, min_clients=1), tmp_path / "job")
+    assert refused.value.code == "E0207"
+    assert name in refused.value.what
+    assert not (tmp_path / "job").exists()
 
 
 def test_the_template_keeps_the_handles_that_flips_api_edits() -> None:

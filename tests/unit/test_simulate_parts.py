@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flip_fl.app.config import load_config
 from flip_fl.dashboard.story import Cell, Plot, Point, Series, Story, StoryModel, StoryRound, StorySite
 from flip_fl.errors import FlipError
 from flip_fl.settings import environment_names
@@ -19,8 +20,11 @@ from flip_fl.simulate.folder import claim
 from flip_fl.simulate.model import Progress
 from flip_fl.simulate.prepare import prepare
 from flip_fl.simulate.processes import descendants, free_ports, running, start, wait_until
+from flip_fl.simulate.results import difference
+from flip_fl.simulate.sites import given_data
 from flip_fl.simulate.watch import OnlyChanges, news, trained
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
+from tests.support.small_apps import write_app
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -30,17 +34,17 @@ class TestFolder:
 
     def test_a_repeated_run_starts_empty(self, tmp_path: Path) -> None:
         """A folder that a run wrote is emptied, hidden files and subfolders included."""
-        first = claim(tmp_path / "run", tmp_path)
-        (first.results / "old.zip").write_text("old")
-        second = claim(tmp_path / "run", tmp_path)
-        assert list(second.results.iterdir()) == []
+        with claim(tmp_path / "run", tmp_path) as first:
+            (first.results / "old.zip").write_text("old")
+        with claim(tmp_path / "run", tmp_path) as second:
+            assert list(second.results.iterdir()) == []
 
     def test_a_folder_with_other_things_is_not_touched(self, tmp_path: Path) -> None:
         """Pointing --out at one's home folder must not cost anything."""
         precious = tmp_path / "thesis.tex"
         precious.write_text("years")
-        with pytest.raises(FlipError) as refused:
-            claim(tmp_path, tmp_path)
+        with pytest.raises(FlipError) as refused, claim(tmp_path, tmp_path):
+            pass
         assert refused.value.code == "E0508"
         assert precious.read_text() == "years"
 
@@ -49,14 +53,50 @@ class TestFolder:
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "kept").write_text("kept")
-        first = claim(tmp_path / "run", tmp_path)
-        (first.root / "link").symlink_to(outside)
-        claim(tmp_path / "run", tmp_path)
-        assert (outside / "kept").read_text() == "kept"
+        with claim(tmp_path / "run", tmp_path) as first:
+            (first.root / "link").symlink_to(outside)
+        with claim(tmp_path / "run", tmp_path):
+            assert (outside / "kept").read_text() == "kept"
 
     def test_state_is_for_its_owner_alone(self, tmp_path: Path) -> None:
         """Settings with keys lie below a folder that nobody else can enter."""
-        assert claim(tmp_path / "run", tmp_path).state.stat().st_mode & 0o077 == 0
+        with claim(tmp_path / "run", tmp_path) as folder:
+            assert folder.state.stat().st_mode & 0o077 == 0
+
+    def test_two_runs_never_share_a_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A live run's folder is refused; default names of the same second differ."""
+        monkeypatch.chdir(tmp_path)
+        with claim(tmp_path / "run", tmp_path), pytest.raises(FlipError) as refused, claim(tmp_path / "run", tmp_path):
+            pass
+        assert refused.value.code == "E0512"
+        with claim(None, tmp_path) as one, claim(None, tmp_path) as other:
+            assert one.root != other.root
+
+
+class TestGivenData:
+    """What is checked of --data and --images before an earlier run's folder is emptied."""
+
+    def test_data_in_the_runs_own_folder_is_refused(self, tmp_path: Path) -> None:
+        """Running again on what an earlier run has prepared must not delete it."""
+        app = write_app(tmp_path / "app")
+        with claim(tmp_path / "run", app) as folder:
+            cohort = folder.state / "cohort.csv"
+            cohort.write_text("person_id,label")
+        with pytest.raises(FlipError) as refused:
+            given_data(load_config(app), cohort, None, tmp_path / "run")
+        assert refused.value.code == "E0513"
+        assert cohort.is_file()
+
+    def test_a_path_that_is_not_there_is_named(self, tmp_path: Path) -> None:
+        """A typo in --data or --images is told with the path, before anything is written."""
+        config = load_config(write_app(tmp_path / "app"))
+        with pytest.raises(FlipError) as refused:
+            given_data(config, tmp_path / "cohrt.csv", None, None)
+        assert "cohrt.csv is not a file" in refused.value.what
+        (tmp_path / "cohort.csv").write_text("person_id,label")
+        with pytest.raises(FlipError) as refused:
+            given_data(config, tmp_path / "cohort.csv", tmp_path / "scans", None)
+        assert "scans is not a folder" in refused.value.what
 
 
 def test_no_setting_and_no_secret_is_inherited() -> None:
@@ -178,3 +218,13 @@ def test_the_same_news_is_told_once() -> None:
     for progress in (Progress("a"), Progress("a"), Progress("b"), Progress("a")):
         tell(progress)
     assert [each.stage for each in heard] == ["a", "b", "a"]
+
+
+def test_a_score_that_cannot_be_compared_is_no_agreement() -> None:
+    """The check of the stored model needs something to check: missing scores on either side are a problem."""
+    told = story(ModelStatus.RESULTS_UPLOADED, [round_of(1, ["Trust_1"], aggregated=True)], ["Trust_1"])
+    assert difference(told, {"Trust_1": {"loss": 0.5}}) is None
+    assert "scores loss 0.600000" in (difference(told, {"Trust_1": {"loss": 0.6}}) or "")
+    assert "gives no loss at Trust_1" in (difference(told, {}) or "")
+    nothing = story(ModelStatus.RESULTS_UPLOADED, [round_of(1, ["Trust_1"], aggregated=True)])
+    assert "no validation score" in (difference(nothing, {"Trust_1": {"loss": 0.5}}) or "")
