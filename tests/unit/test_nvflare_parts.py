@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
+from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 
 from flip_fl.app.failures import Failure
 from flip_fl.errors import FlipError
+from flip_fl.nvflare.aggregator import SlotOrderAggregator
+from flip_fl.nvflare.controller import FlipController
+from flip_fl.nvflare.executor import FlipExecutor
 from flip_fl.nvflare.job import CLIENT_CONFIG, SERVER_CONFIG, JobValues, template_dir, write_job
 from flip_fl.nvflare.model_id import find_model_id
+from flip_fl.nvflare.persistor import ArrayPersistor
 from flip_fl.nvflare.protocol import get_events, get_failure, put_events, put_failure
-from flip_fl.nvflare.reporter import model_bytes
+from flip_fl.nvflare.reporter import FlipReporter, model_bytes
+from flip_fl.nvflare.upload import UploadResults
+from flip_fl.provision.nvflare import ALLOWED_CLASSES
 from tests.support.small_apps import write_app
 
 SLOT = "Trust_2"
@@ -166,3 +177,42 @@ def test_the_template_keeps_the_handles_that_flips_api_edits() -> None:
         "persist_and_cleanup",
     }
     assert {"project_id", "query", "local_rounds"} <= set(client)
+
+
+def component_paths(config: Any) -> Iterator[str]:
+    """Every class that a template names."""
+    if isinstance(config, dict):
+        if isinstance(config.get("path"), str):
+            yield config["path"]
+        config = list(config.values())
+    if isinstance(config, list):
+        for each in config:
+            yield from component_paths(each)
+
+
+def test_every_component_loads_and_is_on_the_allow_list_that_kits_carry() -> None:
+    """A job without custom code may use only classes that a kit's policy names; NVFLARE's own matching decides."""
+    template = template_dir("nvflare", "standard")
+    paths = {
+        path
+        for file in (SERVER_CONFIG, CLIENT_CONFIG)
+        for path in component_paths(json.loads((template / file).read_text()))
+    }
+    assert any(path.startswith("flip_fl.nvflare.") for path in paths)
+    for path in paths:
+        module, _, name = path.rpartition(".")
+        assert hasattr(import_module(module), name)
+        assert any(ComponentPathAuthorizer._path_matches_prefix(path, prefix) for prefix in ALLOWED_CLASSES), path
+
+
+@pytest.mark.parametrize(
+    "component", [FlipReporter, FlipController, UploadResults, ArrayPersistor, SlotOrderAggregator, FlipExecutor]
+)
+def test_no_constructor_argument_is_lost_when_a_job_is_exported(component: type) -> None:
+    """NVFLARE writes the arguments that an object keeps under their own names: each must be there and unchanged."""
+    parameters = [name for name in signature(component.__init__).parameters if name != "self"]
+    kinds = {"num_rounds": 7, "min_clients": 3, "start_timeout_s": 11, "task_timeout_s": 13}
+    kinds |= {"ignore_result_error": True, "best_model_minimize": True, "aggregation_weights": {"Trust_1": 2.0}}
+    given = {name: kinds.get(name, f"the {name}") for name in parameters}
+    built = component(**given)
+    assert {name: getattr(built, name) for name in parameters} == given
