@@ -36,7 +36,6 @@ ENDED_BY_ENGINE = "ended by the engine: a client or the server process was lost"
 NO_HUB = "set FLIP_API_INTERNAL_URL, INTERNAL_SERVICE_KEY and UPLOADED_FEDERATED_DATA_BUCKET in local/flip.env"
 STOPPED_AT_HUB = "stopped at the hub"
 WATCH_POLL_S = 0.5
-FED_LIVE_EVENT = f"fed.{LIVE_EVENT}"
 
 
 class FlipReporter(Widget):
@@ -66,7 +65,7 @@ class FlipReporter(Widget):
             AppEventType.AFTER_AGGREGATION: self._aggregated,
             EventType.FATAL_SYSTEM_ERROR: self._fatal_error,
             EventType.CLIENT_DISCONNECTED: self._disconnected,
-            FED_LIVE_EVENT: self._live_events,
+            LIVE_EVENT: self._live_events,
             EventType.END_RUN: self._end_run,
         }
 
