@@ -55,6 +55,10 @@ def text(told: RunAnswer) -> str:
     last = [f"status   {printable(told.words)}", f"results  {printable(told.results or 'none')}"]
     if told.sha256:
         last.append(f"sha256   {printable(told.sha256)}")
+    bundle = told.folder / "results" / f"{told.model_id}.zip"
+    if bundle.is_file():
+        # The object store of a simulated run ends with it: the copy that was fetched and checked is what stays.
+        last.append(f"bundle   {bundle}")
     last.append(f"report   {told.report}")
     return "\n\n".join([*parts, "\n".join(last)])
 
