@@ -20,6 +20,7 @@ _HOLES = {
 _HOLE = re.compile(r"\{([vndso])\}")
 
 _MESSAGES = """
+The provided dataframe does not contain an 'accession_id' column.
 could not convert string to float: {v}
 could not convert string to complex: {v}
 invalid literal for int() with base {d}: {v}

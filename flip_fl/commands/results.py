@@ -101,7 +101,8 @@ def verify(
         model_id=manifest.model_id,
         global_round=manifest.global_round,
     )
-    told = f"ok: {answer.files} files match their digests; {', '.join(answer.models)} load"
+    verb = "loads" if len(answer.models) == 1 else "load"
+    told = f"ok: {answer.files} files match their digests; {', '.join(answer.models)} {verb}"
     Output.of(context).answer(answer, "\n".join([told, *(f"left out: {name}" for name in answer.left_out), str(path)]))
     return int(ExitCode.DONE)
 

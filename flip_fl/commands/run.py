@@ -17,7 +17,6 @@ from flip_fl.simulate.model import ENGINES, RunOptions
 from flip_fl.values import natural_key
 
 if TYPE_CHECKING:
-    from flip_fl.commands.answers import RunAnswer
     from flip_fl.simulate.model import RunOutcome
 
 _CODE_FILES = ("trainer.py", "evaluator.py", "client_app.py")
@@ -102,25 +101,31 @@ def finish(output: Output, outcome: RunOutcome) -> int:
         output.answer(told, summary.text(told))
         output.next_step(f"flip-fl results verify {outcome.folder}")
         return int(ExitCode.DONE)
-    error = _ended(outcome, told)
+    error = _ended(outcome)
     if not output.common.json:
         output.answer(told, summary.text(told))
     output.error(error, told)
     return int(error.exit_code)
 
 
-def _ended(outcome: RunOutcome, told: RunAnswer) -> FlipError:
+def _ended(outcome: RunOutcome) -> FlipError:
+    from flip_fl.dashboard.words import status_word
+
     if outcome.exit_code == ExitCode.STOPPED:
         return FlipError("E0511", reason=outcome.reason or "no reason given", report=outcome.report)
     return FlipError(
         "E0507",
-        status=told.words,
+        status=status_word(outcome.status),
         reason=outcome.reason or "no reason given",
-        why=f"{len(outcome.story.failures)} failures with their tracebacks are in the report"
-        if outcome.story.failures
-        else "",
+        why=_failures_told(len(outcome.story.failures)),
         fix=f"read {outcome.report}",
     )
+
+
+def _failures_told(count: int) -> str:
+    if count == 0:
+        return ""
+    return "the report has the traceback" if count == 1 else f"the report has the tracebacks of {count} failures"
 
 
 def check_engine(engine: str) -> None:

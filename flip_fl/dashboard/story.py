@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from flip_fl.dashboard import words
 from flip_fl.values import ModelStatus
 
+FL_SERVER = "FL server"
 SCHEMA: Literal["flip-fl.story/1"] = "flip-fl.story/1"
 
 CellState = Literal["returned", "late", "failed", "missed", "not_asked"]
@@ -148,7 +149,7 @@ class StoredResults(_Part):
 
 
 class BaselineRow(_Part):
-    """One model scored on one site's held-out patients: the global, a site's own, or the centrally trained one."""
+    """One model as the app's ``validate`` scores it at one site: the global, a site's own, or the central one."""
 
     model: str
     scored_on: str
@@ -202,7 +203,8 @@ class Story(_Part):
 
     def _stopped_by(self) -> str | None:
         stops = [t.by for t in self.history if t.applied and t.status is ModelStatus.STOPPED]
-        return stops[-1] if stops else None
+        # An FL server only passes on what a person has asked for somewhere else: the reason says who.
+        return stops[-1] if stops and stops[-1] != FL_SERVER else None
 
     def _cause(self) -> str | None:
         if self.status is not ModelStatus.ERROR:

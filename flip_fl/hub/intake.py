@@ -11,14 +11,13 @@ from uuid import UUID
 
 from sqlmodel import Session
 
+from flip_fl.dashboard.story import FL_SERVER
 from flip_fl.hub.clients import Participant
 from flip_fl.hub.model_service import add_log, apply_status, log_text
 from flip_fl.hub.tables import Model
 from flip_fl.hub.words import STATUS_SENTENCES
 from flip_fl.values import ModelStatus
 from flip_fl.wire import DETAIL_CLIENT_UNRESOLVED, DETAIL_TRUST_NOT_ASSOCIATED
-
-BY_FL_SERVER = "FL server"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def take_status(
 
     A change (not a repeat) writes the status's fixed sentence; a reason becomes a row of its own beside it.
     """
-    taken, changed = apply_status(model, status, session, by=BY_FL_SERVER, reason=log_text(reason), at=at)
+    taken, changed = apply_status(model, status, session, by=FL_SERVER, reason=log_text(reason), at=at)
     if not taken:
         return False
     rows = [STATUS_SENTENCES.get(status)] if changed else []

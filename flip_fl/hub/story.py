@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlmodel import Session, col, select
 
 from flip_fl.dashboard.story import (
+    FL_SERVER,
     SCHEMA,
     Failure,
     FeedRow,
@@ -100,7 +101,7 @@ def _history(model_id: UUID, session: Session) -> list[Transition]:
         if row.status is None:
             continue
         ignored = Transition(
-            at=row.occurred_at, previous=None, status=row.status, by="FL server", applied=False, reason=None
+            at=row.occurred_at, previous=None, status=row.status, by=FL_SERVER, applied=False, reason=None
         )
         # Changes stand in the order in which they were made, whatever clocks say; what was ignored is put between.
         earlier = [number for number, change in enumerate(history) if change.at <= ignored.at]

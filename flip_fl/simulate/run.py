@@ -19,7 +19,7 @@ from flip_fl.reporting.session import sync
 from flip_fl.settings import ServerSettings, load, write_settings_file
 from flip_fl.simulate import nvflare
 from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baselines, start_baselines
-from flip_fl.simulate.folder import RunFolder, claim
+from flip_fl.simulate.folder import MARKER, RunFolder, claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.processes import Child, running, second_interrupt_leaves, terminable
@@ -73,6 +73,8 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
         config = config.with_rounds(options.rounds)
     given = given_data(config, options.data, options.images, options.out)
     with terminable(), contextlib.ExitStack() as parts:
+        if options.out is not None and (options.out / MARKER).is_file():
+            tell(Progress("folder", text=f"emptying {options.out}, which an earlier run wrote"))
         folder = parts.enter_context(claim(options.out, options.app))
         return _drive(_open(options, config, slots, given, folder, parts, tell), tell)
 
@@ -129,13 +131,16 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
             _await_end(this, engine, tell)
         except KeyboardInterrupt:
             with second_interrupt_leaves():
-                _stop(this, engine_parts)
-            raise
+                told = _stop(this, engine_parts)
+            raise KeyboardInterrupt(told) from None
     return _finish(this, results, compared)
 
 
-def _stop(this: _Run, engine_parts: contextlib.ExitStack) -> None:
-    """End a run that a person stopped. The hub hears it before the engine, so that the truth is what sticks."""
+def _stop(this: _Run, engine_parts: contextlib.ExitStack) -> str:
+    """End a run that a person stopped, and how it stands then, in words.
+
+    The hub hears it before the engine, so that the truth is what sticks.
+    """
     story = _try_story(this.hub)
     if story is not None and not story.status.is_terminal:
         with contextlib.suppress(FlipError):  # a hub that is away must not keep the engine alive
@@ -144,8 +149,10 @@ def _stop(this: _Run, engine_parts: contextlib.ExitStack) -> None:
     nvflare.collect_logs(this.slots, this.folder)
     _settle_outbox(this)
     story = _try_story(this.hub) or story
-    if story is not None:
-        _write(this, story, [])
+    if story is None:
+        return f"the hub gave no answer; what is known lies in {this.folder.root}"
+    _write(this, story, [])
+    return f"the run is over: {story.headline.text}; its report is {this.folder.report}"
 
 
 def _follow(this: _Run, engine: Child, parts: contextlib.ExitStack, tell: Tell) -> tuple[Child | None, str]:
@@ -221,7 +228,9 @@ def _await_baselines(this: _Run, baselines: Child | None, tell: Tell) -> Checked
 
 
 def _finish(this: _Run, results: Checked, compared: Checked) -> RunOutcome:
-    story = _write(this, this.hub.story(), [*results.rows, *compared.rows])
+    # The global model's scores are the last round's: they say something new only beside another model's.
+    rows = [*results.rows, *compared.rows] if compared.rows else []
+    story = _write(this, this.hub.story(), rows)
     problem = results.problem or compared.problem
     return RunOutcome(
         status=story.status,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.app.config import AppConfig
+from flip_fl.data.cohort import read_cohort
 from flip_fl.data.partition import partition_csv
 from flip_fl.errors import FlipError
 from flip_fl.settings import DevSettings, load, write_settings_file
@@ -72,6 +73,16 @@ def split(data: Data, slots: Sequence[str], config: AppConfig, folder: RunFolder
 
     Raises ``FlipError`` E0902 for a cohort that cannot be read or has fewer patients than there are sites.
     """
+    columns = read_cohort(data.cohort).columns
+    if config.imaging and "accession_id" not in columns:
+        raise FlipError(
+            "E0902",
+            where=str(config.app_dir / "config.json"),
+            path=data.cohort,
+            problem=f"it has no column accession_id (it has {', '.join(map(str, columns[:8]))})",
+            why="an app reads images unless its config.json says that its cohort is a table",
+            suggestion='add "IMAGING": false to config.json, or the column accession_id to the cohort',
+        )
     targets = {slot: folder.site(slot) / COHORT_FILE for slot in slots}
     partition_csv(data.cohort, targets, seed=config.seed)
     return targets

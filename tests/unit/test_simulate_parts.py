@@ -21,7 +21,7 @@ from flip_fl.simulate.model import Progress
 from flip_fl.simulate.prepare import prepare
 from flip_fl.simulate.processes import descendants, free_ports, running, start, wait_until
 from flip_fl.simulate.results import difference
-from flip_fl.simulate.sites import given_data
+from flip_fl.simulate.sites import Data, given_data, split
 from flip_fl.simulate.watch import OnlyChanges, news, trained
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
 from tests.support.small_apps import write_app
@@ -228,3 +228,13 @@ def test_a_score_that_cannot_be_compared_is_no_agreement() -> None:
     assert "gives no loss at Trust_1" in (difference(told, {}) or "")
     nothing = story(ModelStatus.RESULTS_UPLOADED, [round_of(1, ["Trust_1"], aggregated=True)])
     assert "no validation score" in (difference(nothing, {"Trust_1": {"loss": 0.5}}) or "")
+
+
+def test_an_imaging_app_with_a_table_is_told_before_anything_starts(tmp_path: Path) -> None:
+    """The commonest first mistake, a cohort without accession_id, is named with both ways out of it."""
+    app = write_app(tmp_path / "app", IMAGING=True)
+    (tmp_path / "cohort.csv").write_text("patient,age\n1,40\n2,50\n")
+    with claim(tmp_path / "run", app) as folder, pytest.raises(FlipError) as refused:
+        split(Data(tmp_path / "cohort.csv", None), ["Trust_1"], load_config(app), folder)
+    assert "it has no column accession_id (it has patient, age)" in refused.value.what
+    assert '"IMAGING": false' in refused.value.fix

@@ -52,7 +52,7 @@ function compared(model) {
       h("tr", {}, h("th", { scope: "col" }, "Scored on"), metrics.map(() => names.map((n, k) => head(n, { class: `num${k ? "" : " first"}` }))))),
     h("tbody", {}, sites.map((site) => body(site, model.bySlot.has(site) ? siteName(model.bySlot.get(site)) : site, (m, c) => value(m, c, site)))),
     sites.length > 2 ? h("tfoot", {}, body("", "Median", (m, c) => { const v = median(sites.map((x) => value(m, c, x))); return Number.isFinite(v) ? v : undefined; })) : null);
-  return section("models", "Models compared", "Each model on every site\u2019s held-out patients.",
+  return section("models", "Models compared", "Each model as the app\u2019s own validate scores it at every site.",
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Models compared" }, table));
 }
 
