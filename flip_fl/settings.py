@@ -211,6 +211,14 @@ def environment_names() -> frozenset[str]:
     return frozenset({"FLIP_SETTINGS_DIR", *(alias for alias in fields if alias)})
 
 
+def development_environment(file: Path) -> dict[str, str]:
+    """The development settings of ``file`` as variables: what ``FLIP()`` in a simulated site's own process reads."""
+    settings = load(DevSettings, file)
+    named = {str(field.alias): getattr(settings, name) for name, field in DevSettings.model_fields.items()}
+    values = {alias: str(value) for alias, value in named.items() if value is not None}
+    return {"LOCAL_DEV": "true", **values}
+
+
 def write_settings_file(path: Path, values: Mapping[str, str]) -> None:
     """Write a settings file that only its owner can read.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from flip_fl.app.site import SiteSpec
 from flip_fl.data.sources import open_source
 from flip_fl.nvflare.persistor import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, put_events, put_failure
+from flip_fl.settings import development_environment, is_dev, settings_file
 from flip_fl.values import Task
 
 
@@ -63,6 +65,10 @@ class FlipExecutor(Executor):
     def _open_session(self, slot: str, fl_ctx: FLContext) -> Session:
         if self._session is None:
             workspace = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
+            file = settings_file(slot, workspace)
+            if file is not None and is_dev(file):
+                # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
+                os.environ.update(development_environment(file))
             self._session = Session(
                 app_dir=custom_dir(fl_ctx),
                 source=open_source(slot, workspace),

@@ -20,7 +20,7 @@ from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.processes import running, start, wait_until
 from flip_fl.values import ModelStatus
-from flip_fl.wire import StatusItem
+from flip_fl.wire import MAX_BATCH_ITEMS, Item, StatusItem
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -47,8 +47,14 @@ class SimulatedHub:
     def end(self, settings: ServerSettings, status: ModelStatus, reason: str) -> None:
         """Write a terminal status with its reason to the hub, at once. Raises ``FlipError`` E0403."""
         item = StatusItem(at=datetime.now(UTC), status=status, reason=reason)
+        self.tell(settings, [item])
+
+    def tell(self, settings: ServerSettings, items: Sequence[Item]) -> None:
+        """Write what was reported outside the engine to the hub. Raises ``FlipError`` E0403."""
         with contextlib.closing(HubClient(settings)) as client, self._named():
-            client.post_batch(self.model_id, [item.model_dump(mode="json")])
+            for start_at in range(0, len(items), MAX_BATCH_ITEMS):
+                batch = items[start_at : start_at + MAX_BATCH_ITEMS]
+                client.post_batch(self.model_id, [item.model_dump(mode="json") for item in batch])
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.processes import Child, running, second_interrupt_leaves, terminable
 from flip_fl.simulate.results import Checked, fetch_and_check
-from flip_fl.simulate.sites import Data, given_data, prepared_data, split, write_site_settings
+from flip_fl.simulate.sites import Data, development_calls, given_data, prepared_data, split, write_site_settings
 from flip_fl.simulate.storage import storage
 from flip_fl.simulate.watch import OnlyChanges, news, trained
 from flip_fl.values import SERVER_NAME, ModelStatus, natural_key
@@ -201,6 +201,9 @@ def _await_end(this: _Run, engine: Child, tell: Tell) -> None:
     engine.stop()
     _settle_outbox(this)
     nvflare.collect_logs(this.slots, this.folder)
+    for slot in this.slots:
+        with contextlib.suppress(FlipError):
+            this.hub.tell(this.settings, development_calls(this.folder, slot))
 
 
 def _settle_outbox(this: _Run) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.app.config import AppConfig
+from flip_fl.core.journal import read_journal
 from flip_fl.data.cohort import read_cohort
 from flip_fl.data.partition import partition_csv
 from flip_fl.errors import FlipError
 from flip_fl.settings import DevSettings, load, write_settings_file
 from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.prepare import prepare
+from flip_fl.wire import Item, LogItem, StatusItem
 
 COHORT_FILE = "cohort.csv"
 
@@ -97,7 +99,20 @@ def write_site_settings(cohorts: Mapping[str, Path], data: Data, config: AppConf
             "DEV_DATAFRAME": str(cohort),
             "DEV_TABULAR": "false" if config.imaging else "true",
             "DEV_MISSING_STUDY": "error",
+            "FLIP_STATE_DIR": str(folder.site(slot)),
         }
         if data.images is not None:
             values["DEV_IMAGES_DIR"] = os.path.abspath(data.images)
         write_settings_file(folder.settings / f"{slot}.env", values)
+
+
+def development_calls(folder: RunFolder, slot: str) -> list[Item]:
+    """What the app itself reported with ``FLIP()`` at a site, as that site's. A site's word on the status is a row."""
+    told: list[Item] = []
+    for _, item in read_journal(folder.site(slot)):
+        if isinstance(item, StatusItem):
+            text = f"the app called update_status({item.status.value}): the run's own status decides"
+            told.append(LogItem(at=item.at, client=slot, log=text))
+        else:
+            told.append(item.model_copy(update={"client": slot}))
+    return told

@@ -63,7 +63,8 @@ def statuses(story: Story) -> list[str]:
 @pytest.fixture(scope="module")
 def ordinary(tmp_path_factory: pytest.TempPathFactory) -> RunOutcome:
     """One ordinary run of three rounds, looked at by several tests."""
-    return launch(tmp_path_factory.mktemp("ordinary"), GLOBAL_ROUNDS=3, LOCAL_ROUNDS=2)
+    in_train = "from flip_fl import FLIP; FLIP().send_metrics('somebody', 'my-model', 'direct', 0.25, site.round)"
+    return launch(tmp_path_factory.mktemp("ordinary"), in_train=in_train, GLOBAL_ROUNDS=3, LOCAL_ROUNDS=2)
 
 
 @pytest.mark.xdist_group("ordinary")
@@ -99,6 +100,12 @@ class TestOrdinaryRun:
         assert [[point.round for point in each.points] for each in series] == [[1, 2, 3] * 2] * 2 or [
             sorted(point.round for point in each.points) for each in series
         ] == [[1, 1, 2, 2, 3, 3]] * 2
+
+    def test_what_the_app_reports_by_itself_is_in_the_story_as_the_sites_own(self, ordinary: RunOutcome) -> None:
+        """FLIP() in a simulated site is in development: its calls are kept and told, under the site's own slot."""
+        series = plot(ordinary.story, "direct").series
+        assert [each.slot for each in series] == ["Trust_1", "Trust_2"]
+        assert [[point.round for point in each.points] for each in series] == [[1, 2, 3], [1, 2, 3]]
 
     def test_the_uploaded_model_loads_and_gives_the_reported_scores(self, ordinary: RunOutcome) -> None:
         """The bundle fetched back from the store scores on each site's rows what the hub was told."""
