@@ -17,9 +17,10 @@ from nvflare.app_common.workflows.model_controller import ModelController
 from flip_fl.aggregate.average import Arrays, Update, check_update
 from flip_fl.aggregate.best import BestModel, Score
 from flip_fl.nvflare.aggregator import SlotOrderAggregator
-from flip_fl.nvflare.persistor import BEST_MODEL, ArrayPersistor
+from flip_fl.nvflare.persistor import ArrayPersistor
 from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, REPORTER_ID, get_failure, sender
 from flip_fl.nvflare.reporter import FlipReporter
+from flip_fl.results.model_folder import BEST_MODEL
 from flip_fl.values import Task, natural_key
 
 QUORUM_POLL_S = 0.5
@@ -105,7 +106,7 @@ class FlipController(ModelController):
             if scores is None:
                 return
             if isinstance(self.persistor, ArrayPersistor):
-                self.persistor.save_history(self._history, self.fl_ctx)
+                self.persistor.models(self.fl_ctx).save_history(self._history)
                 if best is not None and best.offer(number, scores):
                     self.persistor.save_as(BEST_MODEL, arrays, self.fl_ctx)
 

@@ -103,6 +103,7 @@ PLANTED = {
     "values.py": "from flip_fl import http",
     "core/planted.py": "import nvflare",
     "nvflare/planted.py": "import flwr\nimport torch",
+    "flower/planted.py": "import nvflare",
     "hub/planted.py": "import flip_fl.reporting.hub_client",
     "dashboard/planted.py": "import flip_fl.results.s3",
     "privacy/planted.py": "import flip_fl.http",

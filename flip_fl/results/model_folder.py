@@ -1,0 +1,60 @@
+"""The global models of a run on the FL server's disk: arrays in .npz files, written atomically, known by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flip_fl.app.arrays import Arrays, read_arrays, write_arrays
+
+GLOBAL_MODEL = "FL_global_model"
+BEST_MODEL = "best_FL_global_model"
+HISTORY = "history.json"
+
+
+class ModelFolder:
+    """A folder of models and of what the rounds measured. A reader sees an old file or a new one, never half of one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save(self, name: str, arrays: Mapping[str, Any]) -> None:
+        """Keep ``arrays`` (parameter → numpy array) under ``name``."""
+        target = self.path / f"{name}.npz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".tmp")
+        write_arrays(temporary, arrays)
+        _settle(temporary, target)
+
+    def inventory(self) -> dict[str, Path]:
+        """The models that exist, by name."""
+        return {path.stem: path for path in sorted(self.path.glob("*.npz"))}
+
+    def read(self, name: str) -> Arrays | None:
+        """One model of the inventory, or None."""
+        path = self.inventory().get(name)
+        return None if path is None else read_arrays(path)
+
+    def save_history(self, history: Mapping[str, Any]) -> None:
+        """Keep what the rounds measured: task → round → slot → metrics."""
+        target = self.path / HISTORY
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".tmp")
+        temporary.write_text(json.dumps(history, indent=2), encoding="utf-8")
+        _settle(temporary, target)
+
+    def history(self) -> dict[str, Any]:
+        """What ``save_history`` kept; empty when it kept nothing."""
+        path = self.path / HISTORY
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return content if isinstance(content, dict) else {}
+
+
+def _settle(temporary: Path, target: Path) -> None:
+    # A file that is not on the disk yet may be empty after a power cut, although its new name is there.
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(target)
