@@ -221,6 +221,15 @@ _ENTRIES = (
         "The server holds the hub's key and never runs a researcher's code: sitecustomize, usercustomize and "
         "nvflare_decomposers are imported without being asked for.",
     ),
+    Entry(
+        "E0208",
+        ExitCode.USAGE,
+        "Flower would leave out of the job: {names}",
+        "{reason}",
+        "{suggestion}",
+        "What Flower sends to the sites is a bundle of the job folder; its rules drop some files by their name, and the "
+        "app would fail at the sites, on import.",
+    ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(
         "E0301",
@@ -402,6 +411,14 @@ _ENTRIES = (
     ),
     # -- kits ---------------------------------------------------------------------------------------------------
     Entry(
+        "E0521",
+        ExitCode.FAILED,
+        "the checkpoint {path} cannot be read ({problem})",
+        "a run that was cut off goes on from there; starting again from round 1 would tell its rounds a second time",
+        "remove the file to start again from the first round, with another model id",
+        "Written after each round, removed when the run has ended.",
+    ),
+    Entry(
         "E0601",
         ExitCode.REFUSED,
         "kits for {sites} exist in {folder}",
@@ -532,6 +549,15 @@ _ENTRIES = (
         "a run's folder is emptied before it is written again",
         "move the data, or choose another folder with --out",
         "--data and --images must lie outside --out.",
+    ),
+    Entry(
+        "E0514",
+        ExitCode.USAGE,
+        "the runtime '{runtime}' is not one of the engine '{engine}'",
+        "runtimes of {engine}: {runtimes}",
+        "{suggestion}",
+        "Flower runs in-process (the developer's loop), with ray (its own simulation), or as a deployment: a real "
+        "SuperLink with a SuperNode for each site. NVFLARE always runs in its simulator.",
     ),
     # -- results ------------------------------------------------------------------------------------------------
     Entry(

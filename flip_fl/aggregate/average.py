@@ -69,7 +69,7 @@ def weighted_average(updates: Sequence[Update], weights: Mapping[str, float] | N
         total = np.zeros(first.shape, dtype=np.complex128 if first.dtype.kind == "c" else np.float64)
         for update in ordered:
             total += update.arrays[name].astype(total.dtype) * shares[update.slot]
-        averaged[name] = _cast(total, first.dtype)
+        averaged[name] = cast(total, first.dtype)
     return averaged
 
 
@@ -92,7 +92,8 @@ def _shares(updates: Sequence[Update], weights: Mapping[str, float] | None) -> d
     return {slot: weight / total for slot, weight in given.items()}
 
 
-def _cast(total: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def cast(total: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """``total`` as ``dtype``: whole numbers are rounded and kept within the type's limits, booleans are the majority."""
     if dtype.kind == "b":
         return np.asarray(total >= 0.5)
     if dtype.kind in "iu":

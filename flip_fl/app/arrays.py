@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,3 +28,11 @@ def read_arrays(path: Path) -> Arrays:
     with np.load(path, allow_pickle=False) as stored:
         names = json.loads(str(stored[_NAMES]))
         return {name: stored[f"a{number}"] for number, name in enumerate(names)}
+
+
+def replace_file(temporary: Path, target: Path) -> None:
+    """Put ``temporary`` in the place of ``target``: a reader sees the old file or the new one, never half of one."""
+    # A file that is not on the disk yet may be empty after a power cut, although its new name is there.
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(target)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flip_fl.app.arrays import Arrays, read_arrays, write_arrays
+from flip_fl.app.arrays import Arrays, read_arrays, replace_file, write_arrays
 
 GLOBAL_MODEL = "FL_global_model"
 BEST_MODEL = "best_FL_global_model"
@@ -27,7 +26,7 @@ class ModelFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(".tmp")
         write_arrays(temporary, arrays)
-        _settle(temporary, target)
+        replace_file(temporary, target)
 
     def inventory(self) -> dict[str, Path]:
         """The models that exist, by name."""
@@ -44,17 +43,10 @@ class ModelFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(".tmp")
         temporary.write_text(json.dumps(history, indent=2), encoding="utf-8")
-        _settle(temporary, target)
+        replace_file(temporary, target)
 
     def history(self) -> dict[str, Any]:
         """What ``save_history`` kept; empty when it kept nothing."""
         path = self.path / HISTORY
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return content if isinstance(content, dict) else {}
-
-
-def _settle(temporary: Path, target: Path) -> None:
-    # A file that is not on the disk yet may be empty after a power cut, although its new name is there.
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    temporary.replace(target)

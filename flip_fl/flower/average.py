@@ -1,0 +1,98 @@
+"""The house's aggregation as a Flower strategy: float64, slot order, cast back to the dtypes that were sent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from flip_fl.aggregate.average import Update, weighted_average
+from flip_fl.aggregate.best import Score, federated_metrics
+from flip_fl.flower.protocol import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND, reply_slot
+
+logger = logging.getLogger("flip_fl.flower")
+
+
+class SlotOrderFedAvg(Strategy):
+    """FedAvg with the same aggregator as on every other engine; the site behind a reply is the one that the grid names.
+
+    ``weights``: kit slot → weight; without it sites count by their number of examples. Every site that the grid knows
+    is asked, in training and in validation.
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        self.weights = dict(weights) if weights else None
+
+    def summary(self) -> None:
+        by = "the weights given" if self.weights else "number of examples"
+        logger.info("average in float64 and slot order, weighted by %s", by)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return _to_all(server_round, arrays, config, grid, MessageType.TRAIN)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The weighted average; ``(None, None)`` without replies."""
+        usable = [reply for reply in replies if reply.has_content()]
+        if not usable:
+            return None, None
+        updates = [
+            Update(
+                slot=reply_slot(reply),
+                arrays={name: array.numpy() for name, array in _arrays(reply).items()},
+                num_examples=_examples(reply),
+            )
+            for reply in usable
+        ]
+        averaged = weighted_average(updates, self.weights)
+        return ArrayRecord({name: Array(array) for name, array in averaged.items()}), _metrics(usable)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return _to_all(server_round, arrays, config, grid, MessageType.EVALUATE)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Each metric's mean over the sites that measured it, weighted by examples; None without replies."""
+        usable = [reply for reply in replies if reply.has_content()]
+        return _metrics(usable) if usable else None
+
+
+def score_of(reply: Message) -> Score:
+    """What one site measured, from its reply: the scalars of its metrics."""
+    metrics = {
+        name: float(value)
+        for record in reply.content.metric_records.values()
+        for name, value in record.items()
+        if name != NUM_EXAMPLES and isinstance(value, int | float)
+    }
+    return Score(reply_slot(reply), _examples(reply), metrics)
+
+
+def _to_all(server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid, kind: str) -> list[Message]:
+    config[SERVER_ROUND] = server_round
+    content = RecordDict({ARRAYS: arrays, CONFIG: config})
+    return [Message(content=content, message_type=kind, dst_node_id=node) for node in grid.get_node_ids()]
+
+
+def _arrays(reply: Message) -> ArrayRecord:
+    (record,) = reply.content.array_records.values()
+    return record
+
+
+def _examples(reply: Message) -> int:
+    (record,) = reply.content.metric_records.values()
+    value = record.get(NUM_EXAMPLES, 0)
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _metrics(replies: list[Message]) -> MetricRecord:
+    scores = [score_of(reply) for reply in replies]
+    # Flower weights and adds up by this key wherever the record goes next.
+    return MetricRecord({NUM_EXAMPLES: sum(score.num_examples for score in scores), **federated_metrics(scores)})
