@@ -1,0 +1,330 @@
+"""What our ClientApp and our grid say to each other inside Flower's messages."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from pydantic import TypeAdapter, ValidationError
+
+from flip_fl.app.failures import Failure
+from flip_fl.app.redact import MAX_TEXT_CHARS
+from flip_fl.app.runner import BOOKKEEPING
+from flip_fl.flower.columns import columns_of, items_of, stamp
+from flip_fl.wire import new_event_id
+
+# Records of Flower's own strategies.
+ARRAYS = "arrays"
+METRICS = "metrics"
+CONFIG = "config"
+SERVER_ROUND = "server-round"
+NUM_EXAMPLES = "num-examples"
+
+# Our own records.
+TASK_RECORD = "flip.task"
+SERIES_RECORD = "flip.series"
+ROWS_RECORD = "flip.rows"
+SITE_RECORD = "flip.site"
+QUERY_SLOT = "query.flip_slot"
+
+# Codes of `flwr.app.Error`; Flower's own are below 1000.
+FAILED = 1000  # an exception in the app
+REJECTED = 1001  # the server cannot use the reply
+ABORTED = 1002  # the run was stopped
+TOO_LARGE = 1003  # the reply exceeds the site's limit
+LOST = 1004  # the site's process died
+
+MAX_ITEMS_PER_REPLY = 100_000
+MAX_REASON_BYTES = 256_000
+MAX_SLOT_CHARS = 128
+UNREADABLE = "they cannot be read"
+
+_FAILURE = TypeAdapter(Failure)
+
+
+# -- the server's word to the client ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskNote:
+    """What the server says beside a task: whom it takes the client for, and where the run is (rounds from 1)."""
+
+    slot: str = ""
+    round: int = 0
+    total_rounds: int = 0
+
+
+def with_task(content: RecordDict, note: TaskNote) -> RecordDict:
+    """A shallow copy of ``content`` that carries ``note``: the strategy's own records stay as they are."""
+    copy = RecordDict(dict(content.items()))
+    copy[TASK_RECORD] = ConfigRecord({"slot": note.slot, "round": note.round, "total-rounds": note.total_rounds})
+    return copy
+
+
+def get_task(content: RecordDict) -> TaskNote:
+    """The server's note; the round of the strategy's own config record where a foreign server wrote none."""
+    record = _config(content, TASK_RECORD)
+    round_ = _whole(record.get("round")) or _whole(_config(content, CONFIG).get(SERVER_ROUND))
+    slot = record.get("slot")
+    return TaskNote(
+        slot=slot if isinstance(slot, str) else "",
+        round=round_,
+        total_rounds=_whole(record.get("total-rounds")),
+    )
+
+
+# -- the client's word to the server ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """What a reply says beside arrays and metrics.
+
+    ``claim``: whom the client says it is (None: it does not say). ``items``: wire items as JSON-able mappings, unread
+    but for whom they name. ``refused``: what was left out, as counts by reason.
+    """
+
+    claim: str | None = None
+    items: list[dict[str, Any]] = field(default_factory=list)
+    failure: Failure | None = None
+    aborted: bool = False
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+def put_report(content: RecordDict, slot: str, items: Iterable[Mapping[str, Any]]) -> None:
+    """Add the claimed slot and the task's wire items (JSON-able mappings with ids) to a reply's content.
+
+    Metrics travel as columns of numbers, everything that does not fit there exactly as JSON.
+    """
+    columns, rows = columns_of(items, slot)
+    put_slot(content, slot)
+    content[SERIES_RECORD] = ConfigRecord({name: column for name, column in columns.items()})
+    content[ROWS_RECORD] = ConfigRecord({"json": json.dumps(rows)})
+
+
+def error_reason(
+    slot: str, *, failure: Failure | None = None, aborted: bool = False, items: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The reason of an error reply, at most ``MAX_REASON_BYTES`` long.
+
+    Where not all fits, the oldest metrics are left out and counted, then the oldest rows.
+    """
+    head = {
+        "slot": slot[:MAX_SLOT_CHARS],
+        "failure": asdict(_clipped(failure)) if failure else None,
+        "aborted": aborted,
+    }
+    bare = len(json.dumps({**head, "items": [], "dropped": len(items)}))
+    chosen = _newest(items, MAX_REASON_BYTES - bare)
+    return json.dumps({**head, "items": chosen, "dropped": len(items) - len(chosen)})
+
+
+def get_report(reply: Message) -> SiteReport:
+    """What the client reported in ``reply``, whoever wrote it. Never raises.
+
+    An item that names another client than the claim is refused: whether the claim is true is the caller's to judge.
+    """
+    if reply.has_error():
+        return _of_reason(reply.error.reason)
+    if not reply.has_content():
+        return SiteReport()
+    content = reply.content
+    claim = reply_slot(reply) or None
+    refused: dict[str, int] = {}
+    items = _of_series(_config(content, SERIES_RECORD), claim, refused)
+    text = _config(content, ROWS_RECORD).get("json")
+    if text is not None:
+        items += _of_rows(_parsed(text), claim, refused)
+    return SiteReport(claim=claim, items=_bounded(items, refused), refused=refused)
+
+
+def stamp_slot(content: RecordDict, slot: str) -> None:
+    """Write down in a reply that was accepted whose it is: the server's word in the place of the client's."""
+    content[SITE_RECORD] = ConfigRecord({"slot": slot})
+
+
+def reply_slot(reply: Message) -> str:
+    """The slot behind a reply that the grid has passed on. Raises ``ValueError`` for a reply of another grid."""
+    slot = _config(reply.content, SITE_RECORD).get("slot")
+    if not isinstance(slot, str):
+        raise ValueError("the reply has no slot: the strategy must run behind flip_fl.flower.run")
+    return slot
+
+
+def put_slot(content: RecordDict, slot: str) -> None:
+    """Say in a reply's content whose it is: the client's claim, or the server's word over it."""
+    content[SITE_RECORD] = ConfigRecord({"slot": slot})
+
+
+def reply_slot(reply: Message) -> str:
+    """Whose reply this is as its content says, "" where it does not.
+
+    True only of replies that the grid has let through: it puts the registered slot into each of them.
+    """
+    slot = _config(reply.content, SITE_RECORD).get("slot") if reply.has_content() else None
+    return slot if isinstance(slot, str) else ""
+
+
+def metrics_by_grammar(record: MetricRecord, *, slot: str, round: int, task: str) -> list[dict[str, Any]]:
+    """The metrics of a ClientApp that is not ours, as wire items with new ids; bookkeeping entries are left out.
+
+    A key reads ``<label>[@<x_label>][.x_<value>]``; the label is taken as it is written. A list is a series: its points
+    lie at 0, 1, 2, … (or from the key's value on), on the axis "Step" unless the key names one.
+    """
+    items = []
+    now = datetime.now(UTC)
+    for key, value in record.items():
+        if key in BOOKKEEPING:
+            continue
+        label, x_label, x = metric_key(key)
+        if isinstance(value, list):
+            x_label = x_label or "Step"
+        points = enumerate(value, 0) if isinstance(value, list) else ((None, value),)
+        for position, number in points:
+            x_value = x if position is None else (x or 0.0) + position
+            items.append(
+                {
+                    "kind": "metric",
+                    "id": str(new_event_id()),
+                    "at": stamp(now),
+                    "client": slot,
+                    "global_round": round,
+                    "label": label,
+                    "result": _float(number),
+                    "x_value": x_value,
+                    "x_label": x_label,
+                    "task": task,
+                    "stage": None,
+                }
+            )
+    return items
+
+
+_KEY = re.compile(r"(?P<label>.+?)(?:@(?P<axis>.+?))?(?:\.x_(?P<x>[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?))?", re.DOTALL)
+
+
+def metric_key(key: str) -> tuple[str, str | None, float | None]:
+    """Label, axis and x-value of a metric's key; a key that does not follow the grammar is all label."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return key, None, None
+    x = None if match["x"] is None else _float(match["x"])
+    return match["label"], match["axis"], x
+
+
+# -- reading ---------------------------------------------------------------------------------------------
+
+
+def _of_series(record: Mapping[str, Any], claim: str | None, refused: dict[str, int]) -> list[dict[str, Any]]:
+    if not record:
+        return []
+    found = items_of(record, claim, MAX_ITEMS_PER_REPLY + 1)
+    _count(refused, UNREADABLE, found.unreadable)
+    _count(refused, _too_many(), found.beyond)
+    return found.items
+
+
+def _of_rows(raw: Any, claim: str | None, refused: dict[str, int]) -> list[dict[str, Any]]:
+    if not isinstance(raw, list):
+        _count(refused, UNREADABLE)
+        return []
+    entries = [entry for entry in raw if isinstance(entry, dict)]
+    items = [entry for entry in entries if entry.get("client") == claim]
+    _count(refused, UNREADABLE, len(raw) - len(entries))
+    _count(refused, f"they name another client than {claim or 'the sender'}", len(entries) - len(items))
+    return items
+
+
+def _of_reason(reason: str | None) -> SiteReport:
+    """The report in an error's reason; an empty one where Flower or another ClientApp wrote the reason."""
+    if not isinstance(reason, str) or len(reason) > MAX_REASON_BYTES:
+        return SiteReport()
+    facts = _parsed(reason)
+    if not isinstance(facts, dict):
+        return SiteReport()
+    slot = facts.get("slot")
+    claim = slot if isinstance(slot, str) and slot else None
+    refused: dict[str, int] = {}
+    items = _of_rows(facts.get("items", []), claim, refused)
+    _count(refused, f"more than fits into {MAX_REASON_BYTES} bytes of an error reply", _whole(facts.get("dropped")))
+    return SiteReport(
+        claim=claim,
+        items=_bounded(items, refused),
+        failure=_failure(facts.get("failure")),
+        aborted=facts.get("aborted") is True,
+        refused=refused,
+    )
+
+
+def _failure(facts: Any) -> Failure | None:
+    try:
+        return _FAILURE.validate_python(facts)
+    except ValidationError:
+        return None
+
+
+def _clipped(failure: Failure) -> Failure:
+    """Nothing of our own is this long; with twelve bytes of JSON for every character it still fits."""
+    return replace(
+        failure,
+        slot=failure.slot[:MAX_SLOT_CHARS],
+        task=failure.task[:MAX_SLOT_CHARS],
+        type=failure.type[:MAX_SLOT_CHARS],
+        traceback=failure.traceback[-MAX_TEXT_CHARS:],
+        stage=failure.stage[:MAX_SLOT_CHARS] if failure.stage is not None else None,
+    )
+
+
+def _newest(items: Sequence[Mapping[str, Any]], room: int) -> list[Mapping[str, Any]]:
+    """The items that fit into ``room`` bytes of JSON, in their order: rows before metrics, new before old."""
+    order = sorted(range(len(items)), key=lambda place: (items[place].get("kind") == "metric", -place))
+    kept = []
+    for place in order:
+        room -= len(json.dumps(items[place])) + len(", ")
+        if room < 0:
+            break
+        kept.append(place)
+    return [items[place] for place in sorted(kept)]
+
+
+def _bounded(items: list[dict[str, Any]], refused: dict[str, int]) -> list[dict[str, Any]]:
+    _count(refused, _too_many(), len(items) - MAX_ITEMS_PER_REPLY)
+    return items[:MAX_ITEMS_PER_REPLY]
+
+
+def _too_many() -> str:
+    return f"more than {MAX_ITEMS_PER_REPLY} in one message"
+
+
+def _count(refused: dict[str, int], reason: str, count: int = 1) -> None:
+    if count > 0:
+        refused[reason] = refused.get(reason, 0) + count
+
+
+def _parsed(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _config(content: RecordDict, name: str) -> Mapping[str, Any]:
+    record = content.get(name)
+    return record if isinstance(record, ConfigRecord) else {}
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _float(number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
