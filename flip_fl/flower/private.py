@@ -1,0 +1,110 @@
+"""The one module that imports what flwr does not publish: task identity, serialisation, node and run records.
+
+A later flwr may move any of it; what breaks then, breaks here.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from flwr.app import Message, UserConfigValue
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from google.protobuf.message import DecodeError, EncodeError
+
+__all__ = [
+    "CLIENT_APP_RAISED_EXCEPTION",
+    "LOAD_CLIENT_APP_EXCEPTION",
+    "NODE_UNAVAILABLE",
+    "SERVER_NODE_ID",
+    "NodeInfo",
+    "Run",
+    "acting_as",
+    "be_task",
+    "message_from_bytes",
+    "message_to_bytes",
+    "new_id",
+    "new_run",
+    "node_info",
+    "number_message",
+]
+
+# The id of whatever runs a ServerApp, and the codes of flwr's own error replies.
+SERVER_NODE_ID = int(SUPERLINK_NODE_ID)
+LOAD_CLIENT_APP_EXCEPTION = int(ErrorCode.LOAD_CLIENT_APP_EXCEPTION)
+CLIENT_APP_RAISED_EXCEPTION = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+NODE_UNAVAILABLE = int(ErrorCode.NODE_UNAVAILABLE)
+
+
+def be_task(*, run_id: int, node_id: int, task_id: int) -> None:
+    """Say whose messages this process makes; flwr refuses to build a ``Message`` before that is known."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, task_id
+
+
+@contextmanager
+def acting_as(*, run_id: int, node_id: int, task_id: int) -> Iterator[None]:
+    """The identity of ``be_task`` for one block; what was set before, nothing included, is set again after it."""
+    before = (TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id)
+    be_task(run_id=run_id, node_id=node_id, task_id=task_id)
+    try:
+        yield
+    finally:
+        TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before
+
+
+def number_message(message: Message) -> str:
+    """Give ``message`` a new id in place, as a grid does when it sends it; returns the id (64 hex digits).
+
+    A SuperLink's id is the content's SHA-256; a random one is as unique, and costs nothing for a large model.
+    """
+    message_id = secrets.token_hex(32)
+    message.metadata.__dict__["_message_id"] = message_id
+    return message_id
+
+
+def message_to_bytes(message: Message) -> bytes:
+    """``message``, its id included, in flwr's own protobuf form.
+
+    Raises ``ValueError`` for what has no such form: more than 2 GiB, or a value of a type that records do not hold.
+    """
+    try:
+        return bytes(message_to_proto(message).SerializeToString())
+    except (EncodeError, TypeError, ValueError) as error:
+        raise ValueError(f"the message cannot be serialised ({type(error).__name__})") from error
+
+
+def message_from_bytes(data: bytes) -> Message:
+    """The message that ``message_to_bytes`` made ``data`` of. Raises ``ValueError`` for anything else."""
+    try:
+        proto = ProtoMessage.FromString(data)
+        if proto.HasField("content") == proto.HasField("error"):
+            raise ValueError("it holds neither content nor an error, or both")
+        return message_from_proto(proto)
+    except (DecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a message: {type(error).__name__}") from error
+
+
+def new_id() -> int:
+    """A random id of 64 bits for a run or a node; never 0, nor the server's."""
+    while (number := secrets.randbits(64)) in (0, SERVER_NODE_ID):
+        continue
+    return number
+
+
+def new_run(run_id: int, task_type: str, run_config: Mapping[str, UserConfigValue]) -> Run:
+    """What ``Grid.run`` says of a run outside a SuperLink."""
+    run = Run.create_empty(run_id)
+    run.primary_task_type = task_type
+    run.override_config = dict(run_config)
+    return run
+
+
+def node_info(node_id: int, name: str) -> NodeInfo:
+    """What ``Grid.get_nodes`` says of a node that is there."""
+    return NodeInfo(node_id=node_id, name=name, status="online")
