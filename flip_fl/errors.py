@@ -227,8 +227,8 @@ _ENTRIES = (
         "Flower would leave out of the job: {names}",
         "{reason}",
         "{suggestion}",
-        "What Flower sends to the sites is a bundle of the job folder; its rules drop some files by their name, and the "
-        "app would fail at the sites, on import.",
+        "What Flower sends to the sites is a bundle of the job folder. Its rules drop some files by their name; the app "
+        "would fail at the sites, on import.",
     ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(

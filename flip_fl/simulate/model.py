@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flip_fl.values import ModelStatus
 
-ENGINES = ("nvflare",)
+# An engine's ways to run on one machine, the first one first; NVFLARE has its simulator and nothing to choose.
+RUNTIMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"nvflare": (), "flower": ("in-process", "ray", "deployment")}
+)
+ENGINES = tuple(RUNTIMES)
 
 if TYPE_CHECKING:
     from flip_fl.dashboard.story import Story
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 class RunOptions:
     """What a person asked for. ``sites`` kit slots exist (``Trust_1`` … ``Trust_<sites>``) and ``slots`` of them take
     part (empty: all); ``rounds`` overrides the app's GLOBAL_ROUNDS; ``data`` and ``images`` are a CSV and a folder;
-    ``out`` is the run's folder (None: ``runs/<app>-<time>``)."""
+    ``out`` is the run's folder (None: ``runs/<app>-<time>``); ``runtime`` is one of the engine's (empty: the first)."""
 
     app: Path
     engine: str
@@ -29,6 +35,7 @@ class RunOptions:
     images: Path | None = None
     out: Path | None = None
     baselines: bool = False
+    runtime: str = ""
 
 
 @dataclass(frozen=True)

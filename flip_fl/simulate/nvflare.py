@@ -9,13 +9,16 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from uuid import UUID
 
 import psutil
 
 from flip_fl.app.config import AppConfig
+from flip_fl.app.travel import check_modules
 from flip_fl.errors import FlipError
-from flip_fl.nvflare.job import JobValues, write_job
+from flip_fl.jobs.templates import JobValues
+from flip_fl.nvflare.job import write_job
 from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.processes import Child, descendants, start
@@ -26,34 +29,65 @@ from flip_fl.values import SERVER_NAME
 LOST_AFTER_S = 20.0
 
 
-def check_installed() -> None:
-    """Raises ``FlipError`` E0509 when NVFLARE is not there."""
-    if find_spec("nvflare") is None:
-        raise FlipError(
-            "E0509", part="NVIDIA FLARE", needed_for="--engine nvflare runs on it", requirement="flip_fl[simulate]"
-        )
+class NVFlare:
+    """NVFLARE's simulator."""
+
+    name = "nvflare"
+
+    def check_installed(self) -> None:
+        if find_spec("nvflare") is None:
+            raise FlipError(
+                "E0509", part="NVIDIA FLARE", needed_for="--engine nvflare runs on it", requirement="flip_fl[simulate]"
+            )
+
+    def check_app(self, app_dir: Path) -> None:
+        check_modules(app_dir)
+
+    def start(self, config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder) -> SimulatorRun:
+        """One client per slot, as many threads as clients."""
+        values = JobValues.of(config, tuple(slots), model_id)
+        job = write_job(config.app_dir, config.job_type.value, values, folder.job)
+        # The number of rounds may have been given on the command line: the app's copy says what is run.
+        (job / "app" / "custom" / "config.json").write_text(json.dumps(dict(config.raw), indent=2), encoding="utf-8")
+        command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(folder.engine)]
+        command += ["-c", ",".join(slots), "-t", str(len(slots))]
+        environment = scrubbed(FLIP_SETTINGS_DIR=str(folder.settings), OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
+        child = start("the engine", command, folder.logs / "engine.log", cwd=folder.state, env=environment)
+        return SimulatorRun(child, slots, folder)
 
 
-def start_engine(config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder) -> Child:
-    """Write the job of ``config`` and start it with one client per slot, as many threads as clients."""
-    values = JobValues(
-        model_id=model_id,
-        num_rounds=config.global_rounds,
-        min_clients=config.min_clients or len(slots),
-        ignore_result_error=config.ignore_result_error,
-        best_model_metric=config.best_model_metric or "",
-        best_model_minimize=config.best_model_metric_minimize,
-        aggregation_weights=config.aggregation_weights,
-        local_rounds=config.local_rounds,
-        query=config.query,
-    )
-    job = write_job(config.app_dir, config.job_type.value, values, folder.job)
-    # The number of rounds may have been given on the command line: the app's copy says what is run.
-    (job / "app" / "custom" / "config.json").write_text(json.dumps(dict(config.raw), indent=2), encoding="utf-8")
-    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(folder.engine)]
-    command += ["-c", ",".join(slots), "-t", str(len(slots))]
-    environment = scrubbed(FLIP_SETTINGS_DIR=str(folder.settings), OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
-    return start("the engine", command, folder.logs / "engine.log", cwd=folder.state, env=environment)
+class SimulatorRun:
+    """The simulator's process and those of the sites."""
+
+    def __init__(self, child: Child, slots: Sequence[str], folder: RunFolder) -> None:
+        self._child = child
+        self._slots = slots
+        self._folder = folder
+        self._sites = SiteProcesses(child, slots)
+
+    @property
+    def running(self) -> bool:
+        return self._child.running
+
+    def ended(self) -> str:
+        return f"the engine ended (exit code {self._child.process.returncode}) without a final status"
+
+    def lost(self) -> list[str]:
+        """A site's process that is lost: the simulator would wait for its reply."""
+        return self._sites.lost()
+
+    def stop_sites(self) -> None:
+        """Nothing to do: NVFLARE's own abort signal reaches a task while it runs."""
+
+    def stop(self) -> None:
+        self._child.stop()
+
+    def collect_logs(self) -> None:
+        """Copy each site's log out of the engine's workspace."""
+        for site in (SERVER_NAME, *self._slots):
+            source = self._folder.engine / site / "log.txt"
+            if source.is_file():
+                shutil.copyfile(source, self._folder.logs / f"{site}.log")
 
 
 class SiteProcesses:
@@ -78,11 +112,3 @@ class SiteProcesses:
         missing = [slot for slot in self._slots if slot in self._seen and slot not in alive]
         self._missing_since = {slot: self._missing_since.get(slot, now) for slot in missing}
         return [slot for slot in missing if now - self._missing_since[slot] >= LOST_AFTER_S]
-
-
-def collect_logs(slots: Sequence[str], folder: RunFolder) -> None:
-    """Copy each site's log out of the engine's workspace to ``logs/<server|slot>.log``."""
-    for site in (SERVER_NAME, *slots):
-        source = folder.engine / site / "log.txt"
-        if source.is_file():
-            shutil.copyfile(source, folder.logs / f"{site}.log")

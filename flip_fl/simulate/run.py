@@ -14,14 +14,13 @@ from flip_fl.app.config import AppConfig
 from flip_fl.dashboard.report import write_report
 from flip_fl.dashboard.story import BaselineRow, Story
 from flip_fl.errors import ExitCode, FlipError
-from flip_fl.nvflare.job import check_modules
 from flip_fl.reporting.session import sync
 from flip_fl.settings import ServerSettings, load, write_settings_file
-from flip_fl.simulate import nvflare
 from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baselines, start_baselines
+from flip_fl.simulate.engines import Engine, EngineRun, find_engine
 from flip_fl.simulate.folder import MARKER, RunFolder, claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
-from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
+from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
 from flip_fl.simulate.processes import Child, running, second_interrupt_leaves, terminable
 from flip_fl.simulate.results import Checked, fetch_and_check
 from flip_fl.simulate.sites import Data, development_calls, given_data, prepared_data, split, write_site_settings
@@ -42,7 +41,7 @@ Tell = Callable[[Progress], None]
 class _Run:
     """The parts of a run in progress."""
 
-    engine: str
+    engine: Engine
     config: AppConfig
     slots: tuple[str, ...]
     folder: RunFolder
@@ -59,16 +58,14 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     Raises ``FlipError`` for what is wrong before anything starts, and ``KeyboardInterrupt`` after a run that a
     person stopped was ended, reported as STOPPED, and cleaned up.
     """
-    if options.engine not in ENGINES:
-        known = ", ".join(ENGINES)
-        raise FlipError("E0510", engine=options.engine, engines=known, suggestion=f"--engine {ENGINES[0]}")
-    nvflare.check_installed()
+    engine = find_engine(options.engine, options.runtime)
+    engine.check_installed()
     tell = OnlyChanges(progress)
     federation = tuple(f"Trust_{number}" for number in range(1, options.sites + 1))
     slots = tuple(sorted(options.slots or federation, key=natural_key))
     tell(Progress("check", text=f"checking {options.app}"))
     config = check_app(options.app, slots, federation=federation).config
-    check_modules(options.app)
+    engine.check_app(options.app)
     if options.rounds is not None:
         config = config.with_rounds(options.rounds)
     given = given_data(config, options.data, options.images, options.out)
@@ -76,11 +73,12 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
         if options.out is not None and (options.out / MARKER).is_file():
             tell(Progress("folder", text=f"emptying {options.out}, which an earlier run wrote"))
         folder = parts.enter_context(claim(options.out, options.app))
-        return _drive(_open(options, config, slots, given, folder, parts, tell), tell)
+        return _drive(_open(options, engine, config, slots, given, folder, parts, tell), tell)
 
 
 def _open(
     options: RunOptions,
+    engine: Engine,
     config: AppConfig,
     slots: tuple[str, ...],
     given: Data | None,
@@ -111,15 +109,16 @@ def _open(
     }
     write_settings_file(server_file, values)
     settings = load(ServerSettings, server_file)
-    return _Run(options.engine, config, slots, folder, data, cohorts, hub, settings, options.baselines)
+    return _Run(engine, config, slots, folder, data, cohorts, hub, settings, options.baselines)
 
 
 def _drive(this: _Run, tell: Tell) -> RunOutcome:
+    engine: EngineRun | None = None
     with contextlib.ExitStack() as engine_parts:
         try:
-            engine = engine_parts.enter_context(
-                running(nvflare.start_engine(this.config, this.slots, this.hub.model_id, this.folder))
-            )
+            tell(Progress("start", text="the engine is starting"))
+            engine = this.engine.start(this.config, this.slots, this.hub.model_id, this.folder)
+            engine_parts.callback(engine.stop)
             baselines, ended = _follow(this, engine, engine_parts, tell)
             _settle(this, ended)
             story = this.hub.story()
@@ -127,16 +126,17 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
                 results = _check_results(this, story, tell)
                 compared = _await_baselines(this, baselines, tell)
             else:
+                engine.stop_sites()
                 results, compared = Checked([], None), Checked([], None)
             _await_end(this, engine, tell)
         except KeyboardInterrupt:
             with second_interrupt_leaves():
-                told = _stop(this, engine_parts)
+                told = _stop(this, engine, engine_parts)
             raise KeyboardInterrupt(told) from None
     return _finish(this, results, compared)
 
 
-def _stop(this: _Run, engine_parts: contextlib.ExitStack) -> str:
+def _stop(this: _Run, engine: EngineRun | None, engine_parts: contextlib.ExitStack) -> str:
     """End a run that a person stopped, and how it stands then, in words.
 
     The hub hears it before the engine, so that the truth is what sticks.
@@ -145,8 +145,11 @@ def _stop(this: _Run, engine_parts: contextlib.ExitStack) -> str:
     if story is not None and not story.status.is_terminal:
         with contextlib.suppress(FlipError):  # a hub that is away must not keep the engine alive
             this.hub.end(this.settings, ModelStatus.STOPPED, STOPPED_BY_PERSON)
+    if engine is not None:
+        engine.stop_sites()
     engine_parts.close()
-    nvflare.collect_logs(this.slots, this.folder)
+    if engine is not None:
+        engine.collect_logs()
     _settle_outbox(this)
     story = _try_story(this.hub) or story
     if story is None:
@@ -155,18 +158,17 @@ def _stop(this: _Run, engine_parts: contextlib.ExitStack) -> str:
     return f"the run is over: {story.headline.text}; its report is {this.folder.report}"
 
 
-def _follow(this: _Run, engine: Child, parts: contextlib.ExitStack, tell: Tell) -> tuple[Child | None, str]:
+def _follow(this: _Run, engine: EngineRun, parts: contextlib.ExitStack, tell: Tell) -> tuple[Child | None, str]:
     """Tell what happens until the engine ends, and how it ended; start the baselines while it winds down.
 
-    A site's process that is lost ends the run: the engine's simulator would wait for its reply.
+    A site's process that is lost ends the run: the engine would wait for its reply.
     """
     baselines: Child | None = None
-    sites = nvflare.SiteProcesses(engine, this.slots)
     while engine.running:
         story = _try_story(this.hub)
         if story is not None and story.status.is_terminal:
             break  # the engine takes some seconds to wind down: the results can be looked at meanwhile
-        lost = sites.lost()
+        lost = engine.lost()
         if lost and story is not None:
             engine.stop()
             return baselines, f"the process of {', '.join(lost)} was lost"
@@ -175,7 +177,7 @@ def _follow(this: _Run, engine: Child, parts: contextlib.ExitStack, tell: Tell) 
             if this.baselines and baselines is None and trained(story):
                 baselines = parts.enter_context(running(_start_baselines(this)))
         time.sleep(POLL_S)
-    return baselines, f"the engine ended (exit code {engine.process.returncode}) without a final status"
+    return baselines, engine.ended()
 
 
 def _start_baselines(this: _Run) -> Child:
@@ -192,7 +194,7 @@ def _settle(this: _Run, ended: str) -> None:
         this.hub.end(this.settings, ModelStatus.ERROR, ended)
 
 
-def _await_end(this: _Run, engine: Child, tell: Tell) -> None:
+def _await_end(this: _Run, engine: EngineRun, tell: Tell) -> None:
     """Let the engine wind down, for a bounded time, and keep its logs."""
     tell(Progress("end", text="the engine is winding down"))
     deadline = time.monotonic() + WIND_DOWN_S
@@ -200,7 +202,7 @@ def _await_end(this: _Run, engine: Child, tell: Tell) -> None:
         time.sleep(0.1)
     engine.stop()
     _settle_outbox(this)
-    nvflare.collect_logs(this.slots, this.folder)
+    engine.collect_logs()
     for slot in this.slots:
         with contextlib.suppress(FlipError):
             this.hub.tell(this.settings, development_calls(this.folder, slot))
@@ -254,7 +256,7 @@ def _exit_code(status: ModelStatus, problem: str | None) -> ExitCode:
 
 
 def _write(this: _Run, story: Story, rows: list[BaselineRow]) -> Story:
-    facts = {"Engine": this.engine, "Job type": this.config.job_type.value, "Seed": str(this.config.seed)}
+    facts = {"Engine": this.engine.name, "Job type": this.config.job_type.value, "Seed": str(this.config.seed)}
     model = story.model.model_copy(update={"facts": facts})
     told = story.model_copy(update={"baselines": rows, "model": model})
     this.folder.story.write_text(told.model_dump_json(by_alias=True, indent=2), encoding="utf-8")

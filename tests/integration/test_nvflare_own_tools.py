@@ -15,7 +15,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from flip_fl.dashboard.story import Story
-from flip_fl.nvflare.job import SERVER_CONFIG, JobValues, write_job
+from flip_fl.jobs.templates import JobValues
+from flip_fl.nvflare.job import SERVER_CONFIG, write_job
 from flip_fl.reporting.stats import read_stats
 from flip_fl.settings import write_settings_file
 from flip_fl.simulate.environment import scrubbed

@@ -18,10 +18,11 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 
 from flip_fl.app.failures import Failure
 from flip_fl.errors import FlipError
+from flip_fl.jobs.templates import JobValues, template_dir
 from flip_fl.nvflare.aggregator import SlotOrderAggregator
 from flip_fl.nvflare.controller import FlipController
 from flip_fl.nvflare.executor import FlipExecutor
-from flip_fl.nvflare.job import CLIENT_CONFIG, SERVER_CONFIG, JobValues, template_dir, write_job
+from flip_fl.nvflare.job import CLIENT_CONFIG, SERVER_CONFIG, write_job
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.persistor import ArrayPersistor
 from flip_fl.nvflare.protocol import get_events, get_failure, put_events, put_failure
