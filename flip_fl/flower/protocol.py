@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from pydantic import TypeAdapter, ValidationError
 
 from flip_fl.app.failures import Failure
 from flip_fl.app.redact import MAX_TEXT_CHARS
-from flip_fl.app.runner import BOOKKEEPING
-from flip_fl.flower.columns import columns_of, items_of, stamp
-from flip_fl.wire import new_event_id
+from flip_fl.flower.columns import columns_of, items_of
+from flip_fl.flower.grammar import metrics_by_grammar as metrics_by_grammar
 
 # Records of Flower's own strategies.
 ARRAYS = "arrays"
@@ -103,8 +99,8 @@ def put_report(content: RecordDict, slot: str, items: Iterable[Mapping[str, Any]
     Metrics travel as columns of numbers, everything that does not fit there exactly as JSON.
     """
     columns, rows = columns_of(items, slot)
-    put_slot(content, slot)
-    content[SERIES_RECORD] = ConfigRecord({name: column for name, column in columns.items()})
+    stamp_slot(content, slot)
+    content[SERIES_RECORD] = ConfigRecord(dict(columns.items()))
     content[ROWS_RECORD] = ConfigRecord({"json": json.dumps(rows)})
 
 
@@ -135,7 +131,7 @@ def get_report(reply: Message) -> SiteReport:
     if not reply.has_content():
         return SiteReport()
     content = reply.content
-    claim = reply_slot(reply) or None
+    claim = _claim(_config(content, SITE_RECORD))
     refused: dict[str, int] = {}
     items = _of_series(_config(content, SERIES_RECORD), claim, refused)
     text = _config(content, ROWS_RECORD).get("json")
@@ -155,67 +151,6 @@ def reply_slot(reply: Message) -> str:
     if not isinstance(slot, str):
         raise ValueError("the reply has no slot: the strategy must run behind flip_fl.flower.run")
     return slot
-
-
-def put_slot(content: RecordDict, slot: str) -> None:
-    """Say in a reply's content whose it is: the client's claim, or the server's word over it."""
-    content[SITE_RECORD] = ConfigRecord({"slot": slot})
-
-
-def reply_slot(reply: Message) -> str:
-    """Whose reply this is as its content says, "" where it does not.
-
-    True only of replies that the grid has let through: it puts the registered slot into each of them.
-    """
-    slot = _config(reply.content, SITE_RECORD).get("slot") if reply.has_content() else None
-    return slot if isinstance(slot, str) else ""
-
-
-def metrics_by_grammar(record: MetricRecord, *, slot: str, round: int, task: str) -> list[dict[str, Any]]:
-    """The metrics of a ClientApp that is not ours, as wire items with new ids; bookkeeping entries are left out.
-
-    A key reads ``<label>[@<x_label>][.x_<value>]``; the label is taken as it is written. A list is a series: its points
-    lie at 0, 1, 2, … (or from the key's value on), on the axis "Step" unless the key names one.
-    """
-    items = []
-    now = datetime.now(UTC)
-    for key, value in record.items():
-        if key in BOOKKEEPING:
-            continue
-        label, x_label, x = metric_key(key)
-        if isinstance(value, list):
-            x_label = x_label or "Step"
-        points = enumerate(value, 0) if isinstance(value, list) else ((None, value),)
-        for position, number in points:
-            x_value = x if position is None else (x or 0.0) + position
-            items.append(
-                {
-                    "kind": "metric",
-                    "id": str(new_event_id()),
-                    "at": stamp(now),
-                    "client": slot,
-                    "global_round": round,
-                    "label": label,
-                    "result": _float(number),
-                    "x_value": x_value,
-                    "x_label": x_label,
-                    "task": task,
-                    "stage": None,
-                }
-            )
-    return items
-
-
-_KEY = re.compile(r"(?P<label>.+?)(?:@(?P<axis>.+?))?(?:\.x_(?P<x>[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?))?", re.DOTALL)
-
-
-def metric_key(key: str) -> tuple[str, str | None, float | None]:
-    """Label, axis and x-value of a metric's key; a key that does not follow the grammar is all label."""
-    match = _KEY.fullmatch(key)
-    if match is None:
-        return key, None, None
-    x = None if match["x"] is None else _float(match["x"])
-    return match["label"], match["axis"], x
 
 
 # -- reading ---------------------------------------------------------------------------------------------
@@ -248,8 +183,7 @@ def _of_reason(reason: str | None) -> SiteReport:
     facts = _parsed(reason)
     if not isinstance(facts, dict):
         return SiteReport()
-    slot = facts.get("slot")
-    claim = slot if isinstance(slot, str) and slot else None
+    claim = _claim(facts)
     refused: dict[str, int] = {}
     items = _of_rows(facts.get("items", []), claim, refused)
     _count(refused, f"more than fits into {MAX_REASON_BYTES} bytes of an error reply", _whole(facts.get("dropped")))
@@ -260,6 +194,11 @@ def _of_reason(reason: str | None) -> SiteReport:
         aborted=facts.get("aborted") is True,
         refused=refused,
     )
+
+
+def _claim(facts: Mapping[str, Any]) -> str | None:
+    slot = facts.get("slot")
+    return slot if isinstance(slot, str) and slot else None
 
 
 def _failure(facts: Any) -> Failure | None:
@@ -321,10 +260,3 @@ def _config(content: RecordDict, name: str) -> Mapping[str, Any]:
 
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _float(number: Any) -> float:
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf

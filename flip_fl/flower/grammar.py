@@ -1,0 +1,79 @@
+"""The metrics of ClientApps that are not ours: a key may carry the axis and the place on it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from flip_fl.app.runner import BOOKKEEPING
+from flip_fl.flower.columns import stamp
+from flip_fl.wire import LogItem, new_event_id
+
+LIST_AXIS = "Step"
+MAX_POINTS = 100_000
+
+_KEY = re.compile(r"(?P<label>.+?)(?:@(?P<axis>.+?))?(?:\.x_(?P<x>[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?))?", re.DOTALL)
+
+
+def metrics_by_grammar(record: Mapping[str, Any], *, slot: str, round: int, task: str) -> list[dict[str, Any]]:
+    """The metrics of a ``MetricRecord`` as wire items with new ids; bookkeeping entries are left out.
+
+    A key reads ``<label>[@<x_label>][.x_<value>]``; the label is taken as it is written. A list is a series: its points
+    lie at 0, 1, 2, … (or from the key's value on), on the axis "Step" unless the key names one. Beyond ``MAX_POINTS``
+    a row says how many were left out.
+    """
+    now = datetime.now(UTC)
+    points = _points(record)
+    items = [
+        {
+            "kind": "metric",
+            "id": str(new_event_id()),
+            "at": stamp(now),
+            "client": slot,
+            "global_round": round,
+            "label": label,
+            "result": number,
+            "x_value": x,
+            "x_label": x_label,
+            "task": task,
+            "stage": None,
+        }
+        for label, x_label, x, number in islice(points, MAX_POINTS)
+    ]
+    left_out = sum(1 for _ in points)
+    if left_out:
+        text = f"{left_out} numbers of this reply were not stored: more than {MAX_POINTS} in one message"
+        row = LogItem(at=now, client=slot, log=text, success=False, global_round=round)
+        items.append(row.model_dump(mode="json"))
+    return items
+
+
+def metric_key(key: str) -> tuple[str, str | None, float | None]:
+    """Label, axis and x-value of a metric's key; a key that does not follow the grammar is all label."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return key, None, None
+    return match["label"], match["axis"], None if match["x"] is None else float(match["x"])
+
+
+def _points(record: Mapping[str, Any]) -> Iterator[tuple[str, str | None, float | None, float]]:
+    for key, value in record.items():
+        if key in BOOKKEEPING:
+            continue
+        label, x_label, x = metric_key(key)
+        if not isinstance(value, list):
+            yield label, x_label, x, _float(value)
+            continue
+        for position, number in enumerate(value):
+            yield label, x_label or LIST_AXIS, (x or 0.0) + position, _float(number)
+
+
+def _float(number: int | float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
