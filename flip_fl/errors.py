@@ -419,6 +419,14 @@ _ENTRIES = (
         "Written after each round, removed when the run has ended.",
     ),
     Entry(
+        "E0522",
+        ExitCode.USAGE,
+        "flip_fl.flower.run was not told where the app lies",
+        "the results bundle holds the code and the config that rebuild the model",
+        "give it app_dir=Path(__file__).parent, or flip-job-dir in the run config",
+        "The folder holds config.json and models.py with get_model().",
+    ),
+    Entry(
         "E0601",
         ExitCode.REFUSED,
         "kits for {sites} exist in {folder}",

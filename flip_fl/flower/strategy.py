@@ -102,7 +102,7 @@ class ObservedStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFn | None = None,
     ) -> Result:
-        """Run ``num_rounds`` further rounds, as ``inner.start`` does where it has its own; see Flower's ``Strategy``."""
+        """Run ``num_rounds`` further rounds, by ``inner.start`` where it has its own; see Flower's ``Strategy``."""
         self._arrays = initial_arrays
         shifted = None
         if evaluate_fn is not None:

@@ -40,6 +40,11 @@ class Lifecycle:
         """How the run is going to end, if that is decided."""
         return self._causes[0][0] if self._causes else None
 
+    @property
+    def reason(self) -> str | None:
+        """The causes of the end so far, the first one first; None while nothing is decided and after plain success."""
+        return self._reason() if self._causes else None
+
     def initiated(self) -> None:
         """The run has started."""
         self._advance(ModelStatus.INITIATED)
@@ -47,6 +52,13 @@ class Lifecycle:
     def prepared(self) -> None:
         """The initial model is there, and the quorum too."""
         self._advance(ModelStatus.PREPARED)
+
+    def resumed(self, number: int) -> None:
+        """A run whose server process was lost goes on after round ``number``: what was reported before, stands."""
+        with self._lock:
+            if self._status is ModelStatus.PENDING:
+                self._status = ModelStatus.PREPARED
+                self._reporter.log(f"the run goes on after round {number}: its server process was lost", success=True)
 
     def round_started(self, number: int, total: int, *, stage: str | None = None) -> None:
         """A round has begun; the first one is also RUNNING. After a terminal cause no round is reported any more."""
@@ -56,9 +68,14 @@ class Lifecycle:
             self._advance(ModelStatus.RUNNING)
             self._event(EventType.ROUND_STARTED, None, number, {"total_rounds": total}, stage)
 
-    def client_result(self, slot: str, number: int, size_bytes: int, *, stage: str | None = None) -> None:
-        """The result of ``slot`` in a round has come; only the first one counts."""
-        self._event(EventType.CLIENT_RESULT_RECEIVED, slot, number, {"size_bytes": size_bytes}, stage)
+    def client_result(
+        self, slot: str, number: int, size_bytes: int, *, seconds: float | None = None, stage: str | None = None
+    ) -> None:
+        """The result of ``slot`` in a round has come, ``seconds`` after it was asked for; only the first one counts."""
+        details: dict[str, object] = {"size_bytes": size_bytes}
+        if seconds is not None:
+            details["seconds"] = round(seconds, 3)
+        self._event(EventType.CLIENT_RESULT_RECEIVED, slot, number, details, stage)
 
     def aggregated(self, number: int, returned: int, expected: int, *, stage: str | None = None) -> None:
         """The results of ``returned`` of ``expected`` sites are the round's new global model."""

@@ -1,0 +1,28 @@
+"""The two apps of a neutral job: what a job template's ``server_app.py`` and ``client_app.py`` consist of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from flip_fl.flower.average import SlotOrderFedAvg
+from flip_fl.flower.client import client_app
+from flip_fl.flower.run_config import JOB_DIR
+from flip_fl.flower.server import run
+
+__all__ = ["client_app", "server_app"]
+
+
+def server_app(app_dir: Path) -> ServerApp:
+    """The ServerApp of the neutral app in ``app_dir``: FedAvg as on every engine, everything reported to the hub."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        given = context.run_config.get(JOB_DIR)
+        folder = Path(str(given)) if given else app_dir
+        run(lambda config: SlotOrderFedAvg(config.aggregation_weights), grid, context, app_dir=folder)
+
+    return app

@@ -1,0 +1,206 @@
+"""A run on Flower from its start to its end at the hub, whatever strategy it uses."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from flip_fl.aggregate.best import BestModel
+from flip_fl.app import weights
+from flip_fl.app.arrays import Arrays
+from flip_fl.app.config import AppConfig
+from flip_fl.errors import FlipError, ResultsUploadError
+from flip_fl.flower.checkpoint import StrategyState
+from flip_fl.flower.grid import FlipGrid, Patience, Quorum, RoundFailed, RunStopped
+from flip_fl.flower.rounds import Rounds
+from flip_fl.flower.run_config import Given, RunFacts, find_model_id, read_facts
+from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy
+from flip_fl.reporting.local import LocalReporting
+from flip_fl.reporting.session import Reporting, open_reporting
+from flip_fl.results.delivery import Delivery, DeliveryStopped, deliver, tidy, upload_problem
+from flip_fl.settings import ServerSettings, load, load_server, settings_file
+from flip_fl.values import SERVER_NAME, ModelStatus
+
+logger = logging.getLogger("flip_fl.flower")
+
+# Flower ends a stopped ServerApp's process 5 s after the SystemExit that tells it so.
+CLOSE_TIMEOUT_S = 3.0
+STOPPED_AT_HUB = "stopped at the hub"
+STOPPED_BY_FLOWER = "stopped through Flower (flwr stop)"
+DEPLOYMENT = "flwr-serverapp"
+
+
+class RunFailed(Exception):
+    """The run did not end in stored results. The text is its status and the reason, as the hub has them."""
+
+
+@dataclass(frozen=True)
+class _Home:
+    """Where a run reports to and keeps its files."""
+
+    model_id: UUID
+    settings: ServerSettings | None
+    state_dir: Path
+    folder: Path
+
+
+def run(
+    strategy: Strategy | Callable[[AppConfig], Strategy],
+    grid: Grid,
+    context: Context,
+    *,
+    app_dir: Path | None = None,
+    model_id: str | UUID | None = None,
+    arrays: ArrayRecord | None = None,
+    num_rounds: int | None = None,
+    slots: Sequence[str] | None = None,
+    min_clients: int | None = None,
+    ignore_result_error: bool | None = None,
+    train_config: ConfigRecord | None = None,
+    evaluate_config: ConfigRecord | None = None,
+    evaluate_fn: EvaluateFn | None = None,
+) -> Result:
+    """Run ``strategy`` (or what it makes of the app's config) over the job's sites and report everything to the hub.
+
+    The results are stored and verified.
+
+    ``app_dir`` holds config.json and models.py; ``arrays`` is the starting model (default: a fresh ``get_model()``).
+    ``slots`` are the participants, ``min_clients`` how many of them must return in each phase (0: all). What is not
+    given is read from the run config, then from config.json. A run whose process was lost goes on after its last whole
+    round when it is started again with the same model id.
+
+    Raises ``RunFailed`` for a run that did not succeed, so that Flower shows it as failed, and ``FlipError`` for a
+    setting that is missing or malformed before the run starts. A stop through Flower (``SystemExit``) passes through.
+    """
+    found = find_model_id(model_id, app_dir, context.run_config)
+    home = _home(grid, found)
+    reporting: Reporting | LocalReporting
+    if home.settings is None:
+        logger.warning("no hub is configured (development): the run's story stays in %s", home.state_dir)
+        reporting = LocalReporting(found, home.state_dir)
+    else:
+        reporting = open_reporting(home.settings, found, home.state_dir)
+    lifecycle = reporting.lifecycle
+    result = Result()
+    try:
+        # Read in here: what is wrong with the app is told at the hub, too.
+        given = Given(app_dir, num_rounds, slots, min_clients, ignore_result_error)
+        facts = read_facts(given, context.run_config)
+        chosen = strategy(facts.app) if not isinstance(strategy, Strategy) else strategy
+        rounds = _rounds(facts, home, grid, reporting, chosen)
+        resumed = rounds.resume()
+        if resumed:
+            lifecycle.resumed(rounds.done)
+            start = _record(rounds.arrays)
+        else:
+            lifecycle.initiated()
+            # Before the sites are waited for: an app that cannot be imported is told at once.
+            start = arrays if arrays is not None else _record(weights.initial_arrays(facts.app_dir))
+        if rounds.done < rounds.total:
+            rounds.expected = len(rounds.grid.await_sites())
+            lifecycle.prepared()
+        result = ObservedStrategy(chosen, rounds, offset=rounds.done).start(
+            rounds.grid,
+            start,
+            num_rounds=max(0, rounds.total - rounds.done),
+            timeout=facts.phase_timeout_s,
+            train_config=train_config,
+            evaluate_config=evaluate_config,
+            evaluate_fn=evaluate_fn,
+        )
+        _deliver(rounds, facts, home, reporting)
+    except (RunStopped, DeliveryStopped):
+        lifecycle.stop(STOPPED_AT_HUB)
+    except RoundFailed as failed:
+        lifecycle.fail(str(failed))
+    except FlipError as error:
+        lifecycle.fail(f"{error.what}{f' ({error.why})' if error.why else ''}")
+    except ResultsUploadError as error:
+        lifecycle.upload_failed(upload_problem(error))
+    except (SystemExit, KeyboardInterrupt) as left:
+        code = left.code if isinstance(left, SystemExit) else None
+        if code in (None, 0):
+            lifecycle.stop(STOPPED_BY_FLOWER)
+        else:
+            lifecycle.fail(f"the server's code ended its process with sys.exit({code!r:.100})")
+        raise
+    except Exception as error:
+        logger.exception("the server failed")
+        lifecycle.fail(f"the server failed: {type(error).__name__}: {error}")
+    finally:
+        status = _end(reporting, home)
+    if not status.is_success:
+        raise RunFailed(f"{status.value}: {lifecycle.reason}")
+    return result
+
+
+def _home(grid: Grid, model_id: UUID) -> _Home:
+    """The server's settings and folders. Raises ``FlipError`` E0401 in a deployment without a hub."""
+    file = settings_file(SERVER_NAME)
+    deployed = grid.run.primary_task_type == DEPLOYMENT
+    settings = load(ServerSettings, file) if deployed else load_server(file)
+    state = settings.state_dir if settings and settings.state_dir else _default_state()
+    return _Home(model_id, settings, state, state / "flower" / str(model_id))
+
+
+def _default_state() -> Path:
+    home = os.environ.get("FLWR_HOME")
+    return (Path(home) if home else Path.home() / ".flwr") / "flip-state"
+
+
+def _rounds(
+    facts: RunFacts, home: _Home, grid: Grid, reporting: Reporting | LocalReporting, strategy: Strategy
+) -> Rounds:
+    flip_grid = FlipGrid(
+        grid,
+        reporting,
+        slots=facts.slots,
+        quorum=Quorum(facts.min_clients, facts.ignore_result_error),
+        patience=Patience(facts.start_timeout_s, facts.phase_timeout_s),
+        total_rounds=facts.num_rounds,
+    )
+    return Rounds(
+        grid=flip_grid,
+        lifecycle=reporting.lifecycle,
+        folder=home.folder,
+        total=facts.num_rounds,
+        state=StrategyState(strategy),
+        best=BestModel(facts.best_metric, facts.best_minimize) if facts.best_metric else None,
+    )
+
+
+def _record(arrays: Arrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+
+
+def _deliver(rounds: Rounds, facts: RunFacts, home: _Home, reporting: Reporting | LocalReporting) -> None:
+    work = home.folder / "work"
+    tidy([work])  # of a run that was cut off here
+    this = Delivery(
+        models=rounds.keep(),
+        app_dir=facts.app_dir,
+        model_id=home.model_id,
+        round=rounds.done,
+        work=work,
+        state_dir=home.state_dir,
+        settings=home.settings,
+    )
+    stored = deliver(this, lambda: reporting.stop_requested)
+    reporting.lifecycle.uploaded(stored.address, stored.sha256, stored.size_bytes, rounds.done)
+
+
+def _end(reporting: Reporting | LocalReporting, home: _Home) -> ModelStatus:
+    for problem in tidy([home.folder]):
+        reporting.reporter.log(problem, success=False)
+    status = reporting.lifecycle.finish()
+    logger.info("the run ends %s", status.value)
+    reporting.close(CLOSE_TIMEOUT_S)
+    return status
