@@ -8,8 +8,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 
-from flwr.app import Message, UserConfigValue
+from flwr.app import Message, RecordDict, UserConfigValue
+from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
@@ -19,14 +21,13 @@ from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError, EncodeError
 
 __all__ = [
-    "CLIENT_APP_RAISED_EXCEPTION",
-    "LOAD_CLIENT_APP_EXCEPTION",
     "NODE_UNAVAILABLE",
     "SERVER_NODE_ID",
     "NodeInfo",
     "Run",
     "acting_as",
     "be_task",
+    "envelope",
     "message_from_bytes",
     "message_to_bytes",
     "new_id",
@@ -35,10 +36,8 @@ __all__ = [
     "number_message",
 ]
 
-# The id of whatever runs a ServerApp, and the codes of flwr's own error replies.
+# The id of whatever runs a ServerApp, and flwr's own code for a message to a node that is not there.
 SERVER_NODE_ID = int(SUPERLINK_NODE_ID)
-LOAD_CLIENT_APP_EXCEPTION = int(ErrorCode.LOAD_CLIENT_APP_EXCEPTION)
-CLIENT_APP_RAISED_EXCEPTION = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 NODE_UNAVAILABLE = int(ErrorCode.NODE_UNAVAILABLE)
 
 
@@ -66,6 +65,12 @@ def number_message(message: Message) -> str:
     message_id = secrets.token_hex(32)
     message.metadata.__dict__["_message_id"] = message_id
     return message_id
+
+
+def envelope(message: Message) -> Message:
+    """``message`` with only its config records: enough to answer it, whatever becomes of the message itself."""
+    records = message.content.config_records if message.has_content() else {}
+    return make_message(copy(message.metadata), RecordDict(dict(records)))
 
 
 def message_to_bytes(message: Message) -> bytes:
