@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ def event_text(event_type: str, *, global_round: int | None, details: Mapping[st
             total = whole(details.get("total_rounds"))
             return f"{round_} of {total} started" if total is not None else f"{round_} started"
         case EventType.CLIENT_RESULT_RECEIVED:
-            return f"{round_} · {site} returned weights{_sized(details)}"
+            return f"{round_} · {site} returned weights{_sized(details)}{_timed(details)}"
         case EventType.ROUND_AGGREGATED:
             returned, expected = whole(details.get("returned")), whole(details.get("expected"))
             counts = f": {returned} of {expected} sites returned" if None not in (returned, expected) else ""
@@ -73,6 +74,13 @@ def whole(value: object) -> int | None:
 def _sized(details: Mapping[str, Any]) -> str:
     size = whole(details.get("size_bytes"))
     return "" if size is None else f", {size_text(size)}"
+
+
+def _timed(details: Mapping[str, Any]) -> str:
+    seconds = details.get("seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        return ""
+    return f" in {seconds:.1f} s" if seconds < 100 else f" in {seconds:.0f} s"
 
 
 def _waiting(site: str, details: Mapping[str, Any]) -> str:

@@ -228,3 +228,10 @@ def test_a_fork_does_not_freeze_the_childs_lifecycle(box: Outbox, run: Lifecycle
         if any(record.item()["event_type"] == "ROUND_AGGREGATED" for record in batch):
             return
     raise AssertionError("the children's events are missing")
+
+
+def test_a_result_says_how_long_it_took_where_that_is_known(box: Outbox, run: Lifecycle) -> None:
+    """Which site is slow is the first question about a slow run; milliseconds are enough."""
+    run.client_result("Trust_1", 1, 10, seconds=4.12345)
+    run.client_result("Trust_2", 1, 10)
+    assert [event[3] for event in events(box)] == [{"size_bytes": 10, "seconds": 4.123}, {"size_bytes": 10}]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,40 @@ def test_per_class_metrics_under_one_label_stay_distinct(box: Outbox, reporter: 
     reporter.metric("Trust_1", "dice", 0.5, 1, x_value=1, x_label="Class")
     reporter.metric("Trust_1", "dice", 0.7, 1, x_value=2, x_label="Class")
     assert [(item["x_label"], item["x_value"]) for item in items(box)] == [("Class", 1.0), ("Class", 2.0)]
+
+
+def test_reports_made_together_are_one_append_in_their_order(box: Outbox, reporter: Reporter) -> None:
+    """A hundred sites that answer at once must not cost a hundred transactions, nor any report."""
+    with reporter.together():
+        assert reporter.log("first", client="Trust_1")
+        with reporter.together():
+            assert reporter.log("second", client="Trust_1")
+        assert box.is_empty()
+    assert [item["log"] for item in items(box)] == ["first", "second"]
+
+
+def test_what_was_reported_before_an_error_is_kept(box: Outbox, reporter: Reporter) -> None:
+    """The run that fails in the middle of a batch is the one whose reports matter."""
+    with pytest.raises(SystemExit), reporter.together():
+        sys.exit(reporter.failure("Trust_1", "Traceback"))
+    assert [item["log"] for item in items(box)] == ["Traceback"]
+    assert reporter.log("afterwards")
+    assert len(items(box)) == 2
+
+
+def test_another_threads_reports_do_not_wait_for_a_batch(box: Outbox, reporter: Reporter) -> None:
+    """A cause that a watcher notes must be on disk while the main thread still collects."""
+    with reporter.together():
+        thread = threading.Thread(target=reporter.log, args=("elsewhere",))
+        thread.start()
+        thread.join()
+        assert [item["log"] for item in items(box)] == ["elsewhere"]
+
+
+@pytest.mark.parametrize("text", ["plain", 'quote " and \\u0041', "Königsallee", "\ud800 half", "nul \0 byte", "tab\t"])
+def test_any_text_is_kept_as_ascii_json(box: Outbox, reporter: Reporter, text: str) -> None:
+    """The quick way of writing a report must say the same as the careful one, and never what no database stores."""
+    assert reporter.log(text)
+    (record,) = box.collect(release=True)
+    assert record.body.isascii()
+    assert record.item()["log"] == text.replace("\0", "\ufffd").replace("\ud800", "?")
