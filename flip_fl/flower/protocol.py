@@ -29,6 +29,9 @@ ROWS_RECORD = "flip.rows"
 SITE_RECORD = "flip.site"
 QUERY_SLOT = "query.flip_slot"
 
+# Key of a node's config: a file of this one process whose presence stops its work (see `flip_fl.app.stop`).
+STOP_FILE = "stop-file"
+
 # Codes of `flwr.app.Error`; Flower's own are below 1000.
 FAILED = 1000  # an exception in the app
 REJECTED = 1001  # the server cannot use the reply
