@@ -427,6 +427,24 @@ _ENTRIES = (
         "The folder holds config.json and models.py with get_model().",
     ),
     Entry(
+        "E0531",
+        ExitCode.USAGE,
+        "this node does not know which kit slot it is: {problem}",
+        "its settings, its data and its metrics belong to a slot",
+        "start the SuperNode with --node-config 'slot=\"Trust_1\"'",
+        "Looked at in this order: slot in the node's config, SUPERNODE_NAME in its environment, in a simulation "
+        "partition-id (the place in flip-slots), and what the server says.",
+    ),
+    Entry(
+        "E0532",
+        ExitCode.FAILED,
+        "the message of the server cannot be worked on: {problem}",
+        "a task needs the global model, as one ArrayRecord",
+        "let the strategy send it, under the name \"arrays\"",
+        "Flower's own strategies do; a strategy of one's own builds its messages in configure_train and "
+        "configure_evaluate.",
+    ),
+    Entry(
         "E0601",
         ExitCode.REFUSED,
         "kits for {sites} exist in {folder}",

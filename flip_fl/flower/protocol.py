@@ -60,21 +60,35 @@ class TaskNote:
 
 
 def with_task(content: RecordDict, note: TaskNote) -> RecordDict:
-    """A shallow copy of ``content`` that carries ``note``: the strategy's own records stay as they are."""
+    """A shallow copy of ``content`` that carries ``note``; ``content`` and its records stay as they are.
+
+    The note stands in a record of its own, or among the entries of the only ConfigRecord that is there: Flower's
+    clipping mods answer a second ConfigRecord with an error.
+    """
     copy = RecordDict(dict(content.items()))
-    copy[TASK_RECORD] = ConfigRecord({"slot": note.slot, "round": note.round, "total-rounds": note.total_rounds})
+    facts: dict[str, Any] = {"slot": note.slot, "round": note.round, "total-rounds": note.total_rounds}
+    configs = [name for name, record in content.items() if isinstance(record, ConfigRecord)]
+    if len(configs) == 1 and configs != [TASK_RECORD]:
+        beside = {f"{TASK_RECORD}.{name}": value for name, value in facts.items()}
+        copy[configs[0]] = ConfigRecord({**_config(content, configs[0]), **beside})
+    else:
+        copy[TASK_RECORD] = ConfigRecord(facts)
     return copy
 
 
 def get_task(content: RecordDict) -> TaskNote:
     """The server's note; the round of the strategy's own config record where a foreign server wrote none."""
-    record = _config(content, TASK_RECORD)
-    round_ = _whole(record.get("round")) or _whole(_config(content, CONFIG).get(SERVER_ROUND))
-    slot = record.get("slot")
+    facts: dict[str, Any] = {}
+    for record in content.values():
+        if isinstance(record, ConfigRecord):
+            prefix = f"{TASK_RECORD}."
+            facts |= {name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)}
+    facts |= _config(content, TASK_RECORD)
+    slot = facts.get("slot")
     return TaskNote(
         slot=slot if isinstance(slot, str) else "",
-        round=round_,
-        total_rounds=_whole(record.get("total-rounds")),
+        round=_whole(facts.get("round")) or _whole(_config(content, CONFIG).get(SERVER_ROUND)),
+        total_rounds=_whole(facts.get("total-rounds")),
     )
 
 
@@ -251,9 +265,14 @@ def _count(refused: dict[str, int], reason: str, count: int = 1) -> None:
 
 def _parsed(text: Any) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_number)
     except (TypeError, ValueError, RecursionError):
         return None
+
+
+def _number(digits: str) -> int | float:
+    """A whole number as JSON has it; one beyond 64 bits as a float, which every check downstream can take."""
+    return int(digits) if len(digits) < len(str(2**63)) else float(digits)
 
 
 def _config(content: RecordDict, name: str) -> Mapping[str, Any]:
