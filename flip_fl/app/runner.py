@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import random
@@ -54,6 +55,7 @@ class Session:
 
     ``publish`` gets live batches of wire items (called from this thread and from a timer's); ``aborted`` says
     whether the run was stopped. ``show_output`` lets the app's prints through, for a developer's own machine.
+    ``failed`` gets the exception that ended a task, as it was raised: its text may hold patients' data.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Session:
         memory: dict[str, Any] | None = None,
         *,
         show_output: bool = False,
+        failed: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.app_dir = app_dir
         self.source = source
@@ -72,6 +75,7 @@ class Session:
         self.aborted = aborted
         self.memory: dict[str, Any] = {} if memory is None else memory
         self.show_output = show_output
+        self.failed = failed
         self.loader = AppLoader(app_dir)
         self.output_reported = False
         self._config: AppConfig | None = None
@@ -196,6 +200,8 @@ def _examples(returned: Mapping[Any, Any], spec: SiteSpec) -> int:
 
 
 def _failure(error: BaseException, spec: SiteSpec, session: Session) -> Failure:
+    with contextlib.suppress(Exception):
+        session.failed(error)
     return Failure.of(
         error, slot=spec.slot, task=spec.task.value, round=spec.round, stage=spec.stage, app_dir=session.app_dir
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,4 +60,4 @@ class StopFlag:
         if now < self._next:
             return False
         self._next = now + self._every_s
-        return any(path.exists() for path in self._files)
+        return any(os.path.exists(path) for path in self._files)  # a folder that may not be read is no stop

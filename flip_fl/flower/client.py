@@ -1,0 +1,168 @@
+"""The client's side: runs the tasks of a neutral app in a trust and sends back arrays, numbers and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+
+from flip_fl.app.config import AppConfig
+from flip_fl.app.runner import Result, Session, run_task
+from flip_fl.app.site import SiteSpec
+from flip_fl.app.stop import StopFlag, stop_file
+from flip_fl.app.tensors import Arrays
+from flip_fl.data.sources import open_source
+from flip_fl.errors import FlipError
+from flip_fl.flower import protocol
+from flip_fl.flower.claim import claimed_slot, exported, site_facts
+from flip_fl.flower.mods import failed, flip_mods, keep_at_site
+from flip_fl.flower.protocol import ABORTED, ARRAYS, FAILED, METRICS, NUM_EXAMPLES, TaskNote, error_reason
+from flip_fl.values import Task
+
+MODEL_ID = "flip-model-id"
+PROJECT_ID = "flip-project-id"
+QUERY = "flip-cohort-query"
+JOB_DIR = "flip-job-dir"
+NUM_ROUNDS = "num-server-rounds"
+# In a node's config: a file whose presence stops the task, for whoever runs the node and cannot reach into it.
+STOP_FILE = "flip-stop-file"
+
+_MAX_INT = 2**63 - 1
+
+
+def client_app(
+    app_dir: Path, *, mods: Sequence[Mod] | None = None, aborted: Callable[[], bool] = lambda: False
+) -> ClientApp:
+    """The ClientApp of the neutral app in ``app_dir`` (flip-job-dir in the run config names another folder).
+
+    ``train`` runs the app's ``train``, ``evaluate`` its ``validate``. ``mods``: further ones around ``train``, inside
+    of ours (``flip_mods``). ``aborted``: asked by long trainings, beside the stop files (see ``flip_fl.app.stop``).
+
+    What the app keeps in ``site.memory`` lives as long as this process; it works as well with a process a message.
+    """
+    sites = _Sites(app_dir, aborted)
+    app = ClientApp(mods=flip_mods(app_dir))
+
+    @app.train(mods=list(mods or ()))
+    def train(message: Message, context: Context) -> Message:
+        return sites.answer(Task.TRAIN, message, context)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return sites.answer(Task.VALIDATE, message, context)
+
+    @app.query(protocol.QUERY_SLOT.partition(".")[2])
+    def flip_slot(message: Message, context: Context) -> Message:
+        told = protocol.get_task(message.content).slot
+        content = RecordDict()
+        protocol.stamp_slot(content, claimed_slot(context.node_config, context.run_config, told))
+        return Message(content, reply_to=message)
+
+    return app
+
+
+@dataclass(frozen=True)
+class _OpenSite:
+    run_id: int
+    session: Session
+    environment: Mapping[str, str]
+
+
+class _Sites:
+    """The sites that this process has been: usually one, in a simulation several, one after another."""
+
+    def __init__(self, app_dir: Path, aborted: Callable[[], bool]) -> None:
+        self._app_dir = app_dir
+        self._aborted = aborted
+        self._open_sites: dict[str, _OpenSite] = {}
+
+    def answer(self, task: Task, message: Message, context: Context) -> Message:
+        note = protocol.get_task(message.content)
+        folder = Path(str(context.run_config.get(JOB_DIR) or self._app_dir))
+        try:
+            slot = claimed_slot(context.node_config, context.run_config, note.slot)
+            site = self._open(slot, folder, context)
+            session = site.session
+            spec = _spec(session.config, slot, note, task, context.run_config)
+            key, arrays = _arrays(message.content)
+        except Exception as error:
+            return failed(message, context, error, folder, task=task.value)
+        session.failed = partial(keep_at_site, slot=slot, where=spec.where())
+        with exported(site.environment):
+            result = run_task(task, arrays, spec, session)
+        return _reply(result, task, slot, key, message)
+
+    def _open(self, slot: str, folder: Path, context: Context) -> _OpenSite:
+        known = self._open_sites.get(slot)
+        if known is not None and known.run_id == context.run_id:
+            return known
+        if known is not None:
+            known.session.close()
+        facts = site_facts(slot)
+        session = Session(app_dir=folder, source=open_source(slot))
+        files = []
+        model_id = _model_id(context.run_config, session.config)
+        if facts.state_dir is not None and model_id is not None:
+            files.append(stop_file(facts.state_dir, model_id))
+        if context.node_config.get(STOP_FILE):
+            files.append(Path(str(context.node_config[STOP_FILE])))
+        session.aborted = StopFlag(files, self._aborted)
+        self._open_sites[slot] = _OpenSite(context.run_id, session, facts.environment)
+        return self._open_sites[slot]
+
+
+def _spec(config: AppConfig, slot: str, note: TaskNote, task: Task, run_config: Mapping[str, Any]) -> SiteSpec:
+    rounds = run_config.get(NUM_ROUNDS)
+    return SiteSpec(
+        slot=slot,
+        round=note.round or 1,
+        total_rounds=note.total_rounds or (rounds if isinstance(rounds, int) else 0) or config.global_rounds,
+        task=task,
+        stage=None,
+        seed=config.seed,
+        project_id=str(run_config.get(PROJECT_ID) or ""),
+        query=str(run_config.get(QUERY) or "") or config.query,
+    )
+
+
+def _model_id(run_config: Mapping[str, Any], config: AppConfig) -> UUID | None:
+    for value in (run_config.get(MODEL_ID), config.flip_model_id):
+        try:
+            return UUID(str(value))
+        except ValueError:
+            continue
+    return None
+
+
+def _arrays(content: RecordDict) -> tuple[str, Arrays]:
+    """The model that the server has sent, and the name of its record. Raises ``FlipError`` E0532."""
+    records = content.array_records
+    if ARRAYS not in records and len(records) != 1:
+        raise FlipError("E0532", problem=f"it holds {len(records) or 'no'} ArrayRecords and none is called '{ARRAYS}'")
+    key = ARRAYS if ARRAYS in records else next(iter(records))
+    try:
+        return key, {name: array.numpy() for name, array in records[key].items()}
+    except (ValueError, TypeError, EOFError) as error:
+        raise FlipError("E0532", problem=f"its arrays cannot be read ({type(error).__name__})") from None
+
+
+def _reply(result: Result, task: Task, slot: str, key: str, message: Message) -> Message:
+    if result.aborted:
+        return Message(Error(ABORTED, error_reason(slot, aborted=True, items=result.events)), reply_to=message)
+    if result.failure is not None:
+        return Message(Error(FAILED, error_reason(slot, failure=result.failure, items=result.events)), reply_to=message)
+    content = RecordDict()
+    if task is Task.TRAIN:
+        content[key] = ArrayRecord({name: Array(array) for name, array in result.arrays.items()})
+    # Beyond 64 bits a record cannot be sent; the server refuses such a number by name.
+    examples = min(result.num_examples, _MAX_INT)
+    content[METRICS] = MetricRecord({NUM_EXAMPLES: examples, **result.metrics})
+    protocol.put_report(content, slot, result.events)
+    return Message(content, reply_to=message)
