@@ -101,16 +101,15 @@ class Deployment:
         assert self.superlink is not None
         _kill(self.superlink)
 
-    def add_nodes(self, *names: str, **environment: str) -> list[Node]:
+    def add_nodes(self, *names: str, only: Mapping[str, Mapping[str, str]] | None = None) -> list[Node]:
         """Make a key for each name, register it under that name (empty: under none) and start its SuperNode.
 
-        ``environment`` is added to the SuperNodes' own.
+        ``only`` holds by name what is added to the environment of that node.
         """
-        added = [(name, self._key(name)) for name in names]
         with ThreadPoolExecutor(len(names)) as pool:
-            registered = list(pool.map(lambda each: self._register(*each), added))
+            registered = list(pool.map(self.register, names))
         for node in registered:
-            self.start_node(node, **environment)
+            self.start_node(node, **(only or {}).get(node.name, {}))
         for node in registered:
             self.wait_online(node)
         return registered
@@ -194,7 +193,9 @@ class Deployment:
             command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
         )
 
-    def _register(self, name: str, key: Path) -> Node:
+    def register(self, name: str) -> Node:
+        """A new key, registered under ``name`` (empty: under none); its node is not started."""
+        key = self._key(name)
         words = ["--name", name] if name else []
         answer = self.flwr("supernode", "register", f"{key}.pub", "tls", *words)
         return Node(name, int(answer["node-id"]), key)
