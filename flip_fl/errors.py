@@ -409,6 +409,49 @@ _ENTRIES = (
         fix="read {report}",
         explain="A person stopped the run, here or at the hub. What it had measured is kept.",
     ),
+    Entry(
+        "E0520",
+        ExitCode.USAGE,
+        "{server} knows no run {run}",
+        "a run is watched under the id that the engine gave it when it was submitted",
+        "flwr ls {connection}",
+        "A SuperLink without --database forgets its runs when it is started anew. A run that was seen before is then "
+        "reported to the hub as lost; one that was never seen may be a typing error, and nothing is written.",
+    ),
+    Entry(
+        "E0521",
+        ExitCode.UNREACHABLE,
+        "gave up watching after {seconds} s, waiting for {awaited}",
+        "the run was not touched, and nothing was written to the hub",
+        "watch it again with a longer --timeout",
+        "A watchdog may be started anew at any time: it keeps nothing but what hub and engine tell it.",
+        retryable=True,
+    ),
+    Entry(
+        "E0522",
+        ExitCode.USAGE,
+        "the runs of {engine} cannot be looked up: {problem}",
+        "flwr ls {connection} was refused",
+        "correct the connection in config.toml of FLWR_HOME",
+        "flip-fl asks the SuperLink with flwr ls, as you would; the connection is a name in Flower's own configuration.",
+    ),
+    Entry(
+        "E0530",
+        ExitCode.USAGE,
+        "{folder} is not a Flower app that can be run: {problem}",
+        "its pyproject.toml names a ServerApp and a ClientApp, and declares the run config",
+        "mend {folder}/pyproject.toml; `flwr build` checks it, too",
+        "[tool.flwr.app.components] has serverapp and clientapp, each as module:attribute; every key of the run config "
+        "is declared with its default in [tool.flwr.app.config].",
+    ),
+    Entry(
+        "E0531",
+        ExitCode.USAGE,
+        "the run config cannot be given '{given}': {problem}",
+        "Flower takes only keys that the app declares, each with a value of the declared type",
+        "{fix}",
+        "The keys stand in [tool.flwr.app.config] of the app's pyproject.toml.",
+    ),
     # -- kits ---------------------------------------------------------------------------------------------------
     Entry(
         "E0521",
@@ -440,7 +483,7 @@ _ENTRIES = (
         ExitCode.FAILED,
         "the message of the server cannot be worked on: {problem}",
         "a task needs the global model, as one ArrayRecord",
-        "let the strategy send it, under the name \"arrays\"",
+        'let the strategy send it, under the name "arrays"',
         "Flower's own strategies do; a strategy of one's own builds its messages in configure_train and "
         "configure_evaluate.",
     ),
