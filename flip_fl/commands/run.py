@@ -13,7 +13,7 @@ from flip_fl.commands.common import guided
 from flip_fl.commands.output import Output, color_wanted
 from flip_fl.commands.suggest import did_you_mean
 from flip_fl.errors import ExitCode, FlipError
-from flip_fl.simulate.model import ENGINES, RunOptions
+from flip_fl.simulate.model import ENGINES, RUNTIMES, RunOptions, check_names
 from flip_fl.values import natural_key
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         "run",
         cls=guided(
             "flip-fl run examples/breast_cancer --engine nvflare --sites 2",
-            "flip-fl run examples/breast_cancer --rounds 2 --out runs/short --baselines",
+            "flip-fl run examples/breast_cancer --engine flower --rounds 2 --out runs/short --baselines",
             "flip-fl run examples/breast_cancer --sites 3 --site Trust_1 --site Trust_3 --rounds 1 --json",
             exits=(ExitCode.FAILED, ExitCode.UNREACHABLE, ExitCode.REFUSED, ExitCode.STOPPED),
         ),
@@ -39,6 +39,9 @@ def run(
     context: typer.Context,
     app_dir: Annotated[Path, typer.Argument(metavar="APP_DIR", help="The app's folder: config.json, models.py, …")],
     engine: Annotated[str, typer.Option(metavar="NAME", help=f"One of: {', '.join(ENGINES)}.")] = ENGINES[0],
+    runtime: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"How Flower runs: {', '.join(RUNTIMES['flower'])} (the first).")
+    ] = None,
     sites: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_SITES, metavar="N", help="How many kit slots there are: Trust_1 … Trust_N (2)."),
@@ -63,7 +66,7 @@ def run(
     Ends with the measurements, the results' address and a report to open. Ctrl-C stops the run: the hub says Stopped.
     """
     output = Output.of(context)
-    check_engine(engine)
+    check_names(engine, runtime or "", did_you_mean)
     check_app_folder(app_dir)
     count, slots = chosen_slots(sites, site or [])
     check_data(data, images)
@@ -77,6 +80,7 @@ def run(
         images=images,
         out=out,
         baselines=baselines,
+        runtime=runtime or "",
     )
     return finish(output, _watched(output, options))
 
@@ -126,17 +130,6 @@ def _failures_told(count: int) -> str:
     if count == 0:
         return ""
     return "the report has the traceback" if count == 1 else f"the report has the tracebacks of {count} failures"
-
-
-def check_engine(engine: str) -> None:
-    """Raises ``FlipError`` E0510 for a name that is no engine."""
-    if engine not in ENGINES:
-        raise FlipError(
-            "E0510",
-            engine=engine,
-            engines=", ".join(ENGINES),
-            suggestion=did_you_mean(engine, ENGINES) or f"--engine {ENGINES[0]}",
-        )
 
 
 def check_app_folder(folder: Path) -> None:

@@ -8,9 +8,8 @@ from typing import Protocol
 from uuid import UUID
 
 from flip_fl.app.config import AppConfig
-from flip_fl.errors import FlipError
 from flip_fl.simulate.folder import RunFolder
-from flip_fl.simulate.model import ENGINES, RUNTIMES
+from flip_fl.simulate.model import RUNTIMES, check_names
 
 
 class EngineRun(Protocol):
@@ -58,21 +57,11 @@ def find_engine(name: str, runtime: str = "") -> Engine:
 
     Raises ``FlipError`` E0510 for a name that is no engine, E0514 for a runtime that the engine has not.
     """
-    if name not in ENGINES:
-        raise FlipError("E0510", engine=name, engines=", ".join(ENGINES), suggestion=f"--engine {ENGINES[0]}")
-    known = RUNTIMES[name]
-    if runtime and runtime not in known:
-        raise FlipError(
-            "E0514",
-            runtime=runtime,
-            engine=name,
-            runtimes=", ".join(known) or "none to choose from",
-            suggestion=f"--runtime {known[0]}" if known else "leave --runtime out",
-        )
+    check_names(name, runtime)
     if name == "flower":
         from flip_fl.simulate.flower import runtimes
 
-        return runtimes()[runtime or known[0]]
+        return runtimes()[runtime or RUNTIMES[name][0]]
     from flip_fl.simulate.nvflare import NVFlare
 
     return NVFlare()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from flip_fl.errors import FlipError
 from flip_fl.values import ModelStatus
 
 # An engine's ways to run on one machine, the first one first; NVFLARE has its simulator and nothing to choose.
@@ -18,6 +19,28 @@ ENGINES = tuple(RUNTIMES)
 
 if TYPE_CHECKING:
     from flip_fl.dashboard.story import Story
+
+
+def check_names(
+    engine: str, runtime: str = "", near: Callable[[str, Sequence[str]], str | None] = lambda _, __: None
+) -> None:
+    """Raises ``FlipError`` E0510 for a name that is no engine, E0514 for a runtime that the engine has not.
+
+    ``near`` says which of the known names may have been meant (None: it cannot say).
+    """
+    if engine not in ENGINES:
+        suggestion = near(engine, ENGINES) or f"--engine {ENGINES[0]}"
+        raise FlipError("E0510", engine=engine, engines=", ".join(ENGINES), suggestion=suggestion)
+    known = RUNTIMES[engine]
+    if runtime and runtime not in known:
+        other = f"--runtime {known[0]}" if known else "leave --runtime out"
+        raise FlipError(
+            "E0514",
+            runtime=runtime,
+            engine=engine,
+            runtimes=", ".join(known) or "none to choose from",
+            suggestion=near(runtime, known) or other,
+        )
 
 
 @dataclass(frozen=True)
