@@ -12,7 +12,7 @@ import click
 import typer
 
 from flip_fl import __version__
-from flip_fl.commands import doctor, explain, hub, kit, provision, results, run, sync
+from flip_fl.commands import doctor, explain, hub, job, kit, provision, results, run, sync
 from flip_fl.commands.common import Common, guided_group
 from flip_fl.commands.output import Output, abandon, write
 from flip_fl.commands.usage import refusal
@@ -37,6 +37,7 @@ def build() -> typer.Typer:
     for module in (run, doctor, explain, sync, provision):
         module.register(app)
     app.add_typer(hub.build(), name="hub")
+    app.add_typer(job.build(), name="job")
     app.add_typer(kit.build(), name="kit")
     app.add_typer(results.build(), name="results")
     return app

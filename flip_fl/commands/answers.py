@@ -250,6 +250,23 @@ class KitVerified:
 
 
 @dataclass(frozen=True)
+class JobWatched:
+    """``flip-fl job watch``. ``engine_state`` is the engine's last word, null when it was not asked; ``written`` says
+    that this watchdog told the hub the end."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.job-watch/1"
+    model_id: UUID
+    engine: str
+    run: str
+    engine_state: str | None
+    status: str
+    words: str
+    reason: str | None
+    written: bool
+    note: str | None
+
+
+@dataclass(frozen=True)
 class ErrorEnvelope:
     """What every command answers instead when it fails; ``data`` only where something was found out all the same."""
 
@@ -279,4 +296,5 @@ ANSWERS: tuple[Any, ...] = (
     VerifyAnswer,
     Provisioned,
     KitVerified,
+    JobWatched,
 )
