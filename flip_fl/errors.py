@@ -410,7 +410,7 @@ _ENTRIES = (
         explain="A person stopped the run, here or at the hub. What it had measured is kept.",
     ),
     Entry(
-        "E0530",
+        "E0541",
         ExitCode.USAGE,
         "{server} knows no run {run}",
         "a run is watched under the id that the engine gave it when it was submitted",
@@ -419,7 +419,7 @@ _ENTRIES = (
         "reported to the hub as lost; one that was never seen may be a typing error, and nothing is written.",
     ),
     Entry(
-        "E0531",
+        "E0542",
         ExitCode.UNREACHABLE,
         "gave up watching after {seconds} s, waiting for {awaited}",
         "the run was not touched, and nothing was written to the hub",
@@ -428,7 +428,7 @@ _ENTRIES = (
         retryable=True,
     ),
     Entry(
-        "E0532",
+        "E0543",
         ExitCode.USAGE,
         "the runs of {engine} cannot be looked up: {problem}",
         "flwr ls {connection} was refused",

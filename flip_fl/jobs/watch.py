@@ -66,8 +66,8 @@ def watch(
 ) -> Watched:
     """Watch until the hub knows how ``run`` ended, telling it if nobody else does.
 
-    ``tell`` gets a line when something changes, and one a minute. Raises ``FlipError``: E0530 (the engine knows no
-    such run), E0532 (the engine cannot be asked), E0531 (not over within ``timeout_s``), and those of ``HubModel``.
+    ``tell`` gets a line when something changes, and one a minute. Raises ``FlipError``: E0541 (the engine knows no
+    such run), E0543 (the engine cannot be asked), E0542 (not over within ``timeout_s``), and those of ``HubModel``.
     """
     hub = HubModel(settings, model_id)
     try:
@@ -113,7 +113,7 @@ class _Watchdog:
             left = deadline - time.monotonic()
             if left <= 0:
                 awaited = f"{action.awaited} ({self._away})" if self._away else action.awaited
-                raise FlipError("E0531", seconds=f"{timeout_s:.0f}", awaited=awaited)
+                raise FlipError("E0542", seconds=f"{timeout_s:.0f}", awaited=awaited)
             self._news.say(self._words(action.awaited))
             time.sleep(min(every_s, left))
 
@@ -194,8 +194,8 @@ class _Watchdog:
 
     def _refusal(self, action: Refuse) -> FlipError:
         if action.unknown:
-            return FlipError("E0530", server=self._runs.server, run=self._run, connection=self._runs.connection)
-        return FlipError("E0532", engine=self._runs.engine, problem=action.problem, connection=self._runs.connection)
+            return FlipError("E0541", server=self._runs.server, run=self._run, connection=self._runs.connection)
+        return FlipError("E0543", engine=self._runs.engine, problem=action.problem, connection=self._runs.connection)
 
     def _words(self, awaited: str) -> str:
         engine = f"{self._runs.engine}: {self._engine.state}" if self._engine else f"{self._runs.engine}: not asked"
