@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import psutil
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from flip_fl.flower.local import LOCAL_RUN, DirectSite, LocalGrid, LocalSite
-from flip_fl.flower.protocol import FAILED, get_report, with_task
+from flip_fl.flower.local_process import ProcessSite
+from flip_fl.flower.protocol import FAILED, LOST, get_report, with_task
 from flip_fl.flower.protocol import TaskNote as Note
 
 CLIENT_APP = '''
@@ -88,6 +92,9 @@ def sleep(message, context):
     return Message(RecordDict(), reply_to=message)
 '''
 
+# What a site's process gets, and all that it gets.
+ENVIRONMENT = {"PATH": os.environ["PATH"], "SITE_ONLY": "1"}
+
 MakeSite = Callable[[str], LocalSite]
 
 
@@ -124,17 +131,28 @@ def _app(job: Path) -> ClientApp:
     return cast(ClientApp, module.app)
 
 
-@pytest.fixture(params=["direct"])
+@pytest.fixture(params=["direct", "process"])
 def make_site(request: pytest.FixtureRequest, job: Path, tmp_path: Path) -> Iterator[MakeSite]:
     """Makes sites of one kind and closes them."""
     with ExitStack() as stack:
 
         def make(slot: str) -> LocalSite:
-            site = DirectSite(slot, _app(job), {"rate": 0.5})
+            site: LocalSite
+            if request.param == "direct":
+                site = DirectSite(slot, _app(job), {"rate": 0.5})
+            else:
+                site = ProcessSite(slot, job, {"rate": 0.5}, env=ENVIRONMENT, log_dir=tmp_path / "logs")
             stack.callback(site.close, 0.0)
             return site
 
         yield make
+
+
+@pytest.fixture
+def process(job: Path, tmp_path: Path) -> Iterator[ProcessSite]:
+    """A site in a process of its own, logging to ``tmp_path/logs``."""
+    with closing(ProcessSite("Trust_1", job, {"rate": 0.5}, env=ENVIRONMENT, log_dir=tmp_path / "logs")) as site:
+        yield site
 
 
 def _arrays(**arrays: Any) -> ArrayRecord:
@@ -271,3 +289,106 @@ def test_a_late_reply_waits_for_who_asks_and_does_not_keep_the_grid_awake(make_s
     (kept,) = grid.pull_messages([early.metadata.message_id])
     assert kept.metadata.reply_to_message_id == early.metadata.message_id
     assert grid.pull_messages([early.metadata.message_id]) == []
+
+
+# -- a site in a process of its own --------------------------------------------------------------------------------
+
+
+def _wait(grid: LocalGrid, message: Message, timeout_s: float = 30.0) -> Message:
+    deadline = time.monotonic() + timeout_s
+    while not (got := grid.pull_messages([message.metadata.message_id])):
+        assert time.monotonic() < deadline, "no reply"
+        grid.wait(1.0)
+    return got[0]
+
+
+def _until(done: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_process_gets_the_environment_it_is_given_and_lives_through_all_rounds(
+    process: ProcessSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site must not find the server's keys in its environment; its process is where an app keeps its memory."""
+    monkeypatch.setenv("SERVER_SECRET", "1")
+    grid = LocalGrid([process])
+    said = [grid.send_and_receive([_ask(grid)], timeout=60)[0].content.config_records["said"] for _ in range(2)]
+    assert [record["pid"] for record in said] == [process.pid, process.pid]
+    names = said[0]["environment"]
+    assert isinstance(names, list)
+    assert "SITE_ONLY" in names
+    assert "SERVER_SECRET" not in names
+    command = psutil.Process(process.pid).cmdline()
+    assert "rate" not in " ".join(command), "the run config, with the cohort's query, is not for the process list"
+
+
+def test_what_an_app_prints_goes_to_the_sites_log_and_not_among_the_messages(
+    process: ProcessSite, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Any print of an app would otherwise break the messages, or show patients' data to the server."""
+    grid = LocalGrid([process])
+    (reply,) = grid.send_and_receive([_ask(grid, "query.noise")], timeout=60)
+    assert reply.has_content()
+    (failed,) = grid.send_and_receive([_ask(grid, "evaluate", patient="P-4711")], timeout=60)
+    assert failed.has_error()
+    log = (tmp_path / "logs" / "Trust_1.log").read_text()
+    for words in ("printed by the app", "written by the app", "echo from a child", "told by the app", "P-4711"):
+        assert words.removeprefix("echo ") in log
+    assert capfd.readouterr() == ("", "")
+
+
+def test_100_mb_pass_both_ways_and_two_large_messages_wait_for_each_other(process: ProcessSite) -> None:
+    """Both sides writing at once must not block each other, however large the model."""
+    grid = LocalGrid([process])
+    large = np.random.default_rng(1).standard_normal(12_500_000)
+    messages = []
+    for _ in range(2):
+        content = RecordDict({"arrays": _arrays(w=large), "config": ConfigRecord({})})
+        messages.append(Message(content, process.node_id, "train"))
+    replies = grid.send_and_receive(messages, timeout=120)
+    assert len(replies) == 2
+    assert np.array_equal(replies[0].content.array_records["arrays"]["w"].numpy(), large + 1)
+
+
+def test_a_process_that_ends_is_told_at_once_with_its_exit_code(process: ProcessSite) -> None:
+    """A site that crashed must cost its round seconds, and say why; a later message must not wait for it either."""
+    grid = LocalGrid([process])
+    messages = [_ask(grid, "query.leave"), _ask(grid)]
+    replies = grid.send_and_receive(messages, timeout=60)
+    assert [r.metadata.reply_to_message_id for r in replies] == [m.metadata.message_id for m in messages]
+    started = time.monotonic()
+    replies += grid.send_and_receive([_ask(grid)])
+    assert time.monotonic() - started < 0.5
+    for reply in replies:
+        assert reply.error.code == LOST
+        failure = get_report(reply).failure
+        assert failure is not None
+        assert failure.slot == "Trust_1"
+        assert "ended with exit code 7" in failure.headline
+
+
+def test_a_process_killed_in_the_middle_of_its_task_is_told_at_once(process: ProcessSite, tmp_path: Path) -> None:
+    """kill -9 is what a machine without memory does."""
+    grid = LocalGrid([process])
+    note = tmp_path / "note"
+    message = _ask(grid, "query.sleep", seconds=600.0, note=str(note))
+    grid.push_messages([message])
+    _until(lambda: note.exists() and note.read_text() != "")
+    os.kill(process.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    reply = _wait(grid, message)
+    assert time.monotonic() - killed < 1.0
+    assert reply.error.code == LOST
+    failure = get_report(reply).failure
+    assert failure is not None
+    assert "signal 9 (SIGKILL" in failure.headline
