@@ -7,8 +7,8 @@ import struct
 from collections import deque
 
 _LENGTH = struct.Struct(">Q")
-# Protobuf makes nothing longer; what says it is longer is no frame of ours.
-MAX_FRAME_BYTES = 2**31
+# What says that it is longer is no frame of ours.
+MAX_FRAME_BYTES = 2**36
 _BUFFER_BYTES = 4 * 2**20
 
 
@@ -31,7 +31,7 @@ def send_frame(connection: socket.socket, data: bytes) -> None:
     connection.sendall(data)
 
 
-def receive_frame(connection: socket.socket) -> bytes | None:
+def receive_frame(connection: socket.socket) -> bytearray | None:
     """The next frame, however long that takes; None when the other side has closed the connection."""
     reader = FrameReader(connection)
     while (frame := reader.read()) is None and not reader.closed:
@@ -74,7 +74,7 @@ class FrameReader:
         self._expect(_LENGTH.size)
         self.closed = False
 
-    def read(self) -> bytes | None:
+    def read(self) -> bytearray | None:
         """A frame, or None: there is none yet, or ``closed``. Raises ``BrokenFrame`` for an absurd length."""
         while not self.closed:
             while self._filled < len(self._buffer):
@@ -92,11 +92,14 @@ class FrameReader:
             self._head = not self._head
             if self._head:
                 self._expect(_LENGTH.size)
-                return bytes(done)
+                return done
             (length,) = _LENGTH.unpack(done)
             if length > MAX_FRAME_BYTES:
                 raise BrokenFrame(f"a frame of {length} bytes")
-            self._expect(length)
+            try:
+                self._expect(length)
+            except MemoryError:
+                raise BrokenFrame(f"a frame of {length} bytes, for which there is no memory") from None
         return None
 
     def _expect(self, length: int) -> None:

@@ -6,11 +6,12 @@ A later flwr may move any of it; what breaks then, breaks here.
 from __future__ import annotations
 
 import secrets
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 
-from flwr.app import Message, RecordDict, UserConfigValue
+from flwr.app import Array, ArrayRecord, Message, RecordDict, UserConfigValue
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -35,6 +36,8 @@ __all__ = [
     "node_info",
     "number_message",
 ]
+
+_LENGTH = struct.Struct(">Q")
 
 # The id of whatever runs a ServerApp, and flwr's own code for a message to a node that is not there.
 SERVER_NODE_ID = int(SUPERLINK_NODE_ID)
@@ -74,25 +77,62 @@ def envelope(message: Message) -> Message:
 
 
 def message_to_bytes(message: Message) -> bytes:
-    """``message``, its id included, in flwr's own protobuf form.
+    """``message``, its id included: the length of flwr's own protobuf form, that form, and the arrays' data.
 
-    Raises ``ValueError`` for what has no such form: more than 2 GiB, or a value of a type that records do not hold.
+    The data stay out of the protobuf: it would copy them several times, and holds no more than 2 GiB.
+    Raises ``ValueError`` for what has no such form: a value of a type that records do not hold.
     """
+    data: list[bytes] = []
     try:
-        return bytes(message_to_proto(message).SerializeToString())
-    except (EncodeError, TypeError, ValueError) as error:
+        content = _without_data(message.content, data) if message.has_content() else None
+        light = make_message(message.metadata, content, message.error if message.has_error() else None)
+        head = bytes(message_to_proto(light).SerializeToString())
+    except (EncodeError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"the message cannot be serialised ({type(error).__name__})") from error
+    return b"".join([_LENGTH.pack(len(head)), head, *data])
 
 
-def message_from_bytes(data: bytes) -> Message:
+def message_from_bytes(data: bytes | bytearray) -> Message:
     """The message that ``message_to_bytes`` made ``data`` of. Raises ``ValueError`` for anything else."""
     try:
-        proto = ProtoMessage.FromString(data)
-        if proto.HasField("content") == proto.HasField("error"):
-            raise ValueError("it holds neither content nor an error, or both")
-        return message_from_proto(proto)
-    except (DecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        with memoryview(data) as view:
+            (length,) = _LENGTH.unpack_from(view)
+            proto = ProtoMessage.FromString(bytes(view[_LENGTH.size : _LENGTH.size + length]))
+            if proto.HasField("content") == proto.HasField("error"):
+                raise ValueError("it holds neither content nor an error, or both")
+            message = message_from_proto(proto)
+            if message.has_content():
+                message.content = _with_data(message.content, view, _LENGTH.size + length)
+    except (DecodeError, TypeError, ValueError, KeyError, AttributeError, struct.error) as error:
         raise ValueError(f"not a message: {type(error).__name__}") from error
+    return message
+
+
+def _without_data(content: RecordDict, data: list[bytes]) -> RecordDict:
+    """``content`` with each array's length in the place of its data, which are appended to ``data``."""
+    light = RecordDict(dict(content.items()))
+    for name, record in content.array_records.items():
+        data += [array.data for array in record.values()]
+        light[name] = ArrayRecord(
+            {key: Array(a.dtype, a.shape, a.stype, _LENGTH.pack(len(a.data))) for key, a in record.items()}
+        )
+    return light
+
+
+def _with_data(light: RecordDict, view: memoryview, start: int) -> RecordDict:
+    content = RecordDict(dict(light.items()))
+    for name, record in light.array_records.items():
+        arrays = {}
+        for key, array in record.items():
+            (length,) = _LENGTH.unpack(array.data)
+            if start + length > len(view):
+                raise ValueError("its arrays are cut off")
+            arrays[key] = Array(array.dtype, array.shape, array.stype, bytes(view[start : start + length]))
+            start += length
+        content[name] = ArrayRecord(arrays)
+    if start != len(view):
+        raise ValueError("there is more than its arrays")
+    return content
 
 
 def new_id() -> int:
