@@ -61,7 +61,7 @@ class Deployment:
             words += ["--auth-supernode-private-key", str(node.key)]
             return words + (["--node-config", f'slot="{node.name}"'] if node.name else [])
 
-        own = Home(self.home.folder, {**self.home.environment, **environment})
+        own = self.home.within(node.key.name, **environment)
         log = self.logs / f"{node.key.name}.log"
         return start_listening(f"the SuperNode of {node.key.name}", command, log, home=own, cwd=self.folder)[0]
 
@@ -87,6 +87,8 @@ def deployment(folder: Path, logs: Path, *, cwd: Path | None = None, **environme
         options = ["--enable-supernode-auth", "--database", str(folder / "superlink.db")]
         link = start_superlink(home, logs / SUPERLINK_LOG, options, tls=tls, cwd=cwd or folder)
         parts.callback(link.child.stop)
+        # Nothing here is worth a polite end: all at once takes a second, one after another several.
+        parts.callback(home.end_all)
         yield Deployment(folder, logs, home, tls, link)
 
 

@@ -50,6 +50,12 @@ class Home:
         own = {"FLWR_HOME": str(folder), "PATH": path, "PYTHONUNBUFFERED": "1"}
         return cls(folder, scrubbed(clean, **{**OFFLINE, **own, **added}))
 
+    def within(self, name: str, **added: str) -> Home:
+        """A home inside this one, for a program that must not share what it unpacks; this one's ``end_all`` ends it."""
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return Home(folder, {**self.environment, **added, "FLWR_HOME": str(folder)})
+
     def connect(self, port: int, tls: TlsFiles | None) -> None:
         """Make the SuperLink at ``port`` the one that Flower's commands speak to."""
         trust = f"root-certificates = {json.dumps(str(tls.ca))}" if tls else "insecure = true"
@@ -79,11 +85,12 @@ class Home:
         return answer
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that was started with this home, also one that has left its parent."""
+        """Every process that was started with this home or one within, also one that has left its parent."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid != os.getpid() and process.environ().get("FLWR_HOME") == str(self.folder):
+                home = process.environ().get("FLWR_HOME")
+                if home and process.pid != os.getpid() and Path(home).is_relative_to(self.folder):
                     found.append(process)
         return found
 

@@ -71,7 +71,7 @@ class LinkRun:
             runs = self._home.flwr("ls", CONNECTION)["runs"]
             if isinstance(runs, list) and runs and isinstance(runs[-1], dict):
                 told = (runs[-1].get("status"), runs[-1].get("status-details"))
-                return f": {' '.join(str(word) for word in told if word)}"
+                return f": {' '.join(str(word) for word in told if word and word != 'N/A')}"
         return ""
 
 
@@ -92,7 +92,8 @@ def start_on_ray(job: FlowerJob) -> LinkRun:
         parts.callback(link.child.stop)
         nodes = f"num-supernodes={len(job.slots)} client-resources-num-cpus=1"
         submitted = _submit(job, home, ["--federation-config", nodes])
-        parts.callback(submitted.stop)
+        # Nothing here is worth a polite end: all at once takes a second, one after another several.
+        parts.callback(home.end_all)
         return LinkRun(job, home, link, submitted, {}, parts.pop_all(), 0)
 
 
@@ -106,10 +107,7 @@ def start_deployment(job: FlowerJob) -> LinkRun:
         opened = deployment(folder.engine, folder.logs, cwd=folder.state, **job.environment)
         there = parts.enter_context(opened)
         nodes = there.start_nodes(job.slots)
-        for child in nodes.values():
-            parts.callback(child.stop, 0.0)
         submitted = _submit(job, there.home, [])
-        parts.callback(submitted.stop)
         return LinkRun(job, there.home, there.superlink, submitted, nodes, parts.pop_all(), job.spare)
 
 
