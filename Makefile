@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# or flower: the same app, the same table
 ENGINE ?= nvflare
 STAMP := $(VENV)/.installed
 LOCK := constraints.txt
