@@ -1,0 +1,72 @@
+"""Replies that a strategy can average: the same records, and the same metrics in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Replies in the order of their slots, and the metrics that were left out of them: name → slots that differ."""
+
+    replies: list[Message]
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        """What was left out, in words; "" when nothing was."""
+        return ", ".join(f"'{name[:100]}' ({', '.join(slots)})" for name, slots in self.left_out.items())
+
+
+def align(replies: Sequence[tuple[str, Message]]) -> Aligned:
+    """Of ``replies`` (slot, message), each with at most one ArrayRecord and one MetricRecord, what all have in common.
+
+    Flower's strategies raise where one reply has another metric, a list of another length, or another name for a
+    record. Replies that agree are passed on as they are; else copies without those metrics, records named as the first
+    reply names them.
+    """
+    shapes = [(slot, {name: _shape(value) for name, value in _metrics(reply).items()}) for slot, reply in replies]
+    names = [_names(reply) for _, reply in replies]
+    odd: dict[str, tuple[str, ...]] = {}
+    if any(shape != shapes[0][1] for _, shape in shapes):
+        for name in dict.fromkeys(name for _, shape in shapes for name in shape):
+            lacking = tuple(slot for slot, shape in shapes if name not in shape)
+            ragged = len({shape[name] for _, shape in shapes if name in shape}) > 1
+            if lacking or ragged:
+                odd[name] = lacking or tuple(slot for slot, _ in shapes)
+    if not odd and all(each == names[0] for each in names):
+        return Aligned([reply for _, reply in replies])
+    return Aligned([_trimmed(reply, odd, names[0]) for _, reply in replies], odd)
+
+
+def _trimmed(reply: Message, odd: Mapping[str, Any], names: tuple[str | None, str | None]) -> Message:
+    content = RecordDict()
+    for name, record in reply.content.items():
+        if isinstance(record, ArrayRecord):
+            content[names[0] or name] = record
+        elif isinstance(record, MetricRecord):
+            kept = {key: value for key, value in record.items() if key not in odd}
+            content[names[1] or name] = MetricRecord(kept)
+        else:
+            content[name] = record
+    trimmed = copy(reply)
+    trimmed.content = content
+    return trimmed
+
+
+def _names(reply: Message) -> tuple[str | None, str | None]:
+    content = reply.content
+    return next(iter(content.array_records), None), next(iter(content.metric_records), None)
+
+
+def _metrics(reply: Message) -> Mapping[str, Any]:
+    return next(iter(reply.content.metric_records.values()), {})
+
+
+def _shape(value: Any) -> int | None:
+    return len(value) if isinstance(value, list) else None

@@ -1,0 +1,198 @@
+"""What becomes of each reply when it arrives: whose it is, what the hub is told of it, whether it can be used."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from flwr.app import Message
+
+from flip_fl.flower.attribution import (
+    MESSAGE_GONE,
+    NODE_GONE,
+    REPLY_GONE,
+    Told,
+    of_delay,
+    of_error,
+    of_refused_push,
+    of_rejection,
+    of_silence,
+)
+from flip_fl.flower.identity import mismatch
+from flip_fl.flower.phase import Phase
+from flip_fl.flower.protocol import (
+    ROWS_RECORD,
+    SERIES_RECORD,
+    SiteReport,
+    get_report,
+    metrics_by_grammar,
+    stamp_slot,
+)
+from flip_fl.flower.quarantine import Quarantine, ReplyCheck, array_bytes
+from flip_fl.flower.roster import Roster
+from flip_fl.reporting.local import LocalReporting
+from flip_fl.reporting.session import Reporting
+from flip_fl.values import Task, natural_key
+
+logger = logging.getLogger("flip_fl.flower")
+
+# What a SuperLink says of a message that was given up already.
+_NOTHING_NEW = frozenset({MESSAGE_GONE, REPLY_GONE, NODE_GONE})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A message on its way: to whom, what for, and since when (monotonic seconds). No message: it was given up."""
+
+    slot: str
+    message: Message | None
+    task: Task
+    number: int
+    since: float
+
+
+class Arrivals:
+    """The replies of one phase after another. A reply belongs to the message that it answers, errors included."""
+
+    def __init__(self, reporting: Reporting | LocalReporting, check: ReplyCheck, roster: Roster) -> None:
+        self._reporting = reporting
+        self._reporter = reporting.reporter
+        self._check = check
+        self._roster = roster
+        self._asked: list[Asked] = []
+        self._pending: dict[str, Asked] = {}
+        self._late: dict[str, Asked] = {}
+        self._answered: set[str] = set()
+        self._answered_before: set[str] = set()
+        self._usable: list[tuple[str, Message]] = []
+        self._failures: dict[str, str] = {}
+
+    @property
+    def pending(self) -> bool:
+        """Whether a reply of this phase is still to come."""
+        return bool(self._pending)
+
+    @property
+    def wanted(self) -> list[str]:
+        """The ids of the messages whose replies are wanted; those of earlier phases are told of when they come."""
+        return [*self._pending, *self._late]
+
+    @property
+    def usable(self) -> list[tuple[str, Message]]:
+        """Slot and reply of what can be aggregated, in slot order."""
+        return sorted(self._usable, key=lambda pair: natural_key(pair[0]))
+
+    def begin_phase(self, asked: Sequence[Asked], taken: Collection[str]) -> None:
+        """Wait for the replies to ``asked``; ``taken`` are the ids of the messages that were really sent."""
+        self._asked = list(asked)
+        self._usable, self._failures = [], {}
+        self._answered_before, self._answered = self._answered, set()
+        for each in asked:
+            message_id = each.message.metadata.message_id if each.message is not None else ""
+            if message_id in taken:
+                self._pending[message_id] = each
+            else:
+                self._fail(each, of_refused_push(slot=each.slot, task=each.task, number=each.number))
+
+    def take(self, replies: Sequence[Message]) -> bool:
+        """Receive ``replies``; whether one of them was still waited for. All that they report is one append."""
+        before = len(self._pending)
+        if replies:
+            with self._reporter.together():
+                for reply in replies:
+                    self._take(reply)
+        return len(self._pending) < before
+
+    def end_phase(self, task: Task, number: int, waited_s: float) -> Phase:
+        """What became of the phase. Who has not replied by now has failed; a later reply is told and dropped."""
+        with self._reporter.together():
+            for message_id, asked in self._pending.items():
+                self._fail(asked, of_silence(slot=asked.slot, task=task, number=number, waited_s=waited_s))
+                self._late[message_id] = replace(asked, message=None)
+        self._pending = {}
+        if isinstance(self._check, Quarantine):
+            self._check.forget()
+        slots = tuple(sorted({asked.slot for asked in self._asked}, key=natural_key))
+        self._asked = []
+        failures = {slot: self._failures[slot] for slot in slots if slot in self._failures}
+        return Phase(task, number, slots, dict(self.usable), failures)
+
+    # -- one reply ------------------------------------------------------------------------------------------------
+
+    def _take(self, reply: Message) -> None:
+        message_id = reply.metadata.reply_to_message_id
+        asked = self._pending.pop(message_id, None)
+        if asked is not None:
+            self._answered.add(message_id)
+            self._first(asked, reply)
+        elif message_id in self._late:
+            self._too_late(self._late.pop(message_id), reply)
+        elif message_id in self._answered or message_id in self._answered_before:
+            logger.warning("a second reply to the same message was dropped")
+        else:
+            self._reporter.failure(None, "a reply that answers none of this run's messages was dropped")
+
+    def _first(self, asked: Asked, reply: Message) -> None:
+        assert asked.message is not None
+        slot, task, number = asked.slot, asked.task, asked.number
+        report = get_report(reply)
+        told = self._mismatch(asked, report)
+        if told is not None:
+            self._fail(asked, told)
+            return
+        self._store(asked, reply, report)
+        if reply.has_error():
+            self._fail(asked, of_error(reply.error, report, slot=slot, task=task, number=number))
+            return
+        reason = self._check(asked.message, reply, task)
+        if reason is not None:
+            self._fail(asked, of_rejection(reason, slot=slot, number=number))
+            return
+        stamp_slot(reply.content, slot)
+        self._usable.append((slot, reply))
+        if task is Task.TRAIN:
+            self._tell_result(asked, reply)
+
+    def _too_late(self, asked: Asked, reply: Message) -> None:
+        if reply.has_error() and reply.error.code in _NOTHING_NEW:
+            return
+        report = get_report(reply)
+        told = self._mismatch(asked, report)
+        if told is None:
+            self._store(asked, reply, report)
+            if reply.has_error():
+                told = of_error(reply.error, report, slot=asked.slot, task=asked.task, number=asked.number)
+            else:
+                took = time.monotonic() - asked.since
+                told = of_delay(slot=asked.slot, task=asked.task, number=asked.number, took_s=took)
+        self._reporter.failure(asked.slot, told.text, global_round=told.round)
+
+    def _mismatch(self, asked: Asked, report: SiteReport) -> Told | None:
+        """What to tell when the client says it is somebody else: nothing else that it says is then stored."""
+        text = mismatch(asked.slot, report.claim) if self._roster.checks_claims else None
+        return None if text is None else Told(text, text, asked.number or None)
+
+    def _store(self, asked: Asked, reply: Message, report: SiteReport) -> None:
+        items = report.items
+        if reply.has_content() and not {SERIES_RECORD, ROWS_RECORD} & set(reply.content):
+            # A ClientApp that is not ours: its metrics are all that it reports.
+            for record in reply.content.metric_records.values():
+                items = [
+                    *items,
+                    *metrics_by_grammar(record, slot=asked.slot, round=asked.number, task=asked.task.value),
+                ]
+        if items:
+            self._reporter.from_site(asked.slot, items)
+        for reason, count in report.refused.items():
+            text = f"{count} reports of {asked.slot} were refused: {reason}"
+            self._reporter.failure(asked.slot, text, global_round=asked.number or None)
+
+    def _tell_result(self, asked: Asked, reply: Message) -> None:
+        took = time.monotonic() - asked.since
+        self._reporting.lifecycle.client_result(asked.slot, asked.number, array_bytes(reply), seconds=took)
+
+    def _fail(self, asked: Asked, told: Told) -> None:
+        self._failures[asked.slot] = told.why
+        self._reporter.failure(asked.slot, told.text, global_round=told.round)

@@ -1,0 +1,92 @@
+"""What is said of a site that gave no usable reply: for every way of failing its own words, and no value of a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from flwr.app import Error
+
+from flip_fl.flower.protocol import ABORTED, FAILED, LOST, REJECTED, TOO_LARGE, SiteReport
+from flip_fl.values import Task
+
+MESSAGE_GONE, REPLY_GONE, NODE_GONE = 3, 4, 5
+MAX_REASON_CHARS = 500
+
+# Flower's own codes. Their reasons are not shown: that of code 2 quotes the exception's message, which may hold a row.
+_WORDS: Mapping[int, str] = MappingProxyType(
+    {
+        0: "Flower reports an unknown error",
+        1: "the ClientApp could not be loaded (an error at import); the SuperNode's log has the traceback",
+        MESSAGE_GONE: "the message has expired, or the SuperLink has lost it",
+        REPLY_GONE: "the reply has expired, or was not uploaded completely",
+        NODE_GONE: "the node is not connected any more (its SuperNode has ended, is offline or was unregistered)",
+        6: "a Flower mod at the site refused the task; the SuperNode's log says why",
+        7: "the SuperNode refused the app (FAB)",
+        8: "the ClientApp's process died (killed, or out of memory)",
+        FAILED: "the app failed and its report cannot be read; the site's log has the traceback",
+        REJECTED: "the result was rejected",
+        ABORTED: "the task was aborted at the site",
+        TOO_LARGE: "the reply is larger than the site allows",
+        LOST: "the site's process died",
+    }
+)
+# Reasons that our own server-side or size-only code has written.
+_OURS = frozenset({TOO_LARGE, LOST, REJECTED})
+_RAISED = 2
+_TYPE = re.compile(r"<class '(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)'>")
+
+
+@dataclass(frozen=True)
+class Told:
+    """A failure in words: ``why`` fits the run's reason, ``text`` is the site's row at the hub, in ``round``."""
+
+    why: str
+    text: str
+    round: int | None
+
+
+def of_error(error: Error, report: SiteReport, *, slot: str, task: Task, number: int) -> Told:
+    """What an error reply of ``slot`` means. With the client's own report in it: as on every other engine."""
+    failure = report.failure
+    if failure is not None:
+        text = f"In {failure.task}, round {failure.round}:\n{failure.traceback}"
+        return Told(failure.headline, text, failure.round or None)
+    if report.aborted:
+        return _told(_WORDS[ABORTED], slot, task, number)
+    if error.code == _RAISED:
+        found = _TYPE.match(error.reason or "")
+        what = f"{found[1] if found else 'an exception'} in the ClientApp"
+        return _told(f"{what}; the SuperNode's log has the traceback", slot, task, number)
+    words = _WORDS.get(error.code, f"error code {error.code}")
+    reason = (error.reason or "").strip()
+    if error.code in _OURS and reason and not reason.startswith("{"):
+        words = reason[:MAX_REASON_CHARS]
+    return _told(words, slot, task, number)
+
+
+def of_silence(*, slot: str, task: Task, number: int, waited_s: float) -> Told:
+    """A site that did not reply within its time."""
+    text = f"{slot} in {task.value}, round {number}: no reply within {waited_s:g} s"
+    return Told(f"no reply (waited at most {waited_s:g} s)", text, number or None)
+
+
+def of_delay(*, slot: str, task: Task, number: int, took_s: float) -> Told:
+    """A reply that came after its phase had ended."""
+    return _told(f"replied after {took_s:.0f} s, too late: dropped", slot, task, number)
+
+
+def of_rejection(reason: str, *, slot: str, number: int) -> Told:
+    """A reply that cannot be aggregated."""
+    return Told(f"result rejected: {reason}", f"the result of {slot} is rejected: {reason}", number or None)
+
+
+def of_refused_push(*, slot: str, task: Task, number: int) -> Told:
+    """A message that the SuperLink did not take."""
+    return _told("the SuperLink did not take the message", slot, task, number)
+
+
+def _told(words: str, slot: str, task: Task, number: int) -> Told:
+    return Told(words, f"{slot} in {task.value}, round {number}: {words}", number or None)

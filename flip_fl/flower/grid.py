@@ -1,0 +1,262 @@
+"""A delegating grid: any strategy's messages go to the job's sites only, and every reply is judged as it arrives."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from flip_fl.flower.align import align
+from flip_fl.flower.arrivals import Arrivals, Asked
+from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Phase, Quorum, RoundFailed, RunStopped, judge
+from flip_fl.flower.private import NodeInfo, Run
+from flip_fl.flower.protocol import CONFIG, NUM_EXAMPLES, SERVER_ROUND, TaskNote, with_task
+from flip_fl.flower.quarantine import Quarantine, ReplyCheck
+from flip_fl.flower.roster import Roster
+from flip_fl.reporting.local import LocalReporting
+from flip_fl.reporting.session import Reporting
+from flip_fl.values import Task
+
+__all__ = ["FlipGrid", "Patience", "Phase", "Quorum", "RoundFailed", "RunStopped"]
+
+logger = logging.getLogger("flip_fl.flower")
+
+# A stop at the hub is obeyed within a second, however seldom the grid is asked for replies.
+STOP_POLL_S = 0.5
+# Beyond Flower's 12 hours a reply would be thrown away although it is still waited for.
+TTL_MARGIN_S = 60.0
+_TASKS = {MessageType.TRAIN: Task.TRAIN, MessageType.EVALUATE: Task.VALIDATE}
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """A grid that knows when a reply may be there."""
+
+    def wait(self, timeout_s: float) -> object:
+        """Return when a reply may be there, or after ``timeout_s`` seconds."""
+
+
+class FlipGrid(Grid):
+    """``inner`` as a strategy should see it: only the job's sites, in slot order, and only usable replies.
+
+    ``slots`` are the participants (empty: every named node at the start). Each reply is attributed by the message that
+    it answers, checked, and told at the hub when it arrives; a phase ends with all replies, or after its time; a phase
+    that the run cannot survive raises ``RoundFailed``. A stop at the hub raises ``RunStopped`` within a second.
+
+    ``check`` says why a reply cannot be aggregated (default: ``Quarantine(weighted_by)``). ``weighted_by`` is the
+    metric by which the strategy weights. ``phase`` is what became of the last train or evaluate messages.
+    """
+
+    def __init__(
+        self,
+        inner: Grid,
+        reporting: Reporting | LocalReporting,
+        *,
+        slots: Sequence[str] = (),
+        quorum: Quorum | None = None,
+        patience: Patience | None = None,
+        total_rounds: int = 0,
+        check: ReplyCheck | None = None,
+        weighted_by: str = NUM_EXAMPLES,
+    ) -> None:
+        self.phase: Phase | None = None
+        self._inner = inner
+        self._reporting = reporting
+        self._quorum = quorum or Quorum()
+        self._patience = patience or Patience()
+        self._total_rounds = total_rounds
+        self._weighted_by = weighted_by
+        self._roster = Roster(inner, reporting.reporter, slots, self._quorum, self._patience, self._rest)
+        self._arrivals = Arrivals(reporting, check or Quarantine(weighted_by), self._roster)
+        self._expected: tuple[Task, int] | None = None
+        self._asking_since: float | None = None
+        self._left_out_told: set[str] = set()
+
+    # -- what the delegating strategy calls -----------------------------------------------------------------------
+
+    def await_sites(self) -> list[str]:
+        """The job's sites once they are connected, in slot order; see ``Roster.start``."""
+        return self._roster.start()
+
+    def expect(self, task: Task, number: int) -> None:
+        """Say what the next messages are for: their task and round (from 1)."""
+        self._expected, self._asking_since = (task, number), None
+
+    # -- Flower's Grid --------------------------------------------------------------------------------------------
+
+    @property
+    def run(self) -> Run:
+        return self._inner.run
+
+    def set_run(self, run: Run) -> None:
+        self._inner.set_run(run)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """The connected sites' nodes in slot order; waits for the quorum.
+
+        Raises ``RoundFailed`` when it does not come in time, and when a strategy asks for longer than that without
+        ever sending anything: Flower's own wait for more nodes than there are has no end.
+        """
+        self._obey_stop()
+        now = time.monotonic()
+        if self._asking_since is None:
+            self._asking_since = now
+        waited = now - self._asking_since
+        nodes = self._roster.nodes()
+        # Only the strategy's own waiting counts: the roster's has an end of its own.
+        self._asking_since += time.monotonic() - now
+        if waited > self._patience.start_timeout_s:
+            there = [str(node.name) or self._roster.slot_of(int(node.node_id)) for node in nodes]
+            missing = [slot for slot in self._roster.slots if slot not in there]
+            raise RoundFailed(
+                f"the strategy waited {waited:.0f} s for more sites than the {len(there)} that are connected"
+                f" ({', '.join(there) or 'none'}); of the job's sites {', '.join(missing) or 'none'} is missing:"
+                " check its min_available_nodes and fractions"
+            )
+        return nodes
+
+    def get_node_ids(self) -> list[int]:
+        """The ids of ``get_nodes``."""
+        return [int(node.node_id) for node in self.get_nodes()]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send to the job's sites and nothing more: what comes is neither checked nor told. Raises ``RoundFailed``."""
+        messages = list(messages)
+        for message in messages:
+            self._roster.slot_of(message.metadata.dst_node_id)
+        self._asking_since = None
+        return self._inner.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies to what ``push_messages`` sent, as they are."""
+        self._obey_stop()
+        return self._inner.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """The usable replies in slot order, after at most ``timeout`` seconds or the phase's own limit.
+
+        Metrics that not all replies have are left out of what is returned, not of ``phase``. Query messages are passed
+        on and their replies returned as they are. Raises ``RoundFailed`` and ``RunStopped``.
+        """
+        messages = list(messages)
+        kind = messages[0].metadata.message_type.partition(".")[0] if messages else ""
+        expected, self._expected = self._expected, None
+        if messages and kind not in _TASKS:
+            return self._query(messages, self._limit(timeout))
+        task, number = expected or self._guess(kind, messages)
+        if not messages:
+            self.phase = Phase(task, number)
+            return []
+        limit_s = self._limit(timeout)
+        self._send(messages, task, number, limit_s)
+        self._receive(limit_s)
+        self.phase = self._arrivals.end_phase(task, number, limit_s)
+        note = judge(self.phase, self._quorum)
+        if note is not None:
+            logger.warning("going on without: %s", note)
+        return self._for_strategy(task, number)
+
+    # -- a phase --------------------------------------------------------------------------------------------------
+
+    def _send(self, messages: Sequence[Message], task: Task, number: int, limit_s: float) -> None:
+        slots = [self._roster.slot_of(message.metadata.dst_node_id) for message in messages]
+        for message, slot in zip(messages, slots, strict=True):
+            message.content = with_task(message.content, TaskNote(slot, number, self._total_rounds))
+            message.metadata.ttl = max(message.metadata.ttl, limit_s + TTL_MARGIN_S)
+        self._asking_since = None
+        self._obey_stop()
+        taken = list(self._inner.push_messages(messages))
+        now = time.monotonic()
+        # Of a message that it did not take a SuperLink returns None, or no id.
+        ids = {message_id for message_id in taken if message_id}
+        asked = [Asked(slot, message, task, number, now) for message, slot in zip(messages, slots, strict=True)]
+        self._arrivals.begin_phase(asked, ids)
+
+    def _receive(self, limit_s: float) -> None:
+        deadline = time.monotonic() + limit_s
+        while self._arrivals.pending:
+            self._obey_stop()
+            useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
+            now = time.monotonic()
+            if not self._arrivals.pending or now >= deadline:
+                return
+            if not useful:
+                self._await_reply(min(self._patience.poll_s, deadline - now))
+
+    def _query(self, messages: Sequence[Message], limit_s: float) -> list[Message]:
+        self.push_messages(messages)
+        pending = {message.metadata.message_id for message in messages}
+        deadline = time.monotonic() + limit_s
+        replies: list[Message] = []
+        while True:
+            for reply in self.pull_messages(list(pending)):
+                if reply.metadata.reply_to_message_id in pending:
+                    pending.discard(reply.metadata.reply_to_message_id)
+                    replies.append(reply)
+            left = deadline - time.monotonic()
+            if not pending or left <= 0:
+                return replies
+            self._await_reply(min(self._patience.poll_s, left))
+
+    def _for_strategy(self, task: Task, number: int) -> list[Message]:
+        usable = self._arrivals.usable
+        aligned = align(usable)
+        if aligned.left_out and aligned.note not in self._left_out_told:
+            self._left_out_told.add(aligned.note)
+            text = f"left out of the aggregate from {task.value}, round {number}, because the sites differ in them: "
+            self._reporting.reporter.log(text + aligned.note, global_round=number or None)
+        if task is not Task.TRAIN and not any(_weight(reply, self._weighted_by) for _, reply in usable):
+            # Flower's strategies divide by the sum of the weights.
+            logger.warning("no site has examples in %s, round %d: nothing to aggregate", task.value, number)
+            return []
+        return aligned.replies
+
+    def _guess(self, kind: str, messages: Sequence[Message]) -> tuple[Task, int]:
+        """Task and round of messages that nobody announced: by their type, and by what strategies write into them."""
+        before = self.phase.round if self.phase is not None else 0
+        task = _TASKS.get(kind, Task.TRAIN)
+        record = messages[0].content.config_records.get(CONFIG) if messages else None
+        number = record.get(SERVER_ROUND) if record is not None else None
+        if isinstance(number, int) and number > 0:
+            return task, number
+        return task, before + 1 if task is Task.TRAIN else max(before, 1)
+
+    def _limit(self, timeout: float | None) -> float:
+        longest = self._patience.phase_timeout_s
+        return longest if timeout is None else min(timeout, longest)
+
+    # -- waiting --------------------------------------------------------------------------------------------------
+
+    def _obey_stop(self) -> None:
+        if self._reporting.stop_requested:
+            # Before anything else ends: the first cause in time is the run's end.
+            self._reporting.lifecycle.stop(STOPPED_AT_HUB)
+            raise RunStopped(STOPPED_AT_HUB)
+
+    def _rest(self, seconds: float) -> None:
+        """Wait ``seconds``; 0 only looks for a stop."""
+        end = time.monotonic() + seconds
+        self._obey_stop()
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(STOP_POLL_S, left))
+            self._obey_stop()
+
+    def _await_reply(self, seconds: float) -> None:
+        if isinstance(self._inner, Waits):
+            self._inner.wait(min(STOP_POLL_S, seconds))
+            self._obey_stop()
+        else:
+            self._rest(seconds)
+
+
+def _weight(reply: Message, name: str) -> bool:
+    return any(bool(record.get(name, 0)) for record in reply.content.metric_records.values())

@@ -1,0 +1,80 @@
+"""One phase of a round (train, or validate): who was asked, what came of it, and whether the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+
+from flip_fl.values import Task
+
+STOPPED_AT_HUB = "stopped at the hub"
+
+
+class RoundFailed(Exception):
+    """The run cannot go on; the text is the reason that the hub shows."""
+
+
+class RunStopped(Exception):
+    """Somebody stopped the run; the text is the reason that the hub shows."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long the server waits, in seconds: for the sites, for a phase's replies, between two looks."""
+
+    start_timeout_s: float = 600
+    phase_timeout_s: float = 86_400
+    poll_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class Quorum:
+    """How many sites must give something usable in each phase (0: all), and whether a run survives a failed site."""
+
+    min_clients: int = 0
+    ignore_result_error: bool = False
+
+    def needed(self, sites: int) -> int:
+        """How many of ``sites`` must be there."""
+        return self.min_clients or sites
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What became of one phase. Slots are in natural order; a slot that was asked is in one of the two mappings.
+
+    ``replies`` are the usable ones as they came, with all their metrics; ``failures`` says why there is none.
+    """
+
+    task: Task
+    round: int
+    asked: tuple[str, ...] = ()
+    replies: Mapping[str, Message] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """Every failure with its site, task and round; "" when there was none."""
+        return "; ".join(
+            f"{slot} in {self.task.value}, round {self.round}: {self.failures[slot]}"
+            for slot in self.asked
+            if slot in self.failures
+        )
+
+
+def judge(phase: Phase, quorum: Quorum) -> str | None:
+    """Whether the run goes on after ``phase``: None, or without whom, in words. Raises ``RoundFailed``.
+
+    A site's failure ends the run unless ``ignore_result_error`` is set and the quorum holds. Too few usable replies
+    end it in any case, also where the strategy asked too few.
+    """
+    usable, needed = len(phase.replies), quorum.needed(len(phase.asked))
+    if phase.failures and (not quorum.ignore_result_error or not usable):
+        raise RoundFailed(phase.words)
+    if usable < needed:
+        returned = f"{usable} of the {needed} sites that the job needs returned"
+        asked = f"the strategy asked {', '.join(phase.asked)} in {phase.task.value}, round {phase.round}"
+        raise RoundFailed(f"{returned}; {phase.words or asked}")
+    return phase.words or None

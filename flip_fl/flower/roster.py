@@ -1,0 +1,120 @@
+"""The job's sites as they come and go: read from the grid, waited for with an end, and told of once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from flwr.serverapp import Grid
+
+from flip_fl.flower.simulated import SimulatedNames
+from flip_fl.flower.identity import Node, RollCall, Unfit, Unused, call_roll, in_order, not_connected
+from flip_fl.flower.phase import Patience, Quorum, RoundFailed
+from flip_fl.flower.private import NodeInfo
+from flip_fl.reporting.reporter import Reporter
+
+logger = logging.getLogger("flip_fl.flower")
+
+SIMULATION = "flwr-simulation"
+Pause = Callable[[float], None]
+
+
+class Roster:
+    """Which nodes are the job's sites. ``slots`` empty: whoever is named when the run starts, and nobody else later.
+
+    In a deployment a node is who the SuperLink says it is (the name registered for its key). In Flower's simulation
+    nodes have no names: there, and only there, a client is believed. ``pause`` waits some seconds, or raises.
+    """
+
+    def __init__(
+        self, inner: Grid, reporter: Reporter, slots: Sequence[str], quorum: Quorum, patience: Patience, pause: Pause
+    ) -> None:
+        self.slots = in_order(slots)
+        self._inner = inner
+        self._reporter = reporter
+        self._quorum = quorum
+        self._patience = patience
+        self._pause = pause
+        self._last: list[NodeInfo] = []
+        self._slot_of: dict[int, str] = {}
+        self._told: set[tuple[Unfit, int]] = set()
+        simulated = inner.run.primary_task_type == SIMULATION
+        self._claims = SimulatedNames(inner, pause, patience.poll_s) if simulated else None
+
+    @property
+    def checks_claims(self) -> bool:
+        """Whether a client that says it is another site than the grid says is to be refused."""
+        return self._claims is None or not self._claims.assigned
+
+    def slot_of(self, node_id: int) -> str:
+        """The site behind a node that was a participant once. Raises ``RoundFailed`` for any other."""
+        slot = self._slot_of.get(node_id)
+        if slot is None:
+            raise RoundFailed("the strategy sends a message to a node that is not one of the job's sites")
+        return slot
+
+    def start(self) -> list[str]:
+        """The sites once they are all connected, in slot order; after ``start_timeout_s`` those that are, if enough.
+
+        Raises ``RoundFailed`` naming who is missing, who is there and which nodes are not used.
+        """
+        needed = self._quorum.needed(len(self.slots)) or 1
+        if self.slots and needed > len(self.slots):
+            named = ", ".join(self.slots)
+            raise RoundFailed(f"the job needs {needed} sites and has {len(self.slots)}: {named}")
+        call = self._wait_for(len(self.slots) or needed, needed)
+        missing = call.missing(self.slots)
+        if missing:
+            waited = f"{self._patience.start_timeout_s:g} s"
+            logger.warning("going on without %s, not connected after %s", ", ".join(missing), waited)
+        self.slots = self.slots or list(call.sites)
+        return list(call.sites)
+
+    def nodes(self) -> list[NodeInfo]:
+        """The nodes of the sites that are connected, in slot order; waits for the quorum as ``start`` does."""
+        needed = self._quorum.needed(len(self.slots)) or 1
+        call = self._wait_for(needed, needed)
+        by_id = {node.node_id: node for node in self._last}
+        return [by_id[node_id] for node_id in call.sites.values()]
+
+    def connected(self) -> RollCall:
+        """Who is there now."""
+        self._last = list(self._inner.get_nodes())
+        nodes = [Node(int(node.node_id), str(node.name)) for node in self._last]
+        if self._claims is None:
+            call = call_roll(nodes, self.slots)
+        else:
+            claimed = self._claims.names([node.node_id for node in nodes], self.slots, self._patience.start_timeout_s)
+            nodes = [Node(node.node_id, claimed.get(node.node_id, "")) for node in nodes]
+            call = call_roll(nodes, self.slots, Unfit.SILENT)
+        self._slot_of.update({node_id: slot for slot, node_id in call.sites.items()})
+        self._tell(call.unused)
+        return call
+
+    def _wait_for(self, wanted: int, needed: int) -> RollCall:
+        deadline = time.monotonic() + self._patience.start_timeout_s
+        while True:
+            self._pause(0)
+            call = self.connected()
+            if len(call.sites) >= wanted:
+                return call
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._pause(min(self._patience.poll_s, left))
+        if len(call.sites) < needed:
+            raise RoundFailed(not_connected(call, self.slots, needed, self._patience.start_timeout_s))
+        return call
+
+    def _tell(self, unused: Iterable[Unused]) -> None:
+        for each in unused:
+            new = tuple(node_id for node_id in each.node_ids if (each.why, node_id) not in self._told)
+            if not new:
+                continue
+            self._told |= {(each.why, node_id) for node_id in new}
+            # Of two that bear a name both are meant, although one was there before.
+            fresh = each if each.why is Unfit.DUPLICATE else Unused(each.why, each.name, new)
+            logger.warning("%s", fresh.sentence)
+            # Sites of other jobs are no fault of this run; a node that nobody can name is.
+            self._reporter.log(fresh.sentence, success=each.why in (Unfit.UNEXPECTED, Unfit.SILENT))
