@@ -32,6 +32,8 @@ _PRODUCTION_NAMES = (
 
 _SERVER_NAMES = ("FLIP_API_INTERNAL_URL", "INTERNAL_SERVICE_KEY", "UPLOADED_FEDERATED_DATA_BUCKET")
 
+_SECRET_MARKS = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL")
+
 _Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
 _Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
 
@@ -209,6 +211,21 @@ def environment_names() -> frozenset[str]:
     classes = (ServerSettings, ClientSettings, DevSettings, HubSettings, _Mode)
     fields = (field.alias for cls in classes for field in cls.model_fields.values())
     return frozenset({"FLIP_SETTINGS_DIR", *(alias for alias in fields if alias)})
+
+
+def site_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` for a site's own process on a developer's machine: without what is the server's or the hub's
+    alone, and without anything named like a secret.
+    """
+    sites = {field.alias for cls in (DevSettings, _Mode) for field in cls.model_fields.values()}
+    withheld = environment_names() - sites - {"FLIP_SETTINGS_DIR"}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in withheld
+        and not name.startswith("AWS_")
+        and not any(mark in name.upper() for mark in _SECRET_MARKS)
+    }
 
 
 def development_environment(file: Path) -> dict[str, str]:

@@ -1,150 +1,190 @@
-"""Flower on one machine without a SuperLink: a grid over local sites, and a whole job run on it.
+"""A whole Flower job on one machine: its ServerApp in this process, each site in a process of its own.
 
-python -m flip_fl.flower.local JOB_DIR [--slots A,B] [--log-dir DIR] [--run-config key=value]...
+    python -m flip_fl.flower.local JOB_DIR [--slots A,B] [--log-dir DIR] [--run-config key=value]...
+
+No SuperLink, no SuperNode, no Ray: less than a second a round besides the work itself.
 """
 
 from __future__ import annotations
 
-import selectors
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import tomllib
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
 
-from flwr.app import Error, Message, RecordDict, UserConfigValue
-from flwr.serverapp import Grid
+from flwr.app import Context, RecordDict, UserConfigValue
 
-from flip_fl.flower.local_site import CLOSE_GRACE_S, DirectSite, LocalSite
-from flip_fl.flower.private import (
-    NODE_UNAVAILABLE,
-    SERVER_NODE_ID,
-    NodeInfo,
-    Run,
-    be_task,
-    new_id,
-    new_run,
-    node_info,
-    number_message,
-)
+from flip_fl.errors import ExitCode, FlipError
+from flip_fl.flower.component import FlowerApp, read_app, server_app_of
+from flip_fl.flower.local_grid import LOCAL_RUN, LocalGrid
+from flip_fl.flower.local_process import ProcessSite
+from flip_fl.flower.local_site import DirectSite, LocalSite
+from flip_fl.flower.local_worker import LOG_FORMAT
+from flip_fl.flower.private import SERVER_NODE_ID
+from flip_fl.flower.run_config import SLOTS
+from flip_fl.settings import site_environment
 
-__all__ = ["LOCAL_RUN", "DirectSite", "LocalGrid", "LocalSite"]
+__all__ = ["LOCAL_RUN", "DirectSite", "LocalGrid", "LocalSite", "ProcessSite", "run_job"]
 
-LOCAL_RUN = "flip-local"
-# How long nothing can happen at a site before the grid looks at it again without having been woken.
-LOOK_AGAIN_S = 0.2
+DEFAULT_SLOTS = ("Trust_1", "Trust_2")
+# Whoever stopped the run waits for its end: a task that does not see the stop is not waited for much longer.
+STOP_GRACE_S = 3.0
+MAX_SLOT_CHARS = 128
 
 
-class LocalGrid(Grid):
-    """A grid over sites of this machine: nodes are named after their slots, ids are random as in a deployment.
+def run_job(
+    job_dir: Path,
+    slots: Sequence[str] = (),
+    *,
+    run_config: Mapping[str, UserConfigValue] | None = None,
+    log_dir: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run the Flower app in ``job_dir`` with one site per slot; returns when its ServerApp does.
 
-    Making one says that this process is the ServerApp of the run (flwr keeps that per process): one at a time.
-    Not for several threads. Replies that nobody asks for are kept until the grid is closed.
+    ``slots``: default ``flip-slots`` of the run config, else two. ``run_config``: values for keys that the app
+    declares. ``log_dir``: where ``<slot>.log`` are written, default ``logs`` in the job. ``env``: the sites' whole
+    environment, default this process's without secrets. A site's node config has ``slot``, ``partition-id`` and
+    ``num-partitions``. In the main thread SIGTERM stops the sites' tasks and raises ``SystemExit`` in the ServerApp.
+
+    Raises ``FlipError`` E0530 for what is no Flower app, E0531 for a run config that it does not take, E0303 for
+    unusable slots, E0506 when a site cannot be started, and whatever the ServerApp raises.
     """
+    app = read_app(job_dir.resolve())
+    config = _with_overrides(app, run_config or {})
+    named = tuple(slots) or _names(config.get(SLOTS, "")) or DEFAULT_SLOTS
+    _check_slots(named)
+    if SLOTS in config:
+        config[SLOTS] = ",".join(named)
+    logs = (log_dir or app.job_dir / "logs").resolve()
+    environment = site_environment(os.environ) if env is None else dict(env)
+    with ExitStack() as stack:
+        sites: list[LocalSite] = []
+        for number, slot in enumerate(named):
+            node_config = {"partition-id": number, "num-partitions": len(named)}
+            site = ProcessSite(slot, app.job_dir, config, node_config, env=environment, log_dir=logs)
+            stack.callback(site.close, 0.0)
+            sites.append(site)
+        grid = LocalGrid(sites, config)
+        stack.callback(grid.close, STOP_GRACE_S)
+        stack.enter_context(_terminable(grid))
+        server_app = stack.enter_context(server_app_of(app))
+        server_app(grid, Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), dict(config)))
 
-    def __init__(
-        self,
-        sites: Sequence[LocalSite],
-        run_config: Mapping[str, UserConfigValue] | None = None,
-        *,
-        run_id: int | None = None,
-    ) -> None:
-        self._sites = {site.node_id: site for site in sites}
-        self._run = new_run(new_id() if run_id is None else run_id, LOCAL_RUN, run_config or {})
-        self._replies: dict[str, Message] = {}
-        self._unseen = False
-        be_task(run_id=self._run.run_id, node_id=SERVER_NODE_ID, task_id=new_id())
 
-    @property
-    def run(self) -> Run:
-        return self._run
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; its exit code is 0 only if the ServerApp has returned."""
+    given = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    # Flower's logger has a handler of its own.
+    logging.getLogger("flwr").propagate = False
+    try:
+        declared = read_app(given.job_dir.resolve())
+        overrides = dict(_parsed(text, declared) for text in given.run_config)
+        run_job(given.job_dir, _names(given.slots), run_config=overrides, log_dir=given.log_dir)
+    except FlipError as error:
+        sys.stderr.write(f"{error.text()}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) and ending.code else ExitCode.FAILED
+    except Exception:
+        traceback.print_exc()
+        return ExitCode.FAILED
+    return ExitCode.DONE
 
-    def set_run(self, run: Run) -> None:
-        self._run = run
-        be_task(run_id=run.run_id, node_id=SERVER_NODE_ID, task_id=new_id())
 
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flip_fl.flower.local",
+        description="Run a Flower app on this machine, each site in a process of its own, without SuperLink and Ray.",
+    )
+    parser.add_argument("job_dir", type=Path, help="the folder with the app's pyproject.toml")
+    parser.add_argument("--slots", default="", help="the sites, as Trust_1,Trust_2 (default: flip-slots, else two)")
+    parser.add_argument("--log-dir", type=Path, help="where each site's log is written (default: JOB_DIR/logs)")
+    parser.add_argument(
+        "--run-config", action="append", default=[], metavar="KEY=VALUE", help="a value for a key that the app declares"
+    )
+    return parser
 
-    def get_nodes(self) -> list[NodeInfo]:
-        return [node_info(node_id, site.slot) for node_id, site in self._sites.items()]
 
-    def get_node_ids(self) -> list[int]:
-        return list(self._sites)
+def _parsed(text: str, app: FlowerApp) -> tuple[str, UserConfigValue]:
+    """``key=value`` with a TOML value; text needs no quotes where the app declares text."""
+    key, equals, written = text.partition("=")
+    key, written = key.strip(), written.strip()
+    if not equals:
+        raise FlipError("E0531", given=text, problem="it is not of the form key=value", fix="--run-config key=value")
+    try:
+        return key, tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        if isinstance(app.run_config.get(key), str):
+            return key, written
+        raise FlipError(
+            "E0531", given=text, problem="its value is not TOML", fix=f"--run-config '{key}=\"{written}\"'"
+        ) from None
 
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Hand each message to its site. Raises ``ValueError`` for one that answers another, has no time to live, or
-        cannot be serialised; one to a node that is not there is answered at once with Flower's own error.
-        """
-        ids = []
-        for message in messages:
-            if message.metadata.reply_to_message_id or message.metadata.ttl <= 0 or not message.has_content():
-                raise ValueError("the message cannot be sent: it is a reply, an error, or has no time to live")
-            message_id = number_message(message)
-            site = self._sites.get(message.metadata.dst_node_id)
-            if site is None:
-                self._keep(Message(Error(NODE_UNAVAILABLE, "no such node"), reply_to=message))
-            else:
-                site.submit(message)
-            ids.append(message_id)
-        return ids
 
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to ``message_ids`` that are there; each is given once. A site in this process works in here."""
-        wanted = list(message_ids)
-        if not any(each in self._replies for each in wanted):
-            self._collect()
-        self._unseen = False
-        return [self._replies.pop(each) for each in wanted if each in self._replies]
+def _with_overrides(app: FlowerApp, overrides: Mapping[str, UserConfigValue]) -> dict[str, UserConfigValue]:
+    config = dict(app.run_config)
+    for key, value in overrides.items():
+        if key not in config:
+            known = ", ".join(sorted(config)) or "none"
+            raise FlipError("E0531", given=key, problem="the app does not declare it", fix=f"declared keys: {known}")
+        wanted = type(config[key])
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if type(value) is not wanted:
+            problem = f"{key} is a {type(value).__name__}; the app declares a {wanted.__name__}"
+            raise FlipError("E0531", given=f"{key}={value}", problem=problem, fix=f"give {key} a {wanted.__name__}")
+        config[key] = value
+    return config
 
-    def wait(self, timeout_s: float) -> None:
-        """Return when a reply may be there, or after ``timeout_s`` seconds: what to call between two pulls."""
-        if self._unseen or any(site.ready for site in self._sites.values()):
-            return
-        with selectors.DefaultSelector() as selector:
-            for site in self._sites.values():
-                for handle, events in site.handles():
-                    selector.register(handle, events)
-            if selector.get_map():
-                selector.select(min(timeout_s, LOOK_AGAIN_S))
-            else:
-                time.sleep(timeout_s)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """The replies to ``messages`` in the order of their arrival; those that come within ``timeout`` seconds."""
-        pending = set(self.push_messages(messages))
-        end = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        while pending and (end is None or time.monotonic() < end):
-            for reply in self.pull_messages(pending):
-                pending.discard(reply.metadata.reply_to_message_id)
-                replies.append(reply)
-            if pending:
-                self.wait(LOOK_AGAIN_S if end is None else max(0.0, min(LOOK_AGAIN_S, end - time.monotonic())))
-        return replies
+def _names(text: object) -> tuple[str, ...]:
+    return tuple(name.strip() for name in str(text).split(",") if name.strip())
 
-    def stop(self) -> None:
-        """Ask every site's running task to end early."""
-        for site in self._sites.values():
-            site.stop()
 
-    def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
-        """End every site; all of them together get ``grace_s`` seconds before they are killed."""
-        self.stop()
-        end = time.monotonic() + grace_s
-        for site in self._sites.values():
-            site.close(max(0.0, end - time.monotonic()))
-        self._replies.clear()
+def _check_slots(slots: Sequence[str]) -> None:
+    for slot in slots:
+        bad = not slot or slot.startswith(".") or not slot.isprintable() or "/" in slot or "\\" in slot
+        if bad or len(slot) > MAX_SLOT_CHARS or list(slots).count(slot) > 1:
+            raise FlipError(
+                "E0303",
+                key="slots",
+                value=repr(slot),
+                expected=f"different names of at most {MAX_SLOT_CHARS} characters that can be names of files",
+                fix="--slots Trust_1,Trust_2",
+            )
 
-    def _collect(self) -> None:
-        for site in self._sites.values():
-            works_here = site.ready and not site.handles()
-            reply = site.poll()
-            if reply is not None:
-                self._keep(reply)
-                # A site in this process has taken its time: its reply arrives now, not after the next one's work.
-                if works_here:
-                    return
 
-    def _keep(self, reply: Message) -> None:
-        self._replies[reply.metadata.reply_to_message_id] = reply
-        self._unseen = True
+@contextmanager
+def _terminable(grid: LocalGrid) -> Iterator[None]:
+    """While the block runs, the first SIGTERM stops the sites' tasks and ends the ServerApp by ``SystemExit``."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        # A second one would break what the ServerApp does at its end; who is in a hurry has SIGKILL.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        grid.stop()
+        raise SystemExit(int(ExitCode.STOPPED))
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

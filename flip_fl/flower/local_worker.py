@@ -26,6 +26,7 @@ from typing import Any
 from flip_fl.flower.local_pipe import receive_frame, send_frame
 
 LOOK_AT_PARENT_S = 1.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts: dict[str, Any] = json.loads(hello)
         _end_with(facts["parent"], given.lifeline)
         _stop_on_terminate(Path(facts["node_config"]["stop-file"]))
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+        # Flower's logger has a handler of its own.
+        logging.getLogger("flwr").propagate = False
         with contextlib.suppress(ConnectionError):
             _serve(connection, facts)
     return 0
