@@ -104,6 +104,9 @@ def run(
             lifecycle.initiated()
             # Before the sites are waited for: an app that cannot be imported is told at once.
             start = arrays if arrays is not None else _record(weights.initial_arrays(facts.app_dir))
+        if unkept := rounds.state.unkept():
+            text = f"a restart of this run would forget what the strategy holds in {', '.join(unkept)}"
+            reporting.reporter.log(text, success=True)
         if rounds.done < rounds.total:
             rounds.expected = len(rounds.grid.await_sites())
             lifecycle.prepared()

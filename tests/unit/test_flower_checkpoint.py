@@ -62,7 +62,7 @@ def test_a_strategys_momenta_come_back_and_its_settings_do_not(tmp_path: Path) -
 
 
 def test_what_a_wrapped_strategy_and_an_accountant_hold_comes_back_too(tmp_path: Path) -> None:
-    """Clipping norms, spent privacy and the wrapped strategy's momenta lie in different objects; none may start anew."""
+    """Clipping norms, spent privacy and inner momenta lie in different objects; none may start anew."""
 
     def wrapped() -> Any:
         inner = FedAdam()

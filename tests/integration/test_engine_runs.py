@@ -1,9 +1,11 @@
-"""Whole runs through NVFLARE's simulator: what the hub, the bundle and the logs hold afterwards."""
+"""Whole runs on each engine: what the hub, the bundle and the logs hold afterwards. One set of assertions for both."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+import re
 import signal
 import sqlite3
 import subprocess
@@ -12,6 +14,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -20,7 +23,7 @@ import pytest
 from flip_fl.dashboard.story import Plot, Story
 from flip_fl.hub import admin
 from flip_fl.hub.model_service import update_model_status
-from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
+from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
 from tests.support.small_apps import write_app
@@ -28,7 +31,8 @@ from tests.support.small_apps import write_app
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 CANARY = "CANARY7Q"
-AT_SITE_ONLY = "if 'custom' in __file__: raise RuntimeError('no such backend')"
+# The check before a run imports the app where it lies; the sites import the copy that the run's folder holds.
+AT_SITE_ONLY = "if '/run/' in __file__: raise RuntimeError('no such backend')"
 
 IMAGE_DATA = """
 def _data(site):
@@ -43,10 +47,16 @@ def _data(site):
 """
 
 
-def launch(tmp_path: Path, sites: int = 2, **app: object) -> RunOutcome:
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn: a scenario is written once."""
+    return str(request.param)
+
+
+def launch(engine: str, tmp_path: Path, sites: int = 2, **app: object) -> RunOutcome:
     """Run a small app that differs from a working one by ``app``."""
     folder = write_app(tmp_path / "app", canary=CANARY, **app)  # type: ignore[arg-type]
-    return run(RunOptions(app=folder, engine="nvflare", sites=sites, out=tmp_path / "run"), lambda _: None)
+    return run(RunOptions(app=folder, engine=engine, sites=sites, out=tmp_path / "run"), lambda _: None)
 
 
 def plot(story: Story, label: str, x_label: str = DEFAULT_X_LABEL) -> Plot:
@@ -61,10 +71,23 @@ def statuses(story: Story) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ordinary(tmp_path_factory: pytest.TempPathFactory) -> RunOutcome:
-    """One ordinary run of three rounds, looked at by several tests."""
+def ordinary_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunOutcome]:
+    """One ordinary run of three rounds on each engine, looked at by several tests; the app is the same folder."""
     in_train = "from flip_fl import FLIP; FLIP().send_metrics('somebody', 'my-model', 'direct', 0.25, site.round)"
-    return launch(tmp_path_factory.mktemp("ordinary"), in_train=in_train, GLOBAL_ROUNDS=3, LOCAL_ROUNDS=2)
+    app = write_app(
+        tmp_path_factory.mktemp("ordinary") / "app", canary=CANARY, in_train=in_train, GLOBAL_ROUNDS=3, LOCAL_ROUNDS=2
+    )
+    outcomes = {}
+    for engine in ENGINES:
+        out = tmp_path_factory.mktemp(engine) / "run"
+        outcomes[engine] = run(RunOptions(app=app, engine=engine, sites=2, out=out), lambda _: None)
+    return outcomes
+
+
+@pytest.fixture
+def ordinary(ordinary_runs: dict[str, RunOutcome], engine: str) -> RunOutcome:
+    """The ordinary run on one engine."""
+    return ordinary_runs[engine]
 
 
 @pytest.mark.xdist_group("ordinary")
@@ -133,9 +156,103 @@ class TestOrdinaryRun:
         assert processes_of(ordinary.folder) == []
 
 
-def test_an_exception_in_training_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("ordinary")
+class TestParity:
+    """The same folder on both engines: compared file by file."""
+
+    def test_the_global_models_are_equal(self, ordinary_runs: dict[str, RunOutcome]) -> None:
+        """Same seed, same data: the weights of every round's end agree to 1e-6, names, shapes and dtypes exactly."""
+        one, other = (weights_of(bundle_of(outcome)) for outcome in ordinary_runs.values())
+        assert list(one) == list(other)
+        for name, tensor in one.items():
+            assert tensor.dtype == other[name].dtype
+            assert tensor.shape == other[name].shape
+            assert float((tensor - other[name]).abs().max()) <= 1e-6
+
+    def test_the_bundles_hold_the_same_files(self, ordinary_runs: dict[str, RunOutcome]) -> None:
+        """Code and config are the same bytes, measurements the same numbers, nothing is only in one of them."""
+        one, other = (zipfile.ZipFile(bundle_of(outcome)) for outcome in ordinary_runs.values())
+        with one, other:
+            assert one.namelist() == other.namelist()
+            for name in one.namelist():
+                if name.endswith(".py"):
+                    assert one.read(name) == other.read(name), name
+                elif name.endswith(".json") and name != "manifest.json":
+                    assert_close(json.loads(one.read(name)), json.loads(other.read(name)), name)
+            manifests = [json.loads(bundle.read("manifest.json")) for bundle in (one, other)]
+        for manifest in manifests:
+            del manifest["model_id"]
+            for name in ("FL_global_model.pt", "metrics.json", "cross_site_val/cross_val_results.json"):
+                assert manifest["files"].pop(name)["size_bytes"] > 0  # their digests hang on the last bits
+        assert manifests[0] == manifests[1]
+
+    def test_the_hub_tells_the_same_story(self, ordinary_runs: dict[str, RunOutcome]) -> None:
+        """Statuses, rounds, cells, plots and the feed's words are the same but for times and the run's own names."""
+        one, other = (outcome.story for outcome in ordinary_runs.values())
+        assert statuses(one) == statuses(other)
+        assert [rounds_of(each) for each in (one, other)] == [rounds_of(one)] * 2
+        assert [(each.label, each.x_label) for each in one.plots] == [
+            (each.label, each.x_label) for each in other.plots
+        ]
+        for left, right in zip(one.plots, other.plots, strict=True):
+            for mine, theirs in zip(left.series, right.series, strict=True):
+                assert mine.slot == theirs.slot
+                points = [
+                    [(p.round, p.x) for p in sorted(s.points, key=lambda p: (p.round, p.x))] for s in (mine, theirs)
+                ]
+                assert points[0] == points[1]
+                values = [[p.y for p in sorted(s.points, key=lambda p: (p.round, p.x))] for s in (mine, theirs)]
+                assert values[0] == pytest.approx(values[1], abs=1e-6)
+        assert words_of(one) == words_of(other)
+        assert [failure.headline for failure in one.failures] == [failure.headline for failure in other.failures] == []
+
+
+def bundle_of(outcome: RunOutcome) -> Path:
+    """The results as they were fetched back from the store."""
+    (bundle,) = (outcome.folder / "results").glob("*.zip")
+    return bundle
+
+
+def weights_of(bundle: Path) -> dict[str, Any]:
+    """The global model of a bundle."""
+    import io
+
+    import torch
+
+    with zipfile.ZipFile(bundle) as archive:
+        loaded: dict[str, Any] = torch.load(io.BytesIO(archive.read("FL_global_model.pt")), weights_only=True)
+    return loaded
+
+
+def assert_close(one: Any, other: Any, where: str) -> None:
+    """Equal structures, equal texts, numbers equal to 1e-6."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key, value in one.items():
+            assert_close(value, other[key], f"{where}/{key}")
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, abs=1e-6), where
+    else:
+        assert one == other, where
+
+
+def rounds_of(story: Story) -> list[Any]:
+    """Every round's figures and cells, without times."""
+    return [
+        (each.number, each.returned, each.expected, [(cell.slot, cell.state, cell.size_bytes) for cell in each.cells])
+        for each in story.rounds
+    ]
+
+
+def words_of(story: Story) -> list[str]:
+    """The feed's sentences, sorted, without seconds and without what names the run itself."""
+    texts = (re.sub(r" in [\d.]+ s\b", "", row.text) for row in story.feed)
+    return sorted(re.sub(r"s3://\S+|[0-9a-f]{64}|[\d.]+ [kM]?B", "…", text) for text in texts)
+
+
+def test_an_exception_in_training_ends_the_run_with_its_reason(engine: str, tmp_path: Path) -> None:
     """A trainer that raises in train: ERROR, the exception's type and place at the hub for each site."""
-    outcome = launch(tmp_path, in_train="cohort = site.cohort(); float(cohort['note'].iloc[0])")
+    outcome = launch(engine, tmp_path, in_train="cohort = site.cohort(); float(cohort['note'].iloc[0])")
     assert outcome.status is ModelStatus.ERROR
     assert outcome.exit_code == 1
     assert outcome.story.reason is not None
@@ -148,35 +265,36 @@ def test_an_exception_in_training_ends_the_run_with_its_reason(tmp_path: Path) -
     assert outcome.results is None
 
 
-def test_an_exception_in_validation_is_not_a_success(tmp_path: Path) -> None:
+def test_an_exception_in_validation_is_not_a_success(engine: str, tmp_path: Path) -> None:
     """A trainer that raises in validate: ERROR with the phase in the reason, although training succeeded."""
-    outcome = launch(tmp_path, in_validate="raise KeyError('threshold')")
+    outcome = launch(engine, tmp_path, in_validate="raise KeyError('threshold')")
     assert outcome.status is ModelStatus.ERROR
     assert "validate, round 1" in (outcome.story.reason or "")
     assert any("KeyError" in failure.headline for failure in outcome.story.failures)
     assert statuses(outcome.story)[-1] == "ERROR"
 
 
-def test_an_exception_at_import_is_reported_and_does_not_hang(tmp_path: Path) -> None:
+def test_an_exception_at_import_is_reported_and_does_not_hang(engine: str, tmp_path: Path) -> None:
     """A trainer that raises when a site imports it: ERROR with the traceback, no wait for a time-out."""
-    outcome = launch(tmp_path, at_import=AT_SITE_ONLY)
+    outcome = launch(engine, tmp_path, at_import=AT_SITE_ONLY)
     assert outcome.status is ModelStatus.ERROR
     assert any("RuntimeError" in failure.headline for failure in outcome.story.failures)
     assert "RuntimeError" in (outcome.story.reason or "")
 
 
-def test_one_failing_site_ends_the_run_and_is_named(tmp_path: Path) -> None:
+def test_one_failing_site_ends_the_run_and_is_named(engine: str, tmp_path: Path) -> None:
     """By default one site's failure is the run's failure; the reason names that site and no other."""
-    outcome = launch(tmp_path, in_train="if site.name == 'Trust_2': raise OSError('disk')")
+    outcome = launch(engine, tmp_path, in_train="if site.name == 'Trust_2': raise OSError('disk')")
     assert outcome.status is ModelStatus.ERROR
     assert "Trust_2 in train, round 1" in (outcome.story.reason or "")
     assert "Trust_1 in" not in (outcome.story.reason or "")
     assert [failure.slots for failure in outcome.story.failures if "OSError" in failure.headline] == [["Trust_2"]]
 
 
-def test_a_failing_site_is_left_out_when_the_job_says_so(tmp_path: Path) -> None:
+def test_a_failing_site_is_left_out_when_the_job_says_so(engine: str, tmp_path: Path) -> None:
     """IGNORE_RESULT_ERROR with a quorum of one: the run goes on with the other site and says 1 of 2."""
     outcome = launch(
+        engine,
         tmp_path,
         in_train="if site.name == 'Trust_2': raise OSError('disk')",
         IGNORE_RESULT_ERROR=True,
@@ -188,9 +306,9 @@ def test_a_failing_site_is_left_out_when_the_job_says_so(tmp_path: Path) -> None
     assert any(failure.slots == ["Trust_2"] for failure in outcome.story.failures)
 
 
-def test_a_nan_metric_is_reported_and_ends_nothing(tmp_path: Path) -> None:
+def test_a_nan_metric_is_reported_and_ends_nothing(engine: str, tmp_path: Path) -> None:
     """A metric that is not a number becomes a row that names it; the run succeeds and its other metrics are stored."""
-    outcome = launch(tmp_path, wrong="float('nan')")
+    outcome = launch(engine, tmp_path, wrong="float('nan')")
     assert outcome.status is ModelStatus.RESULTS_UPLOADED
     rows = [row.text for row in outcome.story.feed if "wrong" in row.text]
     assert len(rows) == 4, "one row a site and round"
@@ -198,11 +316,11 @@ def test_a_nan_metric_is_reported_and_ends_nothing(tmp_path: Path) -> None:
     assert {each.label for each in outcome.story.plots} >= {"loss", "train_loss"}
 
 
-def test_ctrl_c_in_the_middle_stops_the_run_once_and_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_middle_stops_the_run_once_and_leaves_nothing(engine: str, tmp_path: Path) -> None:
     """SIGINT during training: STOPPED at the hub with the reason, exit code 130, report written, no process left."""
     app = write_app(tmp_path / "app", in_train="import time; time.sleep(2)", GLOBAL_ROUNDS=50)
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "flip_fl.cli", "run", str(app), "--engine", "nvflare", "--sites", "2"]
+    command = [sys.executable, "-m", "flip_fl.cli", "run", str(app), "--engine", engine, "--sites", "2"]
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         _wait_for_status(out / "hub.sqlite", "RUNNING")
@@ -221,7 +339,10 @@ def test_ctrl_c_in_the_middle_stops_the_run_once_and_leaves_nothing(tmp_path: Pa
 
 
 def test_a_logged_metric_is_at_the_hub_while_its_round_still_trains(tmp_path: Path) -> None:
-    """The live channel works: a value logged at the start of a long task does not wait for the task's reply."""
+    """The live channel works: a value logged at the start of a long task does not wait for the task's reply.
+
+    NVFLARE alone: a ClientApp of Flower's has no word to say before its reply.
+    """
     in_train = "site.log('early', 1.0); import time; time.sleep(12)"
     app = write_app(tmp_path / "app", in_train=in_train, GLOBAL_ROUNDS=1)
     out = tmp_path / "run"
@@ -249,17 +370,17 @@ def test_a_logged_metric_is_at_the_hub_while_its_round_still_trains(tmp_path: Pa
     assert [len(series.points) for series in plot(outcome.story, "early").series] == [1, 1]
 
 
-def test_weights_that_are_not_numbers_are_rejected_and_not_counted(tmp_path: Path) -> None:
+def test_weights_that_are_not_numbers_are_rejected_and_not_counted(engine: str, tmp_path: Path) -> None:
     """A site whose weights are NaN does not enter the model: 1 of 2 aggregated, the rejection named at the hub."""
     poison = "if site.name == 'Trust_2': torch.nn.init.constant_(model.bias, float('nan'))"
-    outcome = launch(tmp_path, before_return=poison, IGNORE_RESULT_ERROR=True, MIN_CLIENTS=1)
+    outcome = launch(engine, tmp_path, before_return=poison, IGNORE_RESULT_ERROR=True, MIN_CLIENTS=1)
     assert outcome.status is ModelStatus.RESULTS_UPLOADED
     assert [(each.returned, each.expected) for each in outcome.story.rounds] == [(1, 2), (1, 2)]
     assert any("rejected: 'bias' holds NaN" in failure.detail for failure in outcome.story.failures)
     assert all(math.isfinite(point.y or 0) for each in plot(outcome.story, "loss").series for point in each.points)
 
 
-def test_a_stop_at_the_hub_ends_the_run_as_stopped(tmp_path: Path) -> None:
+def test_a_stop_at_the_hub_ends_the_run_as_stopped(engine: str, tmp_path: Path) -> None:
     """Somebody sets the model to STOPPED at the hub: the engine is told, the run ends, and STOPPED is what stays."""
     app = write_app(tmp_path / "app", in_train="import time; time.sleep(1)", GLOBAL_ROUNDS=50)
     out = tmp_path / "run"
@@ -273,7 +394,7 @@ def test_a_stop_at_the_hub_ends_the_run_as_stopped(tmp_path: Path) -> None:
                 session.commit()
             stopped.append(model.id)
 
-    outcome = run(RunOptions(app=app, engine="nvflare", sites=2, out=out), stop_at_hub)
+    outcome = run(RunOptions(app=app, engine=engine, sites=2, out=out), stop_at_hub)
     assert stopped
     assert (outcome.status, outcome.exit_code) == (ModelStatus.STOPPED, 6)
     assert statuses(outcome.story)[-1] == "STOPPED"
@@ -283,7 +404,7 @@ def test_a_stop_at_the_hub_ends_the_run_as_stopped(tmp_path: Path) -> None:
     assert processes_of(out) == []
 
 
-def test_an_imaging_app_reads_its_studies(tmp_path: Path) -> None:
+def test_an_imaging_app_reads_its_studies(engine: str, tmp_path: Path) -> None:
     """--data and --images: each site fetches its own studies by accession number; a missing one is skipped, counted."""
     cohort, images = tmp_path / "cohort.csv", tmp_path / "images"
     rows = [f"P{number},00{number},{number % 2}" for number in range(40)]
@@ -292,7 +413,7 @@ def test_an_imaging_app_reads_its_studies(tmp_path: Path) -> None:
         (images / f"00{number}").mkdir(parents=True)
         (images / f"00{number}" / "input_scan.nii.gz").write_bytes(bytes(100 + number))
     app = write_app(tmp_path / "app", data=IMAGE_DATA, GLOBAL_ROUNDS=1, IMAGING=True, MAX_SKIPPED=0.1)
-    options = RunOptions(app=app, engine="nvflare", sites=2, data=cohort, images=images, out=tmp_path / "run")
+    options = RunOptions(app=app, engine=engine, sites=2, data=cohort, images=images, out=tmp_path / "run")
     outcome = run(options, lambda _: None)
     assert outcome.status is ModelStatus.RESULTS_UPLOADED, outcome.reason
     skipped = [row.text for row in outcome.story.feed if "skipped" in row.text]
@@ -300,7 +421,7 @@ def test_an_imaging_app_reads_its_studies(tmp_path: Path) -> None:
     assert all("0039" not in text for text in skipped)
 
 
-def test_a_killed_site_process_ends_the_run_with_its_name(tmp_path: Path) -> None:
+def test_a_killed_site_process_ends_the_run_with_its_name(engine: str, tmp_path: Path) -> None:
     """kill -9 of one site's process in the middle of training: ERROR naming the slot, instead of waiting for ever."""
     app = write_app(tmp_path / "app", in_train="import time; time.sleep(3)", GLOBAL_ROUNDS=50)
     out = tmp_path / "run"
@@ -314,10 +435,12 @@ def test_a_killed_site_process_ends_the_run_with_its_name(tmp_path: Path) -> Non
                     killed.append(process.pid)
                     process.kill()
 
-    outcome = run(RunOptions(app=app, engine="nvflare", sites=2, out=out), kill_one)
+    outcome = run(RunOptions(app=app, engine=engine, sites=2, out=out), kill_one)
     assert len(killed) == 1
     assert outcome.status is ModelStatus.ERROR
-    assert "Trust_2 was lost" in (outcome.story.reason or "")
+    assert "Trust_2" in (outcome.story.reason or "")
+    assert "lost" in (outcome.story.reason or "")
+    assert "Trust_1" not in (outcome.story.reason or "")
     assert processes_of(out) == []
 
 
