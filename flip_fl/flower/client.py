@@ -23,7 +23,7 @@ from flip_fl.errors import FlipError
 from flip_fl.flower import protocol
 from flip_fl.flower.claim import claimed_slot, exported, site_facts
 from flip_fl.flower.mods import failed, flip_mods, keep_at_site
-from flip_fl.flower.protocol import ABORTED, ARRAYS, FAILED, METRICS, NUM_EXAMPLES, TaskNote, error_reason
+from flip_fl.flower.protocol import ABORTED, ARRAYS, FAILED, METRICS, NUM_EXAMPLES, STOP_FILE, TaskNote, error_reason
 from flip_fl.values import Task
 
 MODEL_ID = "flip-model-id"
@@ -31,8 +31,6 @@ PROJECT_ID = "flip-project-id"
 QUERY = "flip-cohort-query"
 JOB_DIR = "flip-job-dir"
 NUM_ROUNDS = "num-server-rounds"
-# In a node's config: a file whose presence stops the task, for whoever runs the node and cannot reach into it.
-STOP_FILE = "flip-stop-file"
 
 _MAX_INT = 2**63 - 1
 
@@ -142,15 +140,15 @@ def _model_id(run_config: Mapping[str, Any], config: AppConfig) -> UUID | None:
 
 
 def _arrays(content: RecordDict) -> tuple[str, Arrays]:
-    """The model that the server has sent, and the name of its record. Raises ``FlipError`` E0532."""
+    """The model that the server has sent, and the name of its record. Raises ``FlipError`` E0542."""
     records = content.array_records
     if ARRAYS not in records and len(records) != 1:
-        raise FlipError("E0532", problem=f"it holds {len(records) or 'no'} ArrayRecords and none is called '{ARRAYS}'")
+        raise FlipError("E0542", problem=f"it holds {len(records) or 'no'} ArrayRecords and none is called '{ARRAYS}'")
     key = ARRAYS if ARRAYS in records else next(iter(records))
     try:
         return key, {name: array.numpy() for name, array in records[key].items()}
     except (ValueError, TypeError, EOFError) as error:
-        raise FlipError("E0532", problem=f"its arrays cannot be read ({type(error).__name__})") from None
+        raise FlipError("E0542", problem=f"its arrays cannot be read ({type(error).__name__})") from None
 
 
 def _reply(result: Result, task: Task, slot: str, key: str, message: Message) -> Message:

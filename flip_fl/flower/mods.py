@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Error, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from flip_fl.app.failures import Failure
@@ -78,7 +78,7 @@ def size_guard(max_bytes: int = MAX_REPLY_BYTES) -> Mod:
             return reply
         own = context.node_config.get(MAX_REPLY_KEY)
         limit = own if isinstance(own, int) and not isinstance(own, bool) else max_bytes
-        sizes = {name: record.count_bytes() for name, record in reply.content.items()}
+        sizes = {name: _bytes(record) for name, record in reply.content.items()}
         total = sum(sizes.values())
         if total <= limit:
             return reply
@@ -173,6 +173,14 @@ def _where(message: Message, context: Context) -> _Where:
     except Exception:
         slot = note.slot
     return _Where(slot, note.round, message.metadata.message_type.partition(".")[0])
+
+
+def _bytes(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
+    """About what the record takes on the wire. (Flower's own ``count_bytes`` fails for a list that is empty.)"""
+    if isinstance(record, ArrayRecord):
+        return sum(len(array.data) + len(name) for name, array in record.items())
+    values = [item for value in record.values() for item in (value if isinstance(value, list) else [value])]
+    return sum(map(len, record)) + sum(len(item) if isinstance(item, str | bytes) else 8 for item in values)
 
 
 def _filtered(record: ArrayRecord, chosen: Sequence[Filter], about: FilterContext) -> ArrayRecord:

@@ -117,7 +117,8 @@ def put_report(content: RecordDict, slot: str, items: Iterable[Mapping[str, Any]
     """
     columns, rows = columns_of(items, slot)
     stamp_slot(content, slot)
-    content[SERIES_RECORD] = ConfigRecord(dict(columns.items()))
+    # Flower cannot tell the size of a record with an empty list.
+    content[SERIES_RECORD] = ConfigRecord({name: column for name, column in columns.items() if column})
     content[ROWS_RECORD] = ConfigRecord({"json": json.dumps(rows)})
 
 
