@@ -470,7 +470,7 @@ _ENTRIES = (
         "The folder holds config.json and models.py with get_model().",
     ),
     Entry(
-        "E0541",
+        "E0551",
         ExitCode.USAGE,
         "this node does not know which kit slot it is: {problem}",
         "its settings, its data and its metrics belong to a slot",
@@ -479,7 +479,7 @@ _ENTRIES = (
         "partition-id (the place in flip-slots), and what the server says.",
     ),
     Entry(
-        "E0542",
+        "E0552",
         ExitCode.FAILED,
         "the message of the server cannot be worked on: {problem}",
         "a task needs the global model, as one ArrayRecord",

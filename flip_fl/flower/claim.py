@@ -31,14 +31,14 @@ def claimed_slot(node_config: Mapping[str, Any], run_config: Mapping[str, Any], 
     """The slot that this client is by its own account; the server compares it with the key's registered name.
 
     ``node_config["slot"]``, else SUPERNODE_NAME, else in a simulation the entry of flip-slots at the partition's place
-    (without flip-slots: ``Trust_<partition + 1>``), else what the server has ``told``. Raises ``FlipError`` E0541.
+    (without flip-slots: ``Trust_<partition + 1>``), else what the server has ``told``. Raises ``FlipError`` E0551.
     """
     named = str(node_config.get(SLOT) or os.environ.get(NAME_VARIABLE) or "").strip()
     found = named or _of_partition(node_config, run_config) or told
     if not found:
-        raise FlipError("E0541", problem="nothing names it")
+        raise FlipError("E0551", problem="nothing names it")
     if len(found) > MAX_SLOT_CHARS or not found.isprintable():
-        raise FlipError("E0541", problem=f"a slot has 1 to {MAX_SLOT_CHARS} printable characters, this is {found!r}")
+        raise FlipError("E0551", problem=f"a slot has 1 to {MAX_SLOT_CHARS} printable characters, this is {found!r}")
     return found
 
 
@@ -72,9 +72,9 @@ def _of_partition(node_config: Mapping[str, Any], run_config: Mapping[str, Any])
         return ""
     slots = [name.strip() for name in str(run_config.get(SLOTS) or "").split(",") if name.strip()]
     if isinstance(partition, bool) or not isinstance(partition, int) or partition < 0:
-        raise FlipError("E0541", problem=f"{PARTITION} is {partition!r}, not a whole number from 0")
+        raise FlipError("E0551", problem=f"{PARTITION} is {partition!r}, not a whole number from 0")
     if not slots:
         return f"Trust_{partition + 1}"
     if partition >= len(slots):
-        raise FlipError("E0541", problem=f"it is partition {partition}, and {SLOTS} names {len(slots)} slots")
+        raise FlipError("E0551", problem=f"it is partition {partition}, and {SLOTS} names {len(slots)} slots")
     return slots[partition]

@@ -140,15 +140,15 @@ def _model_id(run_config: Mapping[str, Any], config: AppConfig) -> UUID | None:
 
 
 def _arrays(content: RecordDict) -> tuple[str, Arrays]:
-    """The model that the server has sent, and the name of its record. Raises ``FlipError`` E0542."""
+    """The model that the server has sent, and the name of its record. Raises ``FlipError`` E0552."""
     records = content.array_records
     if ARRAYS not in records and len(records) != 1:
-        raise FlipError("E0542", problem=f"it holds {len(records) or 'no'} ArrayRecords and none is called '{ARRAYS}'")
+        raise FlipError("E0552", problem=f"it holds {len(records) or 'no'} ArrayRecords and none is called '{ARRAYS}'")
     key = ARRAYS if ARRAYS in records else next(iter(records))
     try:
         return key, {name: array.numpy() for name, array in records[key].items()}
     except (ValueError, TypeError, EOFError) as error:
-        raise FlipError("E0542", problem=f"its arrays cannot be read ({type(error).__name__})") from None
+        raise FlipError("E0552", problem=f"its arrays cannot be read ({type(error).__name__})") from None
 
 
 def _reply(result: Result, task: Task, slot: str, key: str, message: Message) -> Message:

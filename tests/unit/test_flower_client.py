@@ -333,7 +333,7 @@ def test_a_node_that_is_nobody_is_told_so(
     monkeypatch.delenv("SUPERNODE_NAME", raising=False)
     with pytest.raises(FlipError, match=words) as raised:
         claimed_slot(node, run)
-    assert raised.value.code == "E0541"
+    assert raised.value.code == "E0551"
 
 
 def test_the_run_config_may_name_the_apps_folder(trust: Callable[..., Path], tmp_path: Path) -> None:
