@@ -174,8 +174,8 @@ class FlipGrid(Grid):
             message.metadata.ttl = max(message.metadata.ttl, limit_s + TTL_MARGIN_S)
         self._asking_since = None
         self._obey_stop()
-        taken = list(self._inner.push_messages(messages))
         now = time.monotonic()
+        taken = list(self._inner.push_messages(messages))
         # Of a message that it did not take a SuperLink returns None, or no id.
         ids = {message_id for message_id in taken if message_id}
         asked = [Asked(slot, message, task, number, now) for message, slot in zip(messages, slots, strict=True)]

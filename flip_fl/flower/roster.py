@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from flwr.serverapp import Grid
 
-from flip_fl.flower.simulated import SimulatedNames
 from flip_fl.flower.identity import Node, RollCall, Unfit, Unused, call_roll, in_order, not_connected
 from flip_fl.flower.phase import Patience, Quorum, RoundFailed
 from flip_fl.flower.private import NodeInfo
+from flip_fl.flower.simulated import SimulatedNames
 from flip_fl.reporting.reporter import Reporter
 
 logger = logging.getLogger("flip_fl.flower")
