@@ -14,7 +14,7 @@ from flip_fl.values import natural_key
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 # More examples than any site has; a claim beyond it would drown every other site.
-MAX_EXAMPLES = 10**12
+MAX_EXAMPLES = 10**8
 
 
 @dataclass(frozen=True)

@@ -104,10 +104,10 @@ GOOD = {"w": np.ones((2, 3), dtype=np.float32), "n": np.ones((), dtype=np.int64)
     [
         (GOOD, 1, None),
         (GOOD, np.int64(5), None),
-        ({**GOOD, "n": np.array(-1)}, 10**12, None),
+        ({**GOOD, "n": np.array(-1)}, 10**8, None),
         (GOOD, 0, "num_examples is 0"),
         (GOOD, -1, "num_examples is -1"),
-        (GOOD, 10**12 + 1, "num_examples is"),
+        (GOOD, 10**8 + 1, "num_examples is"),
         (GOOD, True, "num_examples is a bool"),
         (GOOD, 1.5, "num_examples is a float"),
         (GOOD, None, "num_examples is a NoneType"),
