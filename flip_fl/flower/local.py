@@ -28,7 +28,7 @@ from flip_fl.flower.local_grid import LOCAL_RUN, LocalGrid
 from flip_fl.flower.local_process import ProcessSite
 from flip_fl.flower.local_site import DirectSite, LocalSite
 from flip_fl.flower.local_worker import LOG_FORMAT
-from flip_fl.flower.private import SERVER_NODE_ID
+from flip_fl.flower.private import SERVER_NODE_ID, settle_flower_log
 from flip_fl.flower.run_config import SLOTS
 from flip_fl.settings import site_environment
 
@@ -84,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; its exit code is 0 only if the ServerApp has returned."""
     given = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    # Flower's logger has a handler of its own.
-    logging.getLogger("flwr").propagate = False
+    settle_flower_log(colours=sys.stderr.isatty())
     try:
         declared = read_app(given.job_dir.resolve())
         overrides = dict(_parsed(text, declared) for text in given.run_config)

@@ -48,8 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _end_with(facts["parent"], given.lifeline)
         _stop_on_terminate(Path(facts["node_config"]["stop-file"]))
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-        # Flower's logger has a handler of its own.
-        logging.getLogger("flwr").propagate = False
         with contextlib.suppress(ConnectionError):
             _serve(connection, facts)
     return 0
@@ -61,8 +59,9 @@ def _serve(connection: socket.socket, facts: dict[str, Any]) -> None:
 
     from flip_fl.flower.component import load_client_app
     from flip_fl.flower.local_site import answer, failed
-    from flip_fl.flower.private import be_task, message_from_bytes, message_to_bytes, new_id
+    from flip_fl.flower.private import be_task, message_from_bytes, message_to_bytes, new_id, settle_flower_log
 
+    settle_flower_log(colours=False)
     slot, node_id, job_dir = facts["slot"], facts["node_id"], Path(facts["job_dir"])
     app = broken = context = None
     try:

@@ -5,6 +5,7 @@ A later flwr may move any of it; what breaks then, breaks here.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import struct
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.logger import LOGGER_NAME, update_console_handler
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError, EncodeError
@@ -35,6 +37,7 @@ __all__ = [
     "new_run",
     "node_info",
     "number_message",
+    "settle_flower_log",
 ]
 
 _LENGTH = struct.Struct(">Q")
@@ -153,3 +156,9 @@ def new_run(run_id: int, task_type: str, run_config: Mapping[str, UserConfigValu
 def node_info(node_id: int, name: str) -> NodeInfo:
     """What ``Grid.get_nodes`` says of a node that is there."""
     return NodeInfo(node_id=node_id, name=name, status="online")
+
+
+def settle_flower_log(*, colours: bool) -> None:
+    """Keep Flower from writing each line twice beside a root handler; without ``colours`` it writes plain text."""
+    logging.getLogger(LOGGER_NAME).propagate = False
+    update_console_handler(colored=colours)

@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 import numpy as np
 import psutil
@@ -19,10 +20,15 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from flip_fl.flower.component import read_app
+from flip_fl.flower.job import write_job
 from flip_fl.flower.local import LOCAL_RUN, DirectSite, LocalGrid, LocalSite, ProcessSite
-from flip_fl.flower.protocol import FAILED, LOST, get_report, with_task
+from flip_fl.flower.protocol import ABORTED, FAILED, LOST, get_report, with_task
 from flip_fl.flower.protocol import TaskNote as Note
+from flip_fl.jobs.templates import JobValues
+from tests.support.flower_client import LINEAR, MODEL_ID, settle
 from tests.support.flower_plain import ENVIRONMENT, gone, until, write_plain_job
+from tests.support.small_apps import write_app
 
 MakeSite = Callable[[str], LocalSite]
 
@@ -249,12 +255,12 @@ def test_what_an_app_prints_goes_to_the_sites_log_and_not_among_the_messages(
 
 
 def test_100_mb_pass_both_ways_and_two_large_messages_wait_for_each_other(process: ProcessSite) -> None:
-    """Both sides writing at once must not block each other, however large the model."""
+    """Neither side may wait for the other with its buffer full, however large the model."""
     grid = LocalGrid([process])
     large = np.random.default_rng(1).standard_normal(12_500_000)
     messages = []
-    for _ in range(2):
-        content = RecordDict({"arrays": _arrays(w=large), "config": ConfigRecord({})})
+    for size in (len(large), len(large) // 10):
+        content = RecordDict({"arrays": _arrays(w=large[:size]), "config": ConfigRecord({})})
         messages.append(Message(content, process.node_id, "train"))
     replies = grid.send_and_receive(messages, timeout=120)
     assert len(replies) == 2
@@ -353,3 +359,32 @@ def test_an_app_that_cannot_be_imported_fails_each_message_with_the_place(tmp_pa
     assert failure.type == "ModuleNotFoundError"
     assert "client_app.py" in failure.traceback
     assert "no_such_module_at_all" in (tmp_path / "logs" / "Trust_1.log").read_text()
+
+
+def test_a_neutral_apps_training_ends_early_when_its_process_gets_sigterm(tmp_path: Path) -> None:
+    """The way from the signal to ``site.aborted`` is long; every part of it must hold."""
+    note = tmp_path / "note"
+    wait = "[__import__('time').sleep(0.01) for _ in site.progress(iter(int, 1))]"
+    loop = f"open({str(note)!r}, 'w').write('here'); {wait}"
+    app = write_app(tmp_path / "app", in_train=loop)
+    settle(app, tmp_path)
+    values = JobValues(model_id=UUID(MODEL_ID), num_rounds=1, min_clients=1, slots=("Trust_1",))
+    job = write_job(app, "standard", values, tmp_path / "job")
+    environment = {**ENVIRONMENT, "FLIP_SETTINGS_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    config = read_app(job).run_config
+    with closing(ProcessSite("Trust_1", job, config, env=environment, log_dir=tmp_path / "logs")) as site:
+        grid = LocalGrid([site])
+        (validated,) = grid.send_and_receive([_linear(site, "evaluate")], timeout=120)
+        assert validated.content.metric_records["metrics"]["num-examples"] == 240
+        training = _linear(site, "train")
+        grid.push_messages([training])
+        until(lambda: note.exists() and note.read_text() != "")
+        os.kill(site.pid, signal.SIGTERM)
+        reply = _wait(grid, training)
+    assert reply.error.code == ABORTED
+    assert get_report(reply).aborted
+
+
+def _linear(site: ProcessSite, kind: str) -> Message:
+    content = RecordDict({"arrays": _arrays(**LINEAR), "config": ConfigRecord({"server-round": 1})})
+    return Message(with_task(content, Note("Trust_1", 1, 1)), site.node_id, kind)

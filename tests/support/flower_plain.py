@@ -103,13 +103,13 @@ def sleep(message, context):
 
 SERVER_APP = """
 import json
-import os
-import signal
+import logging
 import time
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import ServerApp
+from flwr.supercore.logger import log
 
 app = ServerApp()
 
@@ -125,6 +125,7 @@ def main(grid, context):
 
     nodes = {node.name: node.node_id for node in grid.get_nodes()}
     if what == "fail":
+        log(logging.WARNING, "the ServerApp fails now")
         raise ValueError("the ServerApp failed")
     if what == "hang":
         try:

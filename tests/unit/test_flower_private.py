@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from flip_fl.flower import private
@@ -52,11 +53,37 @@ def test_an_error_reply_comes_back_from_its_bytes_as_it_was() -> None:
     assert not got.has_content()
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff" * 40, b"not a message", _message().metadata.message_id.encode()])
+WHOLE = private.message_to_bytes(_message())
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 40, b"not a message", WHOLE[:-1], WHOLE + b"x", WHOLE[:20], bytes(8)])
 def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
     """What a broken worker writes must not become a message, nor an exception that nobody expects."""
     with pytest.raises(ValueError, match="not a message"):
         private.message_from_bytes(data)
+
+
+def test_a_message_with_a_large_array_is_not_copied_through_protobuf() -> None:
+    """A model of some gigabytes must pass: protobuf alone holds two, and takes seconds for a tenth of that."""
+    size = 30_000_000
+    with private.acting_as(**SERVER):
+        message = Message(RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(size, np.uint8))})}), 5, "train")
+    tracemalloc.start()
+    data = private.message_to_bytes(message)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size < len(data) < size + 1_000
+    assert peak < 1.1 * size
+    assert private.message_from_bytes(data).content.array_records["arrays"]["w"].numpy().shape == (size,)
+
+
+def test_what_a_site_needs_of_a_message_to_fail_it_is_kept_without_the_model() -> None:
+    """A message that its site will never answer is answered from this; the model itself may be gigabytes."""
+    sent = _message()
+    kept = private.envelope(sent)
+    assert list(kept.content) == ["config"]
+    private.number_message(sent)
+    assert kept.metadata.message_id != sent.metadata.message_id, "an id given later is of a later message"
 
 
 def test_a_message_is_made_in_the_name_of_whom_it_acts_for_and_the_identity_is_put_back() -> None:
