@@ -17,7 +17,7 @@ from flip_fl.aggregate.best import BestModel
 from flip_fl.app import weights
 from flip_fl.app.arrays import Arrays
 from flip_fl.app.config import AppConfig
-from flip_fl.errors import FlipError, ResultsUploadError
+from flip_fl.errors import ExitCode, FlipError, ResultsUploadError
 from flip_fl.flower.checkpoint import StrategyState
 from flip_fl.flower.grid import FlipGrid, Patience, Quorum, RoundFailed, RunStopped
 from flip_fl.flower.rounds import Rounds
@@ -130,7 +130,7 @@ def run(
         lifecycle.upload_failed(upload_problem(error))
     except (SystemExit, KeyboardInterrupt) as left:
         code = left.code if isinstance(left, SystemExit) else None
-        if code in (None, 0):
+        if code in (None, ExitCode.DONE, ExitCode.STOPPED):
             lifecycle.stop(STOPPED_BY_FLOWER)
         else:
             lifecycle.fail(f"the server's code ended its process with sys.exit({code!r:.100})")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -20,16 +17,13 @@ from flip_fl.nvflare.job import SERVER_CONFIG, write_job
 from flip_fl.reporting.stats import read_stats
 from flip_fl.settings import write_settings_file
 from flip_fl.simulate.environment import scrubbed
-from flip_fl.simulate.folder import claim
-from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.prepare import prepare
-from flip_fl.simulate.storage import storage
 from flip_fl.values import ModelStatus
+from tests.support.federation import SLOTS, federation
 from tests.support.small_apps import write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
-SLOTS = ("Trust_1", "Trust_2")
 CONTROLLERS = {
     "FedAvg": {
         "id": "controller",
@@ -49,38 +43,6 @@ CONTROLLERS = {
         },
     },
 }
-
-
-@dataclass(frozen=True)
-class Federation:
-    """A hub that is up, and the settings that the engine's processes find."""
-
-    hub: SimulatedHub
-    settings: Path
-
-
-@contextlib.contextmanager
-def federation(folder: Path, app: Path) -> Iterator[Federation]:
-    """Hub, object store and settings files, as a run has them, without an engine."""
-    with (
-        claim(folder / "run", app) as run,
-        simulated_hub(run, "own tools", "", SLOTS, slots_total=2) as hub,
-        storage(run.state / "s3", run.logs / "s3.log") as s3,
-    ):
-        prepare(app, run.data)
-        s3.create_bucket("results")
-        write_settings_file(
-            run.settings / "server.env",
-            {
-                "FLIP_API_INTERNAL_URL": hub.url,
-                "INTERNAL_SERVICE_KEY": hub.key,
-                **s3.settings("results"),
-            },
-        )
-        for slot in SLOTS:
-            values = {"LOCAL_DEV": "true", "DEV_DATAFRAME": str(run.data / "cohort.csv"), "DEV_TABULAR": "true"}
-            write_settings_file(run.settings / f"{slot}.env", values)
-        yield Federation(hub, run.settings)
 
 
 def simulate(job: Path, workspace: Path, slots: str, **environment: str) -> None:
