@@ -60,12 +60,14 @@ def _trimmed(reply: Message, odd: Mapping[str, Any], names: tuple[str | None, st
 
 
 def _names(reply: Message) -> tuple[str | None, str | None]:
-    content = reply.content
-    return next(iter(content.array_records), None), next(iter(content.metric_records), None)
+    names: dict[type, str] = {}
+    for name, record in reply.content.items():
+        names.setdefault(type(record), name)
+    return names.get(ArrayRecord), names.get(MetricRecord)
 
 
 def _metrics(reply: Message) -> Mapping[str, Any]:
-    return next(iter(reply.content.metric_records.values()), {})
+    return next((record for record in reply.content.values() if isinstance(record, MetricRecord)), {})
 
 
 def _shape(value: Any) -> int | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from flwr.app import Message
+from flwr.app import Message, MetricRecord
 
 from flip_fl.flower.attribution import (
     MESSAGE_GONE,
@@ -30,7 +30,7 @@ from flip_fl.flower.protocol import (
     metrics_by_grammar,
     stamp_slot,
 )
-from flip_fl.flower.quarantine import Quarantine, ReplyCheck, array_bytes
+from flip_fl.flower.quarantine import Quarantine, ReplyCheck, array_bytes, records_of
 from flip_fl.flower.roster import Roster
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting
@@ -181,7 +181,7 @@ class Arrivals:
         items = report.items
         if reply.has_content() and not {SERIES_RECORD, ROWS_RECORD} & set(reply.content):
             # A ClientApp that is not ours: its metrics are all that it reports.
-            for record in reply.content.metric_records.values():
+            for record in records_of(reply.content, MetricRecord):
                 items = [
                     *items,
                     *metrics_by_grammar(record, slot=asked.slot, round=asked.number, task=asked.task.value),

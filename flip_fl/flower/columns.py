@@ -14,6 +14,7 @@ NAMES = ("id", "at", "label", "x-label", "x", "y", "round", "task", "stage")
 _ITEM_KEYS = frozenset(
     {"id", "at", "kind", "client", "global_round", "label", "result", "x_value", "x_label", "task", "stage"}
 )
+_UUID_BYTES = 16
 _INT64_MAX = 2**63 - 1
 
 
@@ -80,12 +81,15 @@ def _cells(item: Mapping[str, Any], slot: str) -> tuple[Any, ...] | None:
 
 def _item(cells: tuple[Any, ...], client: str | None) -> dict[str, Any] | None:
     id_, at, label, x_label, x, y, number, task, stage = cells
+    if type(id_) is not bytes or len(id_) != _UUID_BYTES:
+        return None
+    digits = id_.hex()  # a UUID object only to be written down takes as long as all the rest of this
     try:
         place, result = float(x), float(y)
         return {
             "kind": "metric",
-            "id": str(UUID(bytes=id_)),
-            "at": stamp(datetime.fromtimestamp(at, UTC)),
+            "id": f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}",
+            "at": datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z"),
             "client": client,
             "global_round": number,
             "label": label,

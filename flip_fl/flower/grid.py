@@ -26,7 +26,7 @@ __all__ = ["FlipGrid", "Patience", "Phase", "Quorum", "RoundFailed", "RunStopped
 logger = logging.getLogger("flip_fl.flower")
 
 # A stop at the hub is obeyed within a second, however seldom the grid is asked for replies.
-STOP_POLL_S = 0.5
+STOP_POLL_S = 0.25
 # Beyond Flower's 12 hours a reply would be thrown away although it is still waited for.
 TTL_MARGIN_S = 60.0
 _TASKS = {MessageType.TRAIN: Task.TRAIN, MessageType.EVALUATE: Task.VALIDATE}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from flip_fl.aggregate.average import MAX_EXAMPLES, Update, check_update
 from flip_fl.flower.npy import Layout, NpyError, layout_of, view
 from flip_fl.flower.protocol import NUM_EXAMPLES
 from flip_fl.values import Task
+
+_Kind = TypeVar("_Kind", ArrayRecord, MetricRecord)
 
 ReplyCheck = Callable[[Message, Message, Task], str | None]
 
@@ -34,13 +36,13 @@ class Quarantine:
         """Why ``reply`` cannot be aggregated, or None. The reason names parameters, never values. Never raises."""
         if not reply.has_content():
             return "it has no content"
-        metrics = list(reply.content.metric_records.values())
+        metrics = records_of(reply.content, MetricRecord)
         if len(metrics) != 1:
             return f"it has {len(metrics)} MetricRecords, not one"
         reason = _check_metrics(metrics[0]) or self._check_weight(metrics[0], task)
         if reason is not None or task is not Task.TRAIN:
             return reason
-        arrays = list(reply.content.array_records.values())
+        arrays = records_of(reply.content, ArrayRecord)
         if len(arrays) != 1:
             return f"it has {len(arrays)} ArrayRecords, not one"
         return self._check_arrays(sent, arrays[0], metrics[0])
@@ -83,7 +85,7 @@ class Quarantine:
         return check_update(model if model is not None else found, Update("", found, examples))
 
     def _read_model(self, sent: Message) -> Mapping[str, np.ndarray[Any, Any]] | None:
-        records = list(sent.content.array_records.values())
+        records = records_of(sent.content, ArrayRecord)
         if len(records) != 1:
             return None
         if records[0] is not self._sent:
@@ -93,6 +95,11 @@ class Quarantine:
         return self._model
 
 
+def records_of(content: RecordDict, kind: type[_Kind]) -> list[_Kind]:
+    """The records of one kind. Flower's own properties build a checked dict at every call."""
+    return [record for record in content.values() if isinstance(record, kind)]
+
+
 def check_reply(sent: Message, reply: Message, task: Task) -> str | None:
     """Why ``reply`` to ``sent`` cannot be aggregated, or None; see ``Quarantine``, which remembers between replies."""
     return Quarantine()(sent, reply, task)
@@ -100,7 +107,7 @@ def check_reply(sent: Message, reply: Message, task: Task) -> str | None:
 
 def array_bytes(reply: Message) -> int:
     """Bytes of the arrays in a reply's records: elements times their size, without headers."""
-    return sum(_nbytes(array) for record in reply.content.array_records.values() for array in record.values())
+    return sum(_nbytes(array) for record in records_of(reply.content, ArrayRecord) for array in record.values())
 
 
 def _nbytes(array: Any) -> int:

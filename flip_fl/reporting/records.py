@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic_core import PydanticSerializationError
@@ -28,8 +26,7 @@ class Lane(IntEnum):
     METRIC = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One report on its way to the hub.
 
     ``terminal`` marks a status that ends the run, ``own`` a row about the outbox's own losses, ``attempted`` a
@@ -89,10 +86,12 @@ def shorten(text: str, limit: int = MAX_TEXT_CHARS) -> str:
 
 def _json(item: wire.Item) -> str:
     # The quick way for nearly all reports: plain text without escapes, and no half of a surrogate pair.
-    with contextlib.suppress(PydanticSerializationError):
-        text = item.model_dump_json(exclude_none=True)
-        if text.isascii() and "\\u" not in text:
-            return text
+    try:
+        raw = item.__pydantic_serializer__.to_json(item, exclude_none=True)
+    except PydanticSerializationError:
+        raw = b"\\u"
+    if raw.isascii() and b"\\u" not in raw:
+        return raw.decode("ascii")
     facts = item.model_dump(mode="json", exclude_none=True)
     # ASCII, so that the length in characters is the length in bytes.
     body = json.dumps(facts, separators=(",", ":"), allow_nan=False)

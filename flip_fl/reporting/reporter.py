@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from flip_fl import wire
 from flip_fl.reporting.losses import LossReason
@@ -22,6 +22,8 @@ logger = logging.getLogger("flip_fl.reporting")
 
 # A metric that is not finite is one row a round; of rounds and metrics beyond this number they are counted only.
 MAX_NOT_FINITE_ROWS = 1_000
+
+_METRICS = TypeAdapter(list[wire.MetricItem])
 
 
 class Reporter:
@@ -68,13 +70,18 @@ class Reporter:
         ``client`` is the authenticated peer's slot and replaces whatever the site wrote. A number that is not finite
         becomes a failure row. Anything else a site may not report: it is counted, and one row says how many.
         """
+        raw = list(raw)
         items: list[wire.Item] = []
         refused = 0
-        for facts in raw:
-            try:
-                items += self._site_item(client, facts)
-            except (ValidationError, ValueError, TypeError, AttributeError):
-                refused += 1
+        try:
+            # Nearly always a site sends sound metrics only, and all of them at once are read faster.
+            items += _METRICS.validate_python([_metric_of(client, facts) for facts in raw])
+        except (ValidationError, ValueError, TypeError, AttributeError):
+            for facts in raw:
+                try:
+                    items += self._site_item(client, facts)
+                except (ValidationError, ValueError, TypeError, AttributeError):
+                    refused += 1
         if refused:
             logger.warning("%s sent %d reports that are none", client, refused)
             self._outbox.lose(LossReason.INVALID, refused, reported=refused)
@@ -207,6 +214,12 @@ class Reporter:
             global_round=plain.global_round or None,
         )
         return [row]
+
+
+def _metric_of(client: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    if facts.get("kind") != "metric":
+        raise ValueError("no metric")
+    return {**facts, "client": client}
 
 
 def _is_not_finite(value: object) -> bool:
