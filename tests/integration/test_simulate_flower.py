@@ -1,0 +1,86 @@
+"""Flower's own ways of running a job, on one machine: on Ray, and as a deployment with a SuperNode for each site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flip_fl.simulate.flower_link import Home
+from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
+from flip_fl.simulate.run import run
+from flip_fl.values import ModelStatus
+from tests.support.small_apps import write_app
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+
+SLOTS = ("Trust_2", "Trust_3")
+
+
+def launch(app: Path, out: Path, runtime: str, seen: list[str] | None = None) -> RunOutcome:
+    """One round of ``app`` at two of three slots; ``seen`` gets the command lines of what runs in the round."""
+
+    def look(progress: Progress) -> None:
+        if progress.round == 1 and seen is not None and not seen:
+            seen.extend(" ".join(each.cmdline()) for each in _processes(out))
+
+    return run(RunOptions(app=app, engine="flower", runtime=runtime, sites=3, slots=SLOTS, out=out), look)
+
+
+def scores(outcome: RunOutcome) -> dict[tuple[str, str], float]:
+    """The last value of each label at each slot, as the hub has it."""
+    return {
+        (plot.label, series.slot): value
+        for plot in outcome.story.plots
+        for series in plot.series
+        if (value := series.points[-1].y) is not None
+    }
+
+
+@pytest.mark.parametrize("runtime", ["ray", "deployment"])
+def test_the_same_app_gives_the_same_scores_and_leaves_nothing(runtime: str, tmp_path: Path) -> None:
+    """A job that runs in-process runs as Flower itself runs it: same slots, same scores, every daemon ended."""
+    app = write_app(tmp_path / "app", GLOBAL_ROUNDS=1)
+    seen: list[str] = []
+    outcome = launch(app, tmp_path / "run", runtime, seen)
+    assert outcome.status is ModelStatus.RESULTS_UPLOADED, outcome.reason
+    assert outcome.story.model.facts["Engine"] == f"flower ({runtime})"
+    assert [(cell.slot, cell.state) for cell in outcome.story.rounds[0].cells] == [(slot, "returned") for slot in SLOTS]
+    assert any("flower-superlink" in line for line in seen)
+    assert _processes(tmp_path / "run") == []
+    assert scores(outcome) == pytest.approx(scores(launch(app, tmp_path / "local", "in-process")), abs=1e-6)
+    logs = tmp_path / "run" / "logs"
+    assert (logs / "server.log").stat().st_size
+    if runtime == "ray":
+        return
+    assert all(any("flower-supernode" in line and slot in line for line in seen) for slot in SLOTS)
+    assert all((logs / f"{slot}.log").stat().st_size for slot in SLOTS)
+    secrets = [*(tmp_path / "run" / "state" / "engine").glob("keys/*"), *tmp_path.glob("run/state/engine/tls/*")]
+    assert len(secrets) == 7
+    assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
+
+
+def test_a_supernode_that_is_killed_ends_a_deployment_with_its_name(tmp_path: Path) -> None:
+    """Flower takes a minute to notice, and waits for ever for a node that never came: the run ends at once instead."""
+    app = write_app(tmp_path / "app", in_train="import time; time.sleep(60)", GLOBAL_ROUNDS=1)
+    killed: list[int] = []
+
+    def kill_one(progress: Progress) -> None:
+        if progress.round == 1 and not killed:
+            for each in _processes(tmp_path / "run"):
+                line = each.cmdline()
+                if any("flower-supernode" in word for word in line) and any("Trust_2" in word for word in line):
+                    killed.append(each.pid)
+                    each.kill()
+
+    options = RunOptions(app=app, engine="flower", runtime="deployment", sites=2, out=tmp_path / "run")
+    outcome = run(options, kill_one)
+    assert killed
+    assert outcome.status is ModelStatus.ERROR
+    assert outcome.story.reason == "the process of Trust_2 was lost"
+    assert _processes(tmp_path / "run") == []
+
+
+def _processes(out: Path) -> list[psutil.Process]:
+    return Home(out / "state" / "engine" / "home", {}).processes()
