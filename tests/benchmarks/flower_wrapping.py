@@ -1,0 +1,289 @@
+"""What our grid, watcher and reporting add to a round, and what a POST for every metric adds to the same round.
+
+The clients are of numpy and take next to no time, and one round follows upon the other: the sender has no pause of the
+FL server's to work in, all that it does is on the round's bill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import requests
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from flip_fl.flower.checkpoint import StrategyState
+from flip_fl.flower.grid import FlipGrid, Patience, Quorum
+from flip_fl.flower.local import DirectSite, LocalGrid
+from flip_fl.flower.rounds import Rounds
+from flip_fl.flower.strategy import ObservedStrategy
+from flip_fl.reporting.session import Reporting, open_reporting
+from flip_fl.reporting.stats import read_stats
+from flip_fl.simulate.faults import HubFault
+from flip_fl.values import Task
+from tests.benchmarks.figures import Figure
+from tests.benchmarks.flower_hub import HUNG, SLOW, BenchHub, bench_hub
+
+NAME = "what our wrapping adds to a round with {clients} clients, {metrics} metrics each, hub {hub}"
+CLIENTS = (2, 8, 32, 100)
+METRICS = 10
+HUBS: Mapping[str, HubFault] = {"at 50 ms": SLOW, "hung": HUNG}
+MOST_ADDED_S, MOST_ADDED_SHARE = 0.020, 0.01
+# Long enough for the sender, which sends once a second, to have worked in every block.
+BLOCK_S = 2.5
+PAIRS = 3
+MAX_BLOCK_ROUNDS = 150
+WARM_UP_ROUNDS = 3
+DRAIN_TIMEOUT_S = 120.0
+POST_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Added:
+    """Seconds of a bare round, and what the same round takes longer; ``rival_s`` with a POST for every metric."""
+
+    clients: int
+    hub: str
+    bare_s: float
+    added_s: float
+    rival_s: float | None = None
+
+    @property
+    def met(self) -> bool:
+        return self.added_s <= max(MOST_ADDED_S, MOST_ADDED_SHARE * self.bare_s)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: ``pairs`` of a block of bare and one of wrapped rounds, each ``block_s`` seconds long."""
+
+    clients: Sequence[int] = CLIENTS
+    block_s: float = BLOCK_S
+    pairs: int = PAIRS
+
+
+def figures(found: Sequence[Added]) -> list[Figure]:
+    """One figure for each number of clients and state of the hub."""
+    goal = f"≤ {MOST_ADDED_SHARE:.0%} or {MOST_ADDED_S * 1000:.0f} ms"
+    return [
+        Figure(
+            name=NAME.format(clients=each.clients, metrics=METRICS, hub=each.hub),
+            value=each.added_s,
+            unit="s a round",
+            rival=each.rival_s,
+            goal=goal,
+            met=each.met,
+        )
+        for each in found
+    ]
+
+
+def measure() -> list[Figure]:
+    """Every number of clients, with a hub at 50 ms and with one that hangs."""
+    return figures(measure_added(Effort()))
+
+
+def measure_added(effort: Effort) -> list[Added]:
+    """Bare and wrapped rounds by turns, on the same grid with the same clients."""
+    found = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        bench_hub(Path(folder, "hub"), max(effort.clients)) as hub,
+        quiet("flwr", "flip_fl"),
+    ):
+        for clients in effort.clients:
+            for name, fault in HUBS.items():
+                with hub.behind(fault) as url:
+                    rival = measure_posts(clients, hub, url) if fault is SLOW else None
+                    room = Path(folder, f"{clients} {name}")
+                    bare_s, added_s = measure_blocks(clients, hub, url, room, effort, drains=fault is SLOW)
+                    found.append(Added(clients, name, bare_s, added_s, rival))
+    return found
+
+
+def measure_blocks(
+    clients: int, hub: BenchHub, url: str, folder: Path, effort: Effort, *, drains: bool
+) -> tuple[float, float]:
+    """Seconds of a bare round, and the median of what a wrapped one next to it took longer.
+
+    ``drains``: the hub takes reports, so that a bare block begins when all of them are delivered, and nothing is lost.
+    """
+    grid = local_grid(clients)
+    bare = partial(run_rounds, partial(fed_avg(clients).start, grid))
+    bare(WARM_UP_ROUNDS)
+    reporting = open_reporting(hub.settings(url), hub.new_model(folder.name), folder)
+    try:
+        wrapped = Wrapped(grid, clients, reporting, folder)
+        wrapped.run(WARM_UP_ROUNDS)
+        number = min(MAX_BLOCK_ROUNDS, max(WARM_UP_ROUNDS, round(effort.block_s / bare(WARM_UP_ROUNDS))))
+        pairs = []
+        for _ in range(effort.pairs):
+            if drains:
+                wait_delivered(reporting)
+            pairs.append((bare(number), wrapped.run(number)))
+        if drains:
+            wait_delivered(reporting)
+        stats = read_stats(reporting.path)
+        assert not stats.losses, "nothing that is measured may be lost"
+        assert not stats.dead, "the hub must take everything"
+        assert drains or stats.last_ack is None, "a hung hub takes nothing"
+    finally:
+        reporting.close(0.5)
+    return statistics.median(each[0] for each in pairs), statistics.median(each[1] - each[0] for each in pairs)
+
+
+class Wrapped:
+    """FedAvg behind our grid and watcher; its rounds count up from block to block."""
+
+    def __init__(self, grid: Grid, clients: int, reporting: Reporting, folder: Path) -> None:
+        self._clients = clients
+        self._reporting = reporting
+        self._folder = folder
+        self._done = 0
+        slots = [f"Trust_{number}" for number in range(1, clients + 1)]
+        self._grid = FlipGrid(grid, reporting, slots=slots, quorum=Quorum(), patience=Patience(), total_rounds=10_000)
+        reporting.lifecycle.initiated()
+        self._grid.await_sites()
+        reporting.lifecycle.prepared()
+
+    def run(self, number: int) -> float:
+        """Seconds for each of ``number`` further rounds."""
+        strategy = fed_avg(self._clients)
+        rounds = Rounds(
+            grid=self._grid,
+            lifecycle=self._reporting.lifecycle,
+            folder=self._folder,
+            total=10_000,
+            state=StrategyState(strategy),
+            expected=self._clients,
+        )
+        observed = ObservedStrategy(strategy, rounds, offset=self._done)
+        seconds = run_rounds(partial(observed.start, self._grid), number)
+        self._done += number
+        assert rounds.done == self._done
+        return seconds
+
+
+class PostingFedAvg(FedAvg):
+    """FedAvg that tells a hub of every metric of every client, on a connection of its own, before it goes on."""
+
+    def tell(self, url: str, key: str, model_id: UUID, names: Mapping[int, str]) -> None:
+        """Say where to."""
+        self._route, self._key, self._names = f"{url}/model/{model_id}/metrics", key, names
+        self.posts = 0
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        replies = list(replies)
+        self._post(server_round, replies)
+        return super().aggregate_train(server_round, replies)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        replies = list(replies)
+        self._post(server_round, replies)
+        return super().aggregate_evaluate(server_round, replies)
+
+    def _post(self, number: int, replies: Sequence[Message]) -> None:
+        for reply in replies:
+            (record,) = reply.content.metric_records.values()
+            client = self._names[reply.metadata.src_node_id]
+            for label, value in record.items():
+                if label == self.weighted_by_key:
+                    continue
+                body = {"fl_client_name": client, "global_round": number, "label": label, "result": value}
+                headers = {"X-Internal-Service-Key": self._key}
+                requests.post(self._route, json=body, headers=headers, timeout=POST_TIMEOUT_S).raise_for_status()
+                self.posts += 1
+
+
+def measure_posts(clients: int, hub: BenchHub, url: str) -> float:
+    """What one round takes longer when every metric is posted as it is aggregated, in seconds."""
+    grid = local_grid(clients)
+    bare_s = run_rounds(partial(fed_avg(clients).start, grid), WARM_UP_ROUNDS)
+    strategy = fed_avg(clients, PostingFedAvg)
+    names = {node.node_id: node.name for node in grid.get_nodes()}
+    strategy.tell(url, hub.key, hub.new_model(f"{clients} posting"), names)
+    added_s = run_rounds(partial(strategy.start, grid), 1) - bare_s
+    assert strategy.posts == 2 * METRICS * clients
+    return added_s
+
+
+# -- what the rounds are made of --------------------------------------------------------------------------------------
+
+
+def run_rounds(start: Callable[..., object], number: int) -> float:
+    """Seconds for each of ``number`` rounds of a strategy's ``start``, from a small model on."""
+    gc.collect()
+    model = ArrayRecord({"weight": Array(np.zeros((8, 8), dtype=np.float32))})
+    begun = time.perf_counter()
+    start(model, num_rounds=number)
+    return (time.perf_counter() - begun) / number
+
+
+def fed_avg(clients: int, kind: type[FedAvg] = FedAvg) -> FedAvg:
+    """FedAvg over all of ``clients``."""
+    return kind(min_train_nodes=clients, min_evaluate_nodes=clients, min_available_nodes=clients)
+
+
+def local_grid(clients: int) -> LocalGrid:
+    """``Trust_1`` … in this process, one after another."""
+    app = client_app()
+    return LocalGrid([DirectSite(f"Trust_{number}", app) for number in range(1, clients + 1)])
+
+
+def client_app() -> ClientApp:
+    """Moves the model a little and measures ten numbers in each phase."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        weight = message.content["arrays"]["weight"].numpy()
+        arrays = ArrayRecord({"weight": Array(weight + np.float32(0.01))})
+        return Message(RecordDict({"arrays": arrays, "metrics": measured(Task.TRAIN)}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"metrics": measured(Task.VALIDATE)}), reply_to=message)
+
+    return app
+
+
+def measured(task: Task) -> MetricRecord:
+    numbers = {f"{task.value}_metric_{number}": number / 7 for number in range(METRICS)}
+    return MetricRecord({"num-examples": 10, **numbers})
+
+
+def wait_delivered(reporting: Reporting) -> None:
+    """Return when the hub has every report."""
+    deadline = time.monotonic() + DRAIN_TIMEOUT_S
+    while read_stats(reporting.path).pending:
+        assert time.monotonic() < deadline, "the hub at 50 ms must take the reports in time"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Only warnings of these loggers: what a terminal takes to show lines is not measured."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
