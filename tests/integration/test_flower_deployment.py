@@ -156,10 +156,10 @@ class Federation:
         )
         return self._keep(Scenario(name, model_id, run_id, signs))
 
-    def submit_template(self, name: str, slots: str, rounds: int) -> Scenario:
-        """Run the filled standard template as it is."""
+    def submit_template(self, name: str, slots: str) -> Scenario:
+        """Run the filled standard template as it is, for one round: every task costs each node a start of torch."""
         model_id = self._model(name, slots)
-        values = JobValues(model_id=model_id, num_rounds=rounds, min_clients=0, slots=tuple(slots.split(",")))
+        values = JobValues(model_id=model_id, num_rounds=1, min_clients=0, slots=tuple(slots.split(",")))
         job = write_job(self.app, "standard", values, self.folder / "jobs" / name)
         return self._keep(Scenario(name, model_id, self.there.submit(job), self.folder))
 
@@ -266,13 +266,13 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
         _lose_a_node(here, third)
         twice = here.submit("twice", "Trust_1,Trust_4", flip_start_timeout_s=4)
         _stop_through_flower(here)
-        ordinary = here.submit_template("ordinary", "Trust_1,Trust_2", 2)
+        ordinary = here.submit_template("ordinary", "Trust_1,Trust_2")
         for scenario in (twice, ordinary, here.scenarios["killed"]):
             here.wait_ended(scenario, 240)
         _let_a_node_lie_and_another_leave(here, third, second)
         _lose_the_superlink(here)
         there.restart_superlink()
-        here.wait_ended(here.submit("after", "Trust_1", stores_results=True), 240)
+        here.wait_ended(here.submit("after", "Trust_1", num_server_rounds=2, stores_results=True), 240)
         yield here
 
 
@@ -323,13 +323,11 @@ def test_an_ordinary_run_tells_a_complete_story(played: Federation) -> None:
     """``flwr run`` of the filled template, offline: every status, round, result, curve, and the stored bundle."""
     run = played.scenarios["ordinary"]
     assert run.applied == ["PENDING", "INITIATED", "PREPARED", "RUNNING", "RESULTS_UPLOADED"]
-    assert [(each.number, each.returned, each.expected) for each in run.story.rounds] == [(1, 2, 2), (2, 2, 2)]
-    sites = {"Trust_1": "returned", "Trust_2": "returned"}
-    assert [run.cells(1), run.cells(2)] == [sites, sites]
+    assert [(each.number, each.returned, each.expected) for each in run.story.rounds] == [(1, 2, 2)]
+    assert run.cells() == {"Trust_1": "returned", "Trust_2": "returned"}
     assert all(cell.size_bytes and cell.seconds for each in run.story.rounds for cell in each.cells)
-    curves = {plot.label: [[p.round for p in series.points] for series in plot.series] for plot in run.story.plots}
-    assert curves["train_loss"] == [[1, 2], [1, 2]]
-    assert curves["loss"] == [[1, 2], [1, 2]]
+    curves = {plot.label: {each.slot: len(each.points) for each in plot.series} for plot in run.story.plots}
+    assert curves == {key: {"Trust_1": 1, "Trust_2": 1} for key in ("step_loss", "train_loss", "loss", "wrong")}
     assert run.story.results is not None
     assert run.story.results.sha256
     assert not run.story.failures
@@ -402,7 +400,7 @@ def test_the_next_run_after_a_restart_works(played: Federation) -> None:
     """On the same database keys and names are known, nodes come back by themselves, and a new run ends well."""
     run = played.scenarios["after"]
     assert run.applied[-1] == "RESULTS_UPLOADED"
-    assert run.cells() == {"Trust_1": "returned"}
+    assert [run.cells(1), run.cells(2)] == [{"Trust_1": "returned"}] * 2
 
 
 def test_flower_shows_what_the_hub_shows(played: Federation) -> None:
