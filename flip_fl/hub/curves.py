@@ -9,10 +9,10 @@ from datetime import datetime
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
-from flip_fl.hub.tables import FlMetric, Trust
-from flip_fl.values import natural_key
+from flip_fl.hub.tables import FlLog, FlMetric, Trust
+from flip_fl.values import EventType, natural_key
 
 
 class IMetricPoint(BaseModel):
@@ -57,6 +57,14 @@ class MetricRow:
     trust_code: str | None
     slot: str | None
     at: datetime
+    task: str | None
+    stage: str | None
+
+    @property
+    def coordinate(self) -> tuple[object, ...]:
+        """What a site measures once in a round."""
+        place = (self.label, self.x_label, self.x_value, self.global_round)
+        return (self.trust_id, self.slot, *place, self.task, self.stage)
 
     @property
     def people_name(self) -> str:
@@ -65,7 +73,34 @@ class MetricRow:
 
 
 def metric_rows(model_id: UUID, session: Session) -> list[MetricRow]:
-    """The model's metrics in stable x order: by x value, then as they were stored."""
+    """The model's metrics in stable x order: by x value, then as they were stored.
+
+    Of a round that was started again, because its server was lost, the newest of each point counts.
+    """
+    rows = _stored(model_id, session)
+    again = _started_again(model_id, session)
+    if not again:
+        return rows
+    newest: dict[tuple[object, ...], MetricRow] = {}
+    for row in rows:
+        held = newest.get(row.coordinate)
+        if held is None or row.at >= held.at:
+            newest[row.coordinate] = row
+    return [row for row in rows if row.global_round not in again or newest[row.coordinate] is row]
+
+
+def _started_again(model_id: UUID, session: Session) -> set[int]:
+    """The rounds that were begun more than once."""
+    starts = (
+        select(FlLog.global_round)
+        .where(col(FlLog.model_id) == model_id, col(FlLog.event_type) == EventType.ROUND_STARTED)
+        .group_by(col(FlLog.global_round))
+        .having(func.count() > 1)
+    )
+    return {number for number in session.exec(starts) if number is not None}
+
+
+def _stored(model_id: UUID, session: Session) -> list[MetricRow]:
     rows = session.exec(
         select(  # type: ignore[call-overload]
             FlMetric.label,
@@ -78,6 +113,8 @@ def metric_rows(model_id: UUID, session: Session) -> list[MetricRow]:
             Trust.code,
             FlMetric.fl_client_name,
             FlMetric.occurred_at,
+            FlMetric.task,
+            FlMetric.stage,
         )
         .join(Trust, col(Trust.id) == col(FlMetric.trust_id))
         .where(col(FlMetric.model_id) == model_id)

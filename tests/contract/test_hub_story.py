@@ -170,6 +170,28 @@ def test_a_round_that_starts_again_forgets_its_first_attempt(hub: RunningHub) ->
     assert [(cell.state, cell.seconds) for cell in first.cells] == [("not_asked", None), ("returned", 4.0)]
 
 
+def test_a_round_that_starts_again_keeps_the_newest_of_each_point(hub: RunningHub) -> None:
+    """A server that was lost in mid-round has told some of the round's numbers already: none is drawn twice, none of
+    another round is dropped, whatever order they arrive in."""
+    hub.batch(_started(1, 1), _started(2, 11), metric("Trust_1", "loss", 0.9, 1, seconds=2))
+    hub.batch(_started(2, 101), metric("Trust_1", "loss", 0.4, 2, seconds=102))
+    hub.batch(metric("Trust_1", "loss", 0.5, 2, seconds=12), metric("Trust_2", "loss", 0.6, 2, seconds=12))
+    (plot,) = _story(hub).plots
+    assert [[(point.round, point.y) for point in series.points] for series in plot.series] == [
+        [(1, 0.9), (2, 0.4)],
+        [(2, 0.6)],
+    ]
+
+
+def test_a_round_that_ran_once_keeps_every_point(hub: RunningHub) -> None:
+    """Two numbers at one place are two measurements."""
+    hub.batch(
+        _started(1, 1), metric("Trust_1", "loss", 0.9, 1, seconds=2), metric("Trust_1", "loss", 0.8, 1, seconds=3)
+    )
+    (plot,) = _story(hub).plots
+    assert [point.y for point in plot.series[0].points] == [0.9, 0.8]
+
+
 def test_equal_failures_are_one_entry(hub: RunningHub) -> None:
     """Seven sites with one bug are one card with seven names, headed by the exception itself."""
     hub.batch(
