@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flip_fl.errors import FlipError
@@ -82,10 +82,9 @@ def start_on_ray(job: FlowerJob) -> LinkRun:
     """
     folder = job.folder
     with contextlib.ExitStack() as parts:
-        # A unix socket's name has at most 107 bytes, and Ray's are long: a run's folder may be deeper than that.
-        room = parts.enter_context(tempfile.TemporaryDirectory(prefix="flip-ray-", ignore_cleanup_errors=True))
-        parts.callback(_keep_ray_logs, Path(room), folder.logs / RAY_LOGS)
-        environment = {**job.environment, "RAY_TMPDIR": room, "RAY_USAGE_STATS_ENABLED": "0"}
+        room = parts.enter_context(_room())
+        parts.callback(_keep_ray_logs, room, folder.logs / RAY_LOGS)
+        environment = {**job.environment, "TMPDIR": str(room), "RAY_TMPDIR": str(room), "RAY_USAGE_STATS_ENABLED": "0"}
         home = Home.make(folder.engine / "home", **environment)
         parts.callback(home.end_all)
         link = start_superlink(home, folder.logs / SUPERLINK_LOG, ["--simulation"], tls=None, cwd=folder.state)
@@ -104,7 +103,8 @@ def start_deployment(job: FlowerJob) -> LinkRun:
     """
     folder = job.folder
     with contextlib.ExitStack() as parts:
-        opened = deployment(folder.engine, folder.logs, cwd=folder.state, **job.environment)
+        room = parts.enter_context(_room())
+        opened = deployment(folder.engine, folder.logs, cwd=folder.state, **job.environment, TMPDIR=str(room))
         there = parts.enter_context(opened)
         nodes = there.start_nodes(job.slots)
         submitted = _submit(job, there.home, [])
@@ -115,6 +115,15 @@ def _submit(job: FlowerJob, home: Home, options: Sequence[str]) -> Child:
     command = [program("flwr"), "run", str(job.path), CONNECTION, "--stream", *options]
     log = job.folder.logs / f"{SERVER_NAME}.log"
     return start("the run", command, log, cwd=job.folder.state, env=home.environment)
+
+
+@contextlib.contextmanager
+def _room() -> Iterator[Path]:
+    """A folder for what processes leave that are killed. A unix socket's name has at most 107 bytes, and Ray's are
+    long: a run's folder may be deeper than that.
+    """
+    with tempfile.TemporaryDirectory(prefix="flip-run-", ignore_cleanup_errors=True) as room:
+        yield Path(room)
 
 
 def _keep_ray_logs(room: Path, target: Path) -> None:
