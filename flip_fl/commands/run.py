@@ -17,6 +17,7 @@ from flip_fl.simulate.model import ENGINES, RUNTIMES, RunOptions, check_names
 from flip_fl.values import natural_key
 
 if TYPE_CHECKING:
+    from flip_fl.simulate.faults import HubFault
     from flip_fl.simulate.model import RunOutcome
 
 _CODE_FILES = ("trainer.py", "evaluator.py", "client_app.py")
@@ -60,6 +61,10 @@ def run(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also train each site alone and all data together, to compare.")
     ] = False,
+    fault: Annotated[
+        str | None,
+        typer.Option(metavar="FAULT", help="Rehearse trouble for the FL server: hub-slow=2s, hub-hung or hub-away."),
+    ] = None,
 ) -> Any:
     """Run an app federated on this machine: hub, object store, sites and engine are started and stopped for it.
 
@@ -70,6 +75,7 @@ def run(
     check_app_folder(app_dir)
     count, slots = chosen_slots(sites, site or [])
     check_data(data, images)
+    hub_fault = read_fault(fault)
     options = RunOptions(
         app=app_dir,
         engine=engine,
@@ -81,6 +87,7 @@ def run(
         out=out,
         baselines=baselines,
         runtime=runtime or "",
+        hub_fault=hub_fault,
     )
     return finish(output, _watched(output, options))
 
@@ -184,6 +191,19 @@ def chosen_slots(sites: int | None, named: list[str]) -> tuple[int, tuple[str, .
 def _is_slot(name: str) -> bool:
     number = name.removeprefix("Trust_")
     return name.startswith("Trust_") and number.isdecimal() and str(int(number)) == number and number != "0"
+
+
+def read_fault(text: str | None) -> HubFault | None:
+    """Raises ``FlipError`` E0102 for a fault that cannot be rehearsed."""
+    if text is None:
+        return None
+    from flip_fl.simulate.faults import FAULTS, HubFault
+
+    try:
+        return HubFault.parse(text)
+    except ValueError as error:
+        near = did_you_mean(text, FAULTS)
+        raise FlipError("E0102", problem=f"--fault: {error}", usage=near or f"--fault {FAULTS[0]}") from None
 
 
 def check_data(data: Path | None, images: Path | None) -> None:

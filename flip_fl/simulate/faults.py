@@ -157,7 +157,8 @@ class FaultyHub:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with self._opened(writer), contextlib.suppress(OSError):
+        # Cancelled only at the end of all; the library would log that as an error of ours.
+        with self._opened(writer), contextlib.suppress(OSError, asyncio.CancelledError):
             await self._flowing.wait()
             to_hub = await asyncio.open_connection(*self._target)
             with self._opened(to_hub[1]):

@@ -19,6 +19,7 @@ ENGINES = tuple(RUNTIMES)
 
 if TYPE_CHECKING:
     from flip_fl.dashboard.story import Story
+    from flip_fl.simulate.faults import HubFault
 
 
 def check_names(
@@ -47,7 +48,8 @@ def check_names(
 class RunOptions:
     """What a person asked for. ``sites`` kit slots exist (``Trust_1`` … ``Trust_<sites>``) and ``slots`` of them take
     part (empty: all); ``rounds`` overrides the app's GLOBAL_ROUNDS; ``data`` and ``images`` are a CSV and a folder;
-    ``out`` is the run's folder (None: ``runs/<app>-<time>``); ``runtime`` is one of the engine's (empty: the first)."""
+    ``out`` is the run's folder (None: ``runs/<app>-<time>``); ``runtime`` is one of the engine's (empty: the first);
+    ``hub_fault`` is what is wrong with the hub, as the FL server sees it, until the engine has ended."""
 
     app: Path
     engine: str
@@ -59,6 +61,7 @@ class RunOptions:
     out: Path | None = None
     baselines: bool = False
     runtime: str = ""
+    hub_fault: HubFault | None = None
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flip_fl.app.checks import check_app
@@ -18,6 +18,7 @@ from flip_fl.reporting.session import sync
 from flip_fl.settings import ServerSettings, load, write_settings_file
 from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baselines, start_baselines
 from flip_fl.simulate.engines import Engine, EngineRun, find_engine
+from flip_fl.simulate.faults import OK, FaultyHub, faulty_hub
 from flip_fl.simulate.folder import MARKER, RunFolder, claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
@@ -50,6 +51,8 @@ class _Run:
     hub: SimulatedHub
     settings: ServerSettings
     baselines: bool
+    proxy: FaultyHub | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(options: RunOptions, progress: Tell) -> RunOutcome:
@@ -99,17 +102,20 @@ def _open(
         hub = parts.enter_context(simulated_hub(folder, name, description, slots, slots_total=options.sites))
         store = storing.result()
     store.create_bucket(BUCKET)
+    proxy = parts.enter_context(faulty_hub(hub.url, options.hub_fault)) if options.hub_fault else None
     server_file = folder.settings / f"{SERVER_NAME}.env"
     values = {
         "FLIP_ROLE": "server",
-        "FLIP_API_INTERNAL_URL": hub.url,
+        "FLIP_API_INTERNAL_URL": proxy.url if proxy else hub.url,
         "INTERNAL_SERVICE_KEY": hub.key,
         "FLIP_STATE_DIR": str(folder.state),
         **store.settings(BUCKET),
     }
     write_settings_file(server_file, values)
-    settings = load(ServerSettings, server_file)
-    return _Run(engine, config, slots, folder, data, cohorts, hub, settings, options.baselines)
+    # What this process itself asks and tells goes to the hub as it is.
+    settings = load(ServerSettings, server_file, hub_url=hub.url)
+    facts = {"Fault": f"{options.hub_fault} while the engine ran"} if options.hub_fault else {}
+    return _Run(engine, config, slots, folder, data, cohorts, hub, settings, options.baselines, proxy, facts)
 
 
 def _drive(this: _Run, tell: Tell) -> RunOutcome:
@@ -120,9 +126,13 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
             engine = this.engine.start(this.config, this.slots, this.hub.model_id, this.folder)
             engine_parts.callback(engine.stop)
             baselines, ended = _follow(this, engine, engine_parts, tell)
+            if this.proxy is not None:
+                this.proxy.set(OK)
             _settle(this, ended)
             story = this.hub.story()
             if story.status is ModelStatus.RESULTS_UPLOADED:
+                if this.baselines and baselines is None:  # a hub that was away, or a run of few seconds
+                    baselines = engine_parts.enter_context(running(_start_baselines(this)))
                 results = _check_results(this, story, tell)
                 compared = _await_baselines(this, baselines, tell)
             else:
@@ -257,6 +267,7 @@ def _exit_code(status: ModelStatus, problem: str | None) -> ExitCode:
 
 def _write(this: _Run, story: Story, rows: list[BaselineRow]) -> Story:
     facts = {"Engine": this.engine.name, "Job type": this.config.job_type.value, "Seed": str(this.config.seed)}
+    facts.update(this.facts)
     model = story.model.model_copy(update={"facts": facts})
     told = story.model_copy(update={"baselines": rows, "model": model})
     this.folder.story.write_text(told.model_dump_json(by_alias=True, indent=2), encoding="utf-8")

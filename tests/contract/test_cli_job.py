@@ -19,19 +19,21 @@ import pytest
 from flip_fl.commands.answers import JobWatched
 from flip_fl.errors import FlipError
 from flip_fl.hub import admin
-from flip_fl.jobs.decide import LOSS_PREFIX, NOTICED_BY, EngineRun, EngineState, Limits
+from flip_fl.jobs.decide import LOSS_PREFIX, NOTICED_BY, EngineRun, EngineState, HubState, Limits
 from flip_fl.jobs.flower import FlowerRuns
+from flip_fl.jobs.hub_model import HubAway, HubModel
 from flip_fl.jobs.watch import Watched, watch
 from flip_fl.reporting import Reporting, open_reporting
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.settings import ServerSettings, write_settings_file
+from flip_fl.simulate.faults import AWAY, HUNG, OK, faulty_hub
 from flip_fl.simulate.flower_link import CONNECTION
 from flip_fl.values import ModelStatus
 from tests.contract.test_cli_json import checked
 from tests.support.cli import SCRIPT, Finished, environment, flip_fl
 from tests.support.flower_deployment import Deployment, deployment, write_app
 from tests.support.hub import RunningHub, running_hub, world
-from tests.support.reporting import QUICK, note, put, settings, status
+from tests.support.reporting import QUICK, note, put, settings, status, wait_until
 
 RUN = "924423456157469081"
 FAST = Limits(grace_s=0.2, unreachable_after_s=0.4, outbox_s=0.4)
@@ -194,14 +196,41 @@ def test_a_restarted_superlink_that_forgot_the_run_is_told_from_a_mistyped_id(hu
 def test_a_hub_that_is_away_is_waited_for_and_then_told_once(hub: RunningHub) -> None:
     """The end is not lost because the hub was down when it was noticed; giving up is exit code 3, not a false end."""
     begun(hub)
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    away = f"http://127.0.0.1:{port}/api"
-    with pytest.raises(FlipError) as error:
-        watched(hub, Script([EngineState.FAILED]), url=away, timeout_s=0.5)
-    assert (error.value.code, int(error.value.exit_code)) == ("E0542", 3)
-    assert "an answer of the hub" in error.value.what
-    assert history(hub)[-1][0] == "RUNNING"
+    with faulty_hub(hub.base, AWAY) as proxy:
+        with pytest.raises(FlipError) as error:
+            watched(hub, Script([EngineState.FAILED]), url=proxy.url, timeout_s=0.5)
+        assert (error.value.code, int(error.value.exit_code)) == ("E0542", 3)
+        assert "an answer of the hub" in error.value.what
+        assert history(hub)[-1][0] == "RUNNING"
+
+        def recover(number: int) -> None:
+            if number == 1:
+                proxy.set(OK)
+
+        # the engine's end is told while nobody can be told; the hub comes back after that
+        script = Script([EngineState.RUNNING, EngineState.FAILED], on_look=recover)
+        end = watched(hub, script, url=proxy.url)
+    assert (end.status, end.written) == (ModelStatus.ERROR, True)
+    assert [value for value, _ in history(hub)].count("ERROR") == 1
+    assert hub.logs().count(end.reason or "") == 1
+
+
+def test_an_end_that_a_hung_hub_took_late_is_written_once(hub: RunningHub) -> None:
+    """After a time-out nobody knows whether the hub took it: the very same report is sent again, and kept once."""
+    begun(hub)
+    end = status(ModelStatus.ERROR, f"{LOSS_PREFIX}: once")
+    with faulty_hub(hub.base) as proxy:
+        model = HubModel(to(hub, url=proxy.url), hub.world.model_id, read_timeout_s=0.3)
+        assert model.state() == HubState(ModelStatus.RUNNING)
+        proxy.set(HUNG)
+        for attempt in (model.state, model.story, lambda: model.write(end)):
+            with pytest.raises(HubAway):
+                attempt()
+        proxy.set(OK)
+        wait_until(lambda: model.state() == HubState(ModelStatus.ERROR, loss=True), what="the late report")
+        assert model.write(end)
+        model.close()
+    assert hub.logs().count(end.reason or "") == 1
 
 
 def test_wrong_keys_models_and_addresses_end_at_once_with_their_reason(hub: RunningHub) -> None:

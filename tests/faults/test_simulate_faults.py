@@ -19,11 +19,16 @@ from flip_fl.hub import admin
 from flip_fl.reporting import open_reporting
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.reporting.sender import Pace
-from flip_fl.settings import ServerSettings
+from flip_fl.reporting.stats import read_stats
+from flip_fl.settings import ServerSettings, load
 from flip_fl.simulate.faults import AWAY, HUNG, OK, FaultyHub, HubFault, HubMode, faulty_hub, slow
-from flip_fl.values import ModelStatus
+from flip_fl.simulate.model import ENGINES, Progress, RunOptions
+from flip_fl.simulate.run import run
+from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
+from tests.support.cli import flip_fl
 from tests.support.hub import KEY_HEADER, RunningHub, running_hub, world
 from tests.support.reporting import settings, wait_until
+from tests.support.small_apps import write_app
 
 PACE = Pace(flush_s=0.02, heartbeat_s=60.0, request_timeout_s=0.3, outage_patience_s=0.2)
 METRICS = 30
@@ -83,14 +88,15 @@ def test_a_run_reports_through_an_outage_at_once_and_everything_arrives_once(
         slowest = max(slowest, time.perf_counter() - begin)
         time.sleep(0.02)
     reporting.reporter.failure("Trust_2", "one bad study", 1)
-    # a hung hub costs a time-out a try, and is asked again and again: several copies of one batch wait in the proxy
-    time.sleep(1.0)
-    if fault.mode is not HubMode.SLOW:
+    if fault is HUNG:
+        # it costs a time-out a try and is asked again: several copies of one batch wait in the proxy then
+        wait_until(lambda: proxy.connections >= 3, timeout_s=30, what="a second try")
+    if fault in (HUNG, AWAY):
         assert stored(hub, model_id) == [0.0]
     assert slowest < 0.1
-    assert proxy.connections >= (3 if fault is HUNG else 1)
     proxy.set(OK)
-    wait_until(lambda: len(stored(hub, model_id)) >= METRICS, timeout_s=30, what="the rest")
+    # the late copies may be there before the sender itself knows that the hub is back
+    wait_until(lambda: read_stats(reporting.path).pending == 0, timeout_s=60, what="the rest")
     reporting.lifecycle.stop("stopped at the test")
     reporting.lifecycle.finish()
     assert reporting.close(10.0)
@@ -204,3 +210,62 @@ def test_a_fault_that_is_none_is_refused(text: str) -> None:
         HubFault.parse(text)
     with pytest.raises(ValueError, match="delay"):
         HubFault(HubMode.HUNG, 1.0)
+
+
+# -- whole runs ------------------------------------------------------------------------------------------------------
+
+ROUNDS = 2
+# One representative of each kind of trouble for every day, on the engine that it would hurt most; all for the soak.
+DAILY = {("flower", HUNG), ("nvflare", slow(1.0))}
+RUNS = [
+    pytest.param(engine, fault, id=f"{engine}-{fault}", marks=[] if (engine, fault) in DAILY else [pytest.mark.soak])
+    for engine in ENGINES
+    for fault in (HUNG, AWAY, slow(1.0))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize(("engine", "fault"), RUNS)
+def test_a_run_trains_to_its_end_whatever_the_hub_does_and_its_story_is_whole(
+    engine: str, fault: HubFault, tmp_path: Path
+) -> None:
+    """Training does not depend on the hub: the model is there, and when the hub is, too, it has heard all, once."""
+    app = write_app(tmp_path / "app", GLOBAL_ROUNDS=ROUNDS, LOCAL_ROUNDS=3)
+    while_training: list[Progress] = []
+    options = RunOptions(app=app, engine=engine, sites=2, out=tmp_path / "run", hub_fault=fault)
+    outcome = run(options, while_training.append)
+    story = outcome.story
+    assert (outcome.exit_code, story.status, story.reason) == (0, ModelStatus.RESULTS_UPLOADED, None)
+    applied = [step.status.value for step in story.history if step.applied]
+    assert applied == ["PENDING", "INITIATED", "PREPARED", "RUNNING", "RESULTS_UPLOADED"]
+    assert [(each.number, each.returned, each.expected) for each in story.rounds] == [(1, 2, 2), (2, 2, 2)]
+    assert all(cell.state == "returned" for each in story.rounds for cell in each.cells)
+    points = {(plot.label, plot.x_label): [len(series.points) for series in plot.series] for plot in story.plots}
+    assert points[("step_loss", "Step")] == [3 * ROUNDS, 3 * ROUNDS]
+    assert points[("loss", DEFAULT_X_LABEL)] == [ROUNDS, ROUNDS]
+    assert not story.failures
+    assert story.model.facts["Fault"] == f"{fault} while the engine ran"
+    seen = {news.stage for news in while_training}
+    assert ("train" in seen or "validate" in seen) == (fault.mode is HubMode.SLOW)
+    assert not list((tmp_path / "run" / "state" / "outbox").glob("*.sqlite"))
+    # the engine was given the proxy's address, and nobody answers there any more
+    given = load(ServerSettings, tmp_path / "run" / "state" / "settings" / "server.env").hub_url
+    with closing(HubClient(settings(given, "k"))) as client, pytest.raises(HttpConnectionError):
+        client.put_status(uuid4(), ModelStatus.RUNNING, timeout_s=2.0)
+
+
+def test_a_mistyped_fault_is_told_before_anything_starts(tmp_path: Path) -> None:
+    """A rehearsal without its fault would prove nothing: exit code 2, with the faults there are."""
+    write_app(tmp_path / "app")
+    for word, suggestion in (
+        ("hub-hang", "hub-hung"),
+        ("hub-slow=2", "hub-slow=2s"),
+        ("disk-full", "--fault hub-slow=2s"),
+    ):
+        document = flip_fl("run", "app", "--fault", word, "--json", cwd=tmp_path).document()
+        assert (document["exit_code"], document["code"]) == (2, "FLIP-E0102")
+        assert word in document["message"]
+        assert "hub-slow=2s, hub-hung, hub-away" in document["message"]
+        assert suggestion in document["fix"]
+    assert not (tmp_path / "runs").exists()
