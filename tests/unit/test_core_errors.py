@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import flip_fl
+from flip_fl import errors
 from flip_fl.errors import CATALOGUE, MAX_FACT_CHARS, CleanupError, ExitCode, FlipError, ResultsUploadError, printable
 
 PACKAGE = Path(flip_fl.__file__).parent
@@ -82,6 +83,12 @@ def test_every_code_raised_is_in_the_catalogue_and_gets_the_facts_it_asks_for(pl
         assert needed <= place.keywords, f"{place.place} lacks facts of {place.code}"
     surplus = place.keywords - PARTS - entry.fields()
     assert not surplus, f"{place.place} gives {place.code} facts that nobody is shown"
+
+
+def test_a_code_stands_for_one_error() -> None:
+    """Of two entries with one code the later would win in silence, and the other's places would show its words."""
+    entries = [entry.code for entry in errors._ENTRIES]
+    assert sorted(entries) == sorted(CATALOGUE)
 
 
 def test_every_entry_of_the_catalogue_is_raised_somewhere() -> None:
