@@ -227,8 +227,8 @@ _ENTRIES = (
         "Flower would leave out of the job: {names}",
         "{reason}",
         "{suggestion}",
-        "What Flower sends to the sites is a bundle of the job folder. Its rules drop some files by their name; the app "
-        "would fail at the sites, on import.",
+        "What Flower sends to the sites is a bundle of the job folder. Its rules drop some files by their name; the "
+        "app would fail at the sites, on import.",
     ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(
@@ -433,7 +433,7 @@ _ENTRIES = (
         "the runs of {engine} cannot be looked up: {problem}",
         "flwr ls {connection} was refused",
         "correct the connection in config.toml of FLWR_HOME",
-        "flip-fl asks the SuperLink with flwr ls, as you would; the connection is a name in Flower's own configuration.",
+        "flip-fl asks the SuperLink with flwr ls, as you would; the connection is a name in Flower's configuration.",
     ),
     Entry(
         "E0530",
