@@ -93,7 +93,7 @@ def _shares(updates: Sequence[Update], weights: Mapping[str, float] | None) -> d
 
 
 def cast(total: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """``total`` as ``dtype``: whole numbers are rounded and kept within the type's limits, booleans are the majority."""
+    """``total`` as ``dtype``: whole numbers are rounded and kept within the type's limits, booleans vote."""
     if dtype.kind == "b":
         return np.asarray(total >= 0.5)
     if dtype.kind in "iu":

@@ -6,7 +6,7 @@ The real programs, as at a hub and in its trusts; only the keys are made here, f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +90,3 @@ def deployment(folder: Path, logs: Path, *, cwd: Path | None = None, **environme
         # Nothing here is worth a polite end: all at once takes a second, one after another several.
         parts.callback(home.end_all)
         yield Deployment(folder, logs, home, tls, link)
-
-
-def ended(nodes: Mapping[str, Child]) -> list[str]:
-    """The slots whose SuperNode has ended."""
-    return [slot for slot, child in nodes.items() if not child.running]

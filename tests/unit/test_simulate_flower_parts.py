@@ -28,6 +28,7 @@ from flip_fl.simulate.flower_keys import make_node_key, make_tls
 from flip_fl.simulate.flower_link import Home, listens, start_listening
 from flip_fl.simulate.folder import claim
 from flip_fl.simulate.model import RUNTIMES
+from tests.support.cli import flip_fl
 from tests.support.small_apps import write_app
 
 
@@ -142,6 +143,15 @@ def test_every_runtime_that_can_be_named_is_there() -> None:
     with pytest.raises(FlipError) as refused:
         find_engine("nvflare", "ray")
     assert refused.value.code == "E0514"
+
+
+def test_a_mistyped_runtime_is_refused_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    """Nothing is started for a name that is none, and the line as it should have been is there to paste."""
+    write_app(tmp_path / "app")
+    done = flip_fl("run", "app", "--engine", "flower", "--runtime", "rey", "--json", cwd=tmp_path)
+    told = done.document()
+    assert (done.exit_code, told["code"], told["fix"]) == (2, "FLIP-E0514", "did you mean ray?")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_ray_the_extra_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
