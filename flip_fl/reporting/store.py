@@ -216,6 +216,8 @@ class Store:
 
     def _make_room(self) -> None:
         rows, size = self._sql.execute("SELECT sum(rows), sum(bytes) FROM lanes").fetchone()
+        if rows <= self.max_rows and size <= self.max_bytes:
+            return
         # The first failures explain the most, so of these the newest go; a status is never in the way.
         for lane, order in ((Lane.METRIC, "ASC"), (Lane.EVENT, "ASC"), (Lane.FAILURE, "DESC")):
             query = f"SELECT id, size FROM pending WHERE lane = ? AND seq > ? ORDER BY seq {order}"
