@@ -38,10 +38,21 @@ def scores(outcome: RunOutcome) -> dict[tuple[str, str], float]:
     }
 
 
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunOutcome]:
+    """A small app, and its run in-process."""
+    folder = tmp_path_factory.mktemp("local")
+    app = write_app(folder / "app", GLOBAL_ROUNDS=1)
+    return app, launch(app, folder / "run", "in-process")
+
+
+@pytest.mark.xdist_group("simulate_flower")
 @pytest.mark.parametrize("runtime", ["ray", "deployment"])
-def test_the_same_app_gives_the_same_scores_and_leaves_nothing(runtime: str, tmp_path: Path) -> None:
+def test_the_same_app_gives_the_same_scores_and_leaves_nothing(
+    runtime: str, local: tuple[Path, RunOutcome], tmp_path: Path
+) -> None:
     """A job that runs in-process runs as Flower itself runs it: same slots, same scores, every daemon ended."""
-    app = write_app(tmp_path / "app", GLOBAL_ROUNDS=1)
+    app, in_process = local
     seen: list[str] = []
     outcome = launch(app, tmp_path / "run", runtime, seen)
     assert outcome.status is ModelStatus.RESULTS_UPLOADED, outcome.reason
@@ -49,7 +60,7 @@ def test_the_same_app_gives_the_same_scores_and_leaves_nothing(runtime: str, tmp
     assert [(cell.slot, cell.state) for cell in outcome.story.rounds[0].cells] == [(slot, "returned") for slot in SLOTS]
     assert any("flower-superlink" in line for line in seen)
     assert _processes(tmp_path / "run") == []
-    assert scores(outcome) == pytest.approx(scores(launch(app, tmp_path / "local", "in-process")), abs=1e-6)
+    assert scores(outcome) == pytest.approx(scores(in_process), abs=1e-6)
     logs = tmp_path / "run" / "logs"
     assert (logs / "server.log").stat().st_size
     if runtime == "ray":
@@ -61,6 +72,7 @@ def test_the_same_app_gives_the_same_scores_and_leaves_nothing(runtime: str, tmp
     assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
 
 
+@pytest.mark.soak
 def test_a_supernode_that_is_killed_ends_a_deployment_with_its_name(tmp_path: Path) -> None:
     """Flower takes a minute to notice, and waits for ever for a node that never came: the run ends at once instead."""
     app = write_app(tmp_path / "app", in_train="import time; time.sleep(60)", GLOBAL_ROUNDS=1)
