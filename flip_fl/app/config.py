@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 from flip_fl.app import rules
 from flip_fl.app.places import Document, line_column, read_object
@@ -16,6 +17,7 @@ from flip_fl.errors import FlipError
 from flip_fl.values import JobType
 
 CONFIG_FILE = "config.json"
+MODEL_ID_KEY = "FLIP_MODEL_ID"
 _SHORT_KEY = 6
 
 
@@ -63,6 +65,14 @@ class AppConfig:
             return str(path)
         line, column = self.document.line_column(*keys)
         return f"{path}:{line}:{column}"
+
+    def for_run(self, model_id: UUID) -> str:
+        """config.json as a run's copy of the app has it: with its number of rounds, and its model where one is named.
+
+        FLIP_MODEL_ID goes before every other place: left as it is, a simulated run would report on another model.
+        """
+        named = {MODEL_ID_KEY: str(model_id)} if MODEL_ID_KEY in self.raw else {}
+        return json.dumps({**self.raw, **named}, indent=2)
 
     def with_rounds(self, global_rounds: int) -> AppConfig:
         """The same config with another number of rounds. Raises ``FlipError`` E0303 when it is out of range."""

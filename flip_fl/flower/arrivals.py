@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Sequence
@@ -38,6 +39,8 @@ from flip_fl.values import Task, natural_key
 
 logger = logging.getLogger("flip_fl.flower")
 
+# A transaction costs more than ten reports; nobody sees that a report waits this long for the next reply's.
+TOGETHER_S = 0.05
 # What a SuperLink says of a message that was given up already.
 _NOTHING_NEW = frozenset({MESSAGE_GONE, REPLY_GONE, NODE_GONE})
 
@@ -68,6 +71,8 @@ class Arrivals:
         self._answered_before: set[str] = set()
         self._usable: list[tuple[str, Message]] = []
         self._failures: dict[str, str] = {}
+        self._open: contextlib.ExitStack | None = None
+        self._open_since = 0.0
 
     @property
     def pending(self) -> bool:
@@ -97,13 +102,27 @@ class Arrivals:
                 self._fail(each, of_refused_push(slot=each.slot, task=each.task, number=each.number))
 
     def take(self, replies: Sequence[Message]) -> bool:
-        """Receive ``replies``; whether one of them was still waited for. All that they report is one append."""
+        """Receive ``replies``; whether one of them was still waited for.
+
+        What replies in quick succession report is one append: it is on disk after ``settle``, or ``TOGETHER_S`` later
+        with the next reply.
+        """
         before = len(self._pending)
-        if replies:
-            with self._reporter.together():
-                for reply in replies:
-                    self._take(reply)
+        if replies and self._open is None:
+            self._open = contextlib.ExitStack()
+            self._open.enter_context(self._reporter.together())
+            self._open_since = time.monotonic()
+        for reply in replies:
+            self._take(reply)
+        if time.monotonic() - self._open_since > TOGETHER_S:
+            self.settle()
         return len(self._pending) < before
+
+    def settle(self) -> None:
+        """Put on disk what has been reported."""
+        if self._open is not None:
+            open_, self._open = self._open, None
+            open_.close()
 
     def end_phase(self, task: Task, number: int, waited_s: float) -> Phase:
         """What became of the phase. Who has not replied by now has failed; a later reply is told and dropped."""

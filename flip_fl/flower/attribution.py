@@ -19,7 +19,7 @@ MAX_REASON_CHARS = 500
 _WORDS: Mapping[int, str] = MappingProxyType(
     {
         0: "Flower reports an unknown error",
-        1: "the ClientApp could not be loaded (an error at import); the SuperNode's log has the traceback",
+        1: "the ClientApp could not be loaded; the SuperNode's log says why",
         MESSAGE_GONE: "the message has expired, or the SuperLink has lost it",
         REPLY_GONE: "the reply has expired, or was not uploaded completely",
         NODE_GONE: "the node is not connected any more (its SuperNode has ended, is offline or was unregistered)",

@@ -183,14 +183,18 @@ class FlipGrid(Grid):
 
     def _receive(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
-        while self._arrivals.pending:
-            self._obey_stop()
-            useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
-            now = time.monotonic()
-            if not self._arrivals.pending or now >= deadline:
-                return
-            if not useful:
-                self._await_reply(min(self._patience.poll_s, deadline - now))
+        try:
+            while self._arrivals.pending:
+                self._obey_stop()
+                useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
+                now = time.monotonic()
+                if not self._arrivals.pending or now >= deadline:
+                    return
+                if not useful:
+                    self._arrivals.settle()
+                    self._await_reply(min(self._patience.poll_s, deadline - now))
+        finally:
+            self._arrivals.settle()
 
     def _query(self, messages: Sequence[Message], limit_s: float) -> list[Message]:
         self.push_messages(messages)

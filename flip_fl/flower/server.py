@@ -20,9 +20,10 @@ from flip_fl.app.config import AppConfig
 from flip_fl.errors import ExitCode, FlipError, ResultsUploadError
 from flip_fl.flower.checkpoint import StrategyState
 from flip_fl.flower.grid import FlipGrid, Patience, Quorum, RoundFailed, RunStopped
+from flip_fl.flower.quarantine import ReplyCheck
 from flip_fl.flower.rounds import Rounds
 from flip_fl.flower.run_config import Given, RunFacts, find_model_id, read_facts
-from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy
+from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy, weight_key
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting, open_reporting
 from flip_fl.results.delivery import Delivery, DeliveryStopped, deliver, tidy, upload_problem
@@ -67,6 +68,7 @@ def run(
     train_config: ConfigRecord | None = None,
     evaluate_config: ConfigRecord | None = None,
     evaluate_fn: EvaluateFn | None = None,
+    check: ReplyCheck | None = None,
 ) -> Result:
     """Run ``strategy`` (or what it makes of the app's config) over the job's sites and report everything to the hub.
 
@@ -75,7 +77,8 @@ def run(
     ``app_dir`` holds config.json and models.py; ``arrays`` is the starting model (default: a fresh ``get_model()``).
     ``slots`` are the participants, ``min_clients`` how many of them must return in each phase (0: all). What is not
     given is read from the run config, then from config.json. A run whose process was lost goes on after its last whole
-    round when it is started again with the same model id.
+    round when it is started again with the same model id. ``check`` says why a reply cannot be aggregated; the default
+    wants exactly the sent model back, for a strategy whose clients return something else give your own.
 
     Raises ``RunFailed`` for a run that did not succeed, so that Flower shows it as failed, and ``FlipError`` for a
     setting that is missing or malformed before the run starts. A stop through Flower (``SystemExit``) passes through.
@@ -95,7 +98,7 @@ def run(
         given = Given(app_dir, num_rounds, slots, min_clients, ignore_result_error)
         facts = read_facts(given, context.run_config)
         chosen = strategy(facts.app) if not isinstance(strategy, Strategy) else strategy
-        rounds = _rounds(facts, home, grid, reporting, chosen)
+        rounds = _rounds(facts, home, grid, reporting, chosen, check)
         resumed = rounds.resume()
         if resumed:
             lifecycle.resumed(rounds.done)
@@ -160,7 +163,12 @@ def _default_state() -> Path:
 
 
 def _rounds(
-    facts: RunFacts, home: _Home, grid: Grid, reporting: Reporting | LocalReporting, strategy: Strategy
+    facts: RunFacts,
+    home: _Home,
+    grid: Grid,
+    reporting: Reporting | LocalReporting,
+    strategy: Strategy,
+    check: ReplyCheck | None,
 ) -> Rounds:
     flip_grid = FlipGrid(
         grid,
@@ -169,6 +177,8 @@ def _rounds(
         quorum=Quorum(facts.min_clients, facts.ignore_result_error),
         patience=Patience(facts.start_timeout_s, facts.phase_timeout_s),
         total_rounds=facts.num_rounds,
+        check=check,
+        weighted_by=weight_key(strategy),
     )
     return Rounds(
         grid=flip_grid,

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from flip_fl.aggregate.average import cast
+from flip_fl.flower.protocol import NUM_EXAMPLES
 
 HOOKS = ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate")
 
@@ -134,3 +135,12 @@ def as_sent(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
         else:
             restored[name] = Array(cast(array.numpy(), like.numpy().dtype))
     return restored
+
+
+def weight_key(strategy: Strategy) -> str:
+    """The metric by which ``strategy``, or the one that it wraps, weights its clients."""
+    key = getattr(strategy, "weighted_by_key", None)
+    inner = getattr(strategy, "strategy", None)
+    if isinstance(key, str):
+        return key
+    return weight_key(inner) if isinstance(inner, Strategy) else NUM_EXAMPLES

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from flip_fl.app.config import AppConfig
+from flip_fl.app.config import CONFIG_FILE, AppConfig
 from flip_fl.app.stop import request_stop
 from flip_fl.flower.job import APP, write_job
 from flip_fl.jobs.templates import JobValues
@@ -32,7 +31,7 @@ class FlowerJob:
         values = JobValues.of(config, slots, model_id)
         path = write_job(config.app_dir, config.job_type.value, values, folder.job)
         # The number of rounds may have been given on the command line: the app's copy says what is run.
-        (path / APP / "config.json").write_text(json.dumps(dict(config.raw), indent=2), encoding="utf-8")
+        (path / APP / CONFIG_FILE).write_text(config.for_run(model_id), encoding="utf-8")
         spare = len(slots) - values.min_clients if config.ignore_result_error else 0
         return cls(path, slots, model_id, folder, spare)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flip_fl.errors import FlipError
+from flip_fl.jobs.flower import details_words
 from flip_fl.simulate.flower_deployment import SUPERLINK_LOG, deployment
 from flip_fl.simulate.flower_job import FlowerJob
 from flip_fl.simulate.flower_link import CONNECTION, Home, SuperLink, program, start_superlink
@@ -70,8 +71,8 @@ class LinkRun:
         with contextlib.suppress(FlipError):
             runs = self._home.flwr("ls", CONNECTION)["runs"]
             if isinstance(runs, list) and runs and isinstance(runs[-1], dict):
-                told = (runs[-1].get("status"), runs[-1].get("status-details"))
-                return f": {' '.join(str(word) for word in told if word and word != 'N/A')}"
+                words = details_words(str(runs[-1].get("status-details") or ""))
+                return f": {' '.join(word for word in (str(runs[-1].get('status')), words) if word)}"
         return ""
 
 

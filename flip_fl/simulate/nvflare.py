@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 import time
@@ -14,7 +13,7 @@ from uuid import UUID
 
 import psutil
 
-from flip_fl.app.config import AppConfig
+from flip_fl.app.config import CONFIG_FILE, AppConfig
 from flip_fl.app.travel import check_modules
 from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues
@@ -48,7 +47,7 @@ class NVFlare:
         values = JobValues.of(config, tuple(slots), model_id)
         job = write_job(config.app_dir, config.job_type.value, values, folder.job)
         # The number of rounds may have been given on the command line: the app's copy says what is run.
-        (job / "app" / "custom" / "config.json").write_text(json.dumps(dict(config.raw), indent=2), encoding="utf-8")
+        (job / "app" / "custom" / CONFIG_FILE).write_text(config.for_run(model_id), encoding="utf-8")
         command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(folder.engine)]
         command += ["-c", ",".join(slots), "-t", str(len(slots))]
         environment = scrubbed(FLIP_SETTINGS_DIR=str(folder.settings), OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")

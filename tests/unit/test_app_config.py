@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -213,3 +214,17 @@ def test_another_number_of_rounds(tmp_path: Path) -> None:
     assert config.raw["GLOBAL_ROUNDS"] == 2
     with pytest.raises(FlipError, match="GLOBAL_ROUNDS is 0"):
         config.with_rounds(0)
+
+
+def test_a_runs_copy_names_the_runs_own_model(tmp_path: Path) -> None:
+    """A model id that a researcher left in config.json must not make a simulated run report on another model."""
+    (tmp_path / "config.json").write_text(json.dumps({"job_type": "standard", "FLIP_MODEL_ID": str(uuid4())}))
+    model_id = uuid4()
+    config = load_config(tmp_path).with_rounds(7)
+    assert json.loads(config.for_run(model_id)) == {
+        "job_type": "standard",
+        "FLIP_MODEL_ID": str(model_id),
+        "GLOBAL_ROUNDS": 7,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"job_type": "standard"}))
+    assert "FLIP_MODEL_ID" not in json.loads(load_config(tmp_path).for_run(model_id))

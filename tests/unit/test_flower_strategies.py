@@ -28,7 +28,7 @@ from flwr.serverapp.strategy import (
 )
 
 from flip_fl.flower.average import SlotOrderFedAvg
-from flip_fl.flower.strategy import as_sent
+from flip_fl.flower.strategy import as_sent, weight_key
 from tests.support.flower import direct_grid, initial, run_observed
 
 SITES = 7
@@ -133,3 +133,11 @@ def test_a_strategy_with_a_loop_of_its_own_is_observed_too(tmp_path: Path) -> No
     assert strategy.finished
     assert set(vars(strategy)) - before == {"finished"}
     assert (tmp_path / "run" / "checkpoint.npz").is_file()
+
+
+def test_the_weight_is_the_metric_that_the_strategy_names() -> None:
+    """The grid must judge the very number by which replies will be weighted, also that of a wrapped strategy."""
+    assert weight_key(FedAvg(weighted_by_key="cases")) == "cases"
+    wrapped = DifferentialPrivacyServerSideFixedClipping(FedAvg(weighted_by_key="cases"), 0.1, 1.0, SITES)
+    assert weight_key(wrapped) == "cases"
+    assert weight_key(SlotOrderFedAvg()) == "num-examples"
