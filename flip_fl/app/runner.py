@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextlib
 import copy
 import hashlib
 import random
@@ -90,6 +91,12 @@ class Session:
     def close(self) -> None:
         """Forget what the app has built: data sets may hold files and workers."""
         self.memory.clear()
+
+
+def preload() -> None:
+    """Load what a task will need, while the process has nothing else to do: torch takes seconds."""
+    with contextlib.suppress(ImportError):  # the task says so itself
+        import torch  # noqa: F401
 
 
 def run_task(task: Task, arrays: Mapping[str, Any], spec: SiteSpec, session: Session) -> Result:

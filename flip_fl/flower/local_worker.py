@@ -57,7 +57,9 @@ def _serve(connection: socket.socket, facts: dict[str, Any]) -> None:
     # Imported behind the watch for the parent: it takes a second, in which the parent may die.
     from flwr.app import Context, RecordDict
 
+    from flip_fl.app.runner import preload
     from flip_fl.flower.component import load_client_app
+    from flip_fl.flower.job import APP
     from flip_fl.flower.local_site import answer, failed
     from flip_fl.flower.private import be_task, message_from_bytes, message_to_bytes, new_id, settle_flower_log
 
@@ -69,6 +71,9 @@ def _serve(connection: socket.socket, facts: dict[str, Any]) -> None:
     except (Exception, SystemExit) as error:
         logging.getLogger(__name__).exception("the ClientApp cannot be loaded")
         broken = error
+    if (job_dir / APP / "models.py").is_file():
+        # The server makes the initial weights meanwhile; a message that comes waits in the socket.
+        preload()
     while (frame := receive_frame(connection)) is not None:
         message = message_from_bytes(frame)
         run_id = message.metadata.run_id
