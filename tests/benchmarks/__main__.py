@@ -1,18 +1,37 @@
-"""``python -m tests.benchmarks``: measure everything, print the table, write ``build/bench.json``."""
+"""``python -m tests.benchmarks``: measure everything, print the table, write ``build/bench.json``.
+
+Names of sections on the command line restrict it to these, and write no file.
+"""
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.benchmarks import demo, start_up
-from tests.benchmarks.figures import table, write
+from tests.benchmarks import demo, flower_engines, flower_large_model, flower_wrapping, start_up
+from tests.benchmarks.figures import Figure, table, write
+
+SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
+    "start_up": start_up.measure,
+    "demo": demo.measure,
+    "flower_engines": flower_engines.measure,
+    "flower_wrapping": flower_wrapping.measure,
+    "flower_large_model": flower_large_model.measure,
+}
 
 
-def main() -> None:
-    figures = [*start_up.measure(), *demo.measure()]
+def main(names: Sequence[str]) -> None:
+    figures: list[Figure] = []
+    for name in names or SECTIONS:
+        begun = time.monotonic()
+        figures += SECTIONS[name]()
+        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     print(table(figures))
-    write(figures, Path("build") / "bench.json")
+    if not names:
+        write(figures, Path("build") / "bench.json")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

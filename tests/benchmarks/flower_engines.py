@@ -34,8 +34,8 @@ ENGINES: Mapping[str, tuple[str, str]] = {
     NVFLARE: ("nvflare", ""),
     RAY: ("flower", "ray"),
 }
-# The one that is shown is measured before, between and after the others: a busy minute does not make the figure.
-ORDER = (IN_PROCESS, RAY, IN_PROCESS, NVFLARE, IN_PROCESS)
+# The one that is shown is measured before and after the others: a busy minute does not make the figure.
+ORDER = (IN_PROCESS, RAY, NVFLARE, IN_PROCESS)
 APP = Path("examples") / "breast_cancer"
 BUCKET = "flip-results"
 TIMEOUT_S = 300.0
@@ -77,7 +77,7 @@ def measure() -> list[Figure]:
 
 
 def measure_engines(effort: Effort) -> dict[str, float]:
-    """Seconds by engine, the median where it was measured several times."""
+    """Seconds by engine, the median (of two: their mean) where it was measured several times."""
     found: dict[str, list[float]] = {}
     for name in effort.order:
         found.setdefault(name, []).append(engine_seconds(*ENGINES[name], effort.rounds))

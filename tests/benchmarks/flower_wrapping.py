@@ -43,7 +43,7 @@ METRICS = 10
 HUBS: Mapping[str, HubFault] = {"at 50 ms": SLOW, "hung": HUNG}
 MOST_ADDED_S, MOST_ADDED_SHARE = 0.020, 0.01
 # Long enough for the sender, which sends once a second, to have worked in every block.
-BLOCK_S = 2.5
+BLOCK_S = 1.5
 PAIRS = 3
 MAX_BLOCK_ROUNDS = 150
 WARM_UP_ROUNDS = 3
