@@ -13,9 +13,9 @@ from flip_fl.flower.protocol import ABORTED, FAILED, LOST, REJECTED, TOO_LARGE, 
 from flip_fl.values import Task
 
 MESSAGE_GONE, REPLY_GONE, NODE_GONE = 3, 4, 5
-MAX_REASON_CHARS = 500
 
-# Flower's own codes. Their reasons are not shown: that of code 2 quotes the exception's message, which may hold a row.
+# Reasons in free text are not shown, whatever the code, which anybody can write: they may hold a patient's row, as that
+# of Flower's code 2 does, which quotes the exception's message. What our own code has to say is a report in JSON.
 _WORDS: Mapping[int, str] = MappingProxyType(
     {
         0: "Flower reports an unknown error",
@@ -33,8 +33,6 @@ _WORDS: Mapping[int, str] = MappingProxyType(
         LOST: "the site's process died",
     }
 )
-# Reasons that our own server-side or size-only code has written.
-_OURS = frozenset({TOO_LARGE, LOST, REJECTED})
 _RAISED = 2
 _TYPE = re.compile(r"<class '(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)'>")
 
@@ -60,11 +58,7 @@ def of_error(error: Error, report: SiteReport, *, slot: str, task: Task, number:
         found = _TYPE.match(error.reason or "")
         what = f"{found[1] if found else 'an exception'} in the ClientApp"
         return _told(f"{what}; the SuperNode's log has the traceback", slot, task, number)
-    words = _WORDS.get(error.code, f"error code {error.code}")
-    reason = (error.reason or "").strip()
-    if error.code in _OURS and reason and not reason.startswith("{"):
-        words = reason[:MAX_REASON_CHARS]
-    return _told(words, slot, task, number)
+    return _told(_WORDS.get(error.code, f"error code {error.code}"), slot, task, number)
 
 
 def of_silence(*, slot: str, task: Task, number: int, waited_s: float) -> Told:

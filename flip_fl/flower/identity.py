@@ -9,7 +9,6 @@ from enum import StrEnum
 
 from flip_fl.values import natural_key
 
-MAX_NAME_CHARS = 128
 _SHOWABLE = re.compile(r"[\w.\- ]{1,128}")
 
 

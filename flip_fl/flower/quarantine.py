@@ -10,8 +10,9 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from flip_fl.aggregate.average import MAX_EXAMPLES, Update, check_update
-from flip_fl.flower.npy import Layout, NpyError, layout_of, view
+from flip_fl.flower.npy import Layout, NpyError, layout_of, payload_bytes, view
 from flip_fl.flower.protocol import NUM_EXAMPLES
+from flip_fl.privacy.egress import sane_name
 from flip_fl.values import Task
 
 _Kind = TypeVar("_Kind", ArrayRecord, MetricRecord)
@@ -75,11 +76,16 @@ class Quarantine:
         except NpyError:
             return "the model that was sent is not made of numpy arrays: give your own check"
         found: dict[str, Any] = {}
+        hidden = [name for name in returned if name not in (model or ()) and not sane_name(name)]
+        if hidden and model is not None:
+            return f"{len(hidden)} parameters have names that cannot be shown, and are not the model's"
+        shown = {name: f"parameter {place} (its name cannot be shown)" for place, name in enumerate(hidden, 1)}
         for name, array in returned.items():
+            said = shown.get(name, name)
             try:
-                found[name] = view(array, self._layouts.get(name))
+                found[said] = view(array, self._layouts.get(name))
             except NpyError as error:
-                return f"'{name[:100]}' {error}"
+                return f"'{said}' {error}"
         examples: Any = metrics[NUM_EXAMPLES] if self._weighted_by == NUM_EXAMPLES else 1
         # A message without a model (the strategy sends none): what came must be numbers all the same.
         return check_update(model if model is not None else found, Update("", found, examples))
@@ -100,29 +106,17 @@ def records_of(content: RecordDict, kind: type[_Kind]) -> list[_Kind]:
     return [record for record in content.values() if isinstance(record, kind)]
 
 
-def check_reply(sent: Message, reply: Message, task: Task) -> str | None:
-    """Why ``reply`` to ``sent`` cannot be aggregated, or None; see ``Quarantine``, which remembers between replies."""
-    return Quarantine()(sent, reply, task)
-
-
 def array_bytes(reply: Message) -> int:
-    """Bytes of the arrays in a reply's records: elements times their size, without headers."""
-    return sum(_nbytes(array) for record in records_of(reply.content, ArrayRecord) for array in record.values())
-
-
-def _nbytes(array: Any) -> int:
-    try:
-        return int(np.dtype(array.dtype).itemsize * math.prod(array.shape))
-    except TypeError:
-        return len(array.data)
+    """Bytes of the arrays in a reply's records, without headers, whatever they say of themselves. Never raises."""
+    return sum(payload_bytes(array) for record in records_of(reply.content, ArrayRecord) for array in record.values())
 
 
 def _check_metrics(record: MetricRecord) -> str | None:
     lengths: dict[int, str] = {}
     for name, value in record.items():
         if isinstance(value, list):
-            lengths.setdefault(len(value), str(name)[:100])
+            lengths.setdefault(len(value), f"'{name}'" if sane_name(name) else "one whose name cannot be shown")
     if len(lengths) > 1:
-        told = ", ".join(f"'{name}' has {length}" for length, name in sorted(lengths.items()))
+        told = ", ".join(f"{name} has {length}" for length, name in sorted(lengths.items()))
         return f"its lists of metrics differ in length: {told}"
     return None

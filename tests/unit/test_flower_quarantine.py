@@ -13,7 +13,7 @@ from flip_fl.aggregate.average import MAX_EXAMPLES
 from flip_fl.flower.align import align
 from flip_fl.flower.npy import NpyError, layout_of, view
 from flip_fl.flower.private import SERVER_NODE_ID, be_task, number_message
-from flip_fl.flower.quarantine import Quarantine, array_bytes, check_reply
+from flip_fl.flower.quarantine import Quarantine, array_bytes
 from flip_fl.values import Task
 from tests.support.flower_link import model
 
@@ -44,11 +44,27 @@ def changed(**arrays: Any) -> ArrayRecord:
     return record
 
 
+def check_reply(sent: Message, answer: Message, task: Task) -> str | None:
+    return Quarantine()(sent, answer, task)
+
+
 def raw(data: bytes, stype: str = "numpy.ndarray") -> Array:
     return Array(dtype="float32", shape=(2, 3), stype=stype, data=data)
 
 
 WEIGHT = model()["weight"].data
+
+
+def version_nine(data: bytes) -> bytes:
+    """The same array under a version of the format that numpy refuses to load."""
+    return data[:6] + b"\x09\x00" + data[8:10] + b"\x00\x00" + data[10:]
+
+
+def lying(**facts: Any) -> Array:
+    """A sound weight whose facts beside the bytes are ``facts``."""
+    array = model(1.0)["weight"]
+    array.__dict__.update(facts)
+    return array
 
 
 def test_a_sound_reply_passes_whatever_its_memory_layout(sent: Message) -> None:
@@ -74,6 +90,18 @@ def test_a_sound_reply_passes_whatever_its_memory_layout(sent: Message) -> None:
         (changed(weight=raw(WEIGHT, "torch")), "'weight' is not a numpy array"),
         (changed(weight=raw(WEIGHT.replace(b"'<f4'", b"'|O' "))), "'weight' does not hold plain numbers"),
         (changed(weight=raw(WEIGHT.replace(b"(2, 3)", b"(-2,3)"))), "'weight' does not hold plain numbers"),
+        (
+            changed(weight=raw(version_nine(WEIGHT))),
+            "'weight' is written in version 9.0 of the npy format, which there is not",
+        ),
+        (changed(weight=lying(dtype="float64")), "'weight' has another dtype or shape than it says"),
+        (changed(weight=lying(dtype="(2,-1)f4")), "'weight' has another dtype or shape than it says"),
+        (changed(weight=lying(shape=(3, 2))), "'weight' has another dtype or shape than it says"),
+        (changed(weight=lying(shape=(2**31 - 1,) * 300)), "'weight' has another dtype or shape than it says"),
+        (
+            changed(**{"943 476 5919 A. Smith": np.ones(1)}),
+            "1 parameters have names that cannot be shown, and are not the model's",
+        ),
     ],
 )
 def test_a_model_unlike_the_one_that_was_sent_is_rejected_by_parameter(
@@ -103,6 +131,38 @@ def test_metrics_that_cannot_be_averaged_are_rejected(
 ) -> None:
     """A weight of zero divides by zero and an absurd one takes the model over; a NaN metric is only a bad metric."""
     assert check_reply(sent, reply(sent, **metrics), task) == reason
+
+
+def test_names_of_ragged_metrics_are_shown_only_where_they_are_names(sent: Message) -> None:
+    """A metric's name is a client's own text: it must not carry a row of data to the hub."""
+    metrics: dict[str, Any] = {"943 476 5919 A. Smith": [1.0], "curve": [1.0, 2.0]}
+    assert check_reply(sent, reply(sent, **metrics), Task.TRAIN) == (
+        "its lists of metrics differ in length: one whose name cannot be shown has 1, 'curve' has 2"
+    )
+
+
+@pytest.mark.parametrize("facts", [{"dtype": "(2,-1)f4"}, {"dtype": "no dtype"}, {"shape": (2**31 - 1,) * 300}])
+def test_a_size_is_counted_from_what_came(sent: Message, facts: dict[str, Any]) -> None:
+    """A late reply is not checked; what an array says of itself must neither raise there nor be shown as its size."""
+    assert array_bytes(reply(sent, changed(weight=lying(**facts)))) == 2 * 3 * 4 + 8 + 8
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [(b"", 0), (b"\x93NUMPY", 0), (b"\x93NUMPY\x01\x00\xff\xff", 0), (b"abc", 3), (version_nine(WEIGHT), 24)],
+)
+def test_the_size_of_an_unreadable_array_is_no_more_than_what_came(sent: Message, data: bytes, size: int) -> None:
+    """Cut off headers, no headers, headers of unknown versions."""
+    assert array_bytes(reply(sent, ArrayRecord({"weight": raw(data)}))) == size
+
+
+@pytest.mark.parametrize("shape", [(0, 10**18, 10**18), (1,) * 90])
+def test_a_shape_that_numpy_cannot_have_is_no_array(shape: tuple[int, ...]) -> None:
+    """No elements at all, and still too big; or more dimensions than there are."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(4 * np.prod(shape, dtype=int))
+    with pytest.raises(NpyError, match="has a shape that numpy cannot have"):
+        view(Array(dtype="float32", shape=shape, stype="numpy.ndarray", data=data))
 
 
 def _without(name: str) -> Callable[[RecordDict], None]:
@@ -163,6 +223,12 @@ def test_where_no_model_was_sent_what_came_must_still_be_numbers(sent: Message) 
     assert check_reply(bare, reply(bare), Task.TRAIN) is None
     poisoned = changed(scale=np.array(np.nan))
     assert check_reply(bare, reply(bare, poisoned), Task.TRAIN) == "'scale' holds NaN or infinity"
+    # Names may begin with a digit (a sequence's layers), but what is not one of the model is not shown.
+    assert check_reply(bare, reply(bare, changed(**{"0.weight": np.ones(2)})), Task.TRAIN) is None
+    for array, why in ((np.array(np.nan), "holds NaN or infinity"), (raw(b"garbage"), "cannot be read as an array")):
+        hidden = changed(**{"943 476 5919 A. Smith": array})
+        told = f"'parameter 1 (its name cannot be shown)' {why}"
+        assert check_reply(bare, reply(bare, hidden), Task.TRAIN) == told
 
 
 @pytest.mark.parametrize(
