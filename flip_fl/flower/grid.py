@@ -43,7 +43,7 @@ class Waits(Protocol):
 class FlipGrid(Grid):
     """``inner`` as a strategy should see it: only the job's sites, in slot order, and only usable replies.
 
-    ``slots`` are the participants (empty: every named node at the start). Each reply is attributed by the message that
+    ``slots`` are the participants (empty: see ``Roster``). Each reply is attributed by the message that
     it answers, checked, and told at the hub when it arrives; a phase ends with all replies, or after its time; a phase
     that the run cannot survive raises ``RoundFailed``. A stop at the hub raises ``RunStopped`` within a second.
 
@@ -155,14 +155,13 @@ class FlipGrid(Grid):
         task, number = expected or self._guess(kind, messages)
         if not messages:
             self.phase = Phase(task, number)
+            self._judge(self.phase)
             return []
         limit_s = self._limit(timeout)
         self._send(messages, task, number, limit_s)
         self._receive(limit_s)
         self.phase = self._arrivals.end_phase(task, number, limit_s)
-        note = judge(self.phase, self._quorum)
-        if note is not None:
-            logger.warning("going on without: %s", note)
+        self._judge(self.phase)
         return self._for_strategy(task, number)
 
     # -- a phase --------------------------------------------------------------------------------------------------
@@ -195,6 +194,12 @@ class FlipGrid(Grid):
                     self._await_reply(min(self._patience.poll_s, deadline - now))
         finally:
             self._arrivals.settle()
+
+    def _judge(self, phase: Phase) -> None:
+        # Of the job's sites, not of those that the strategy asked: what it asks is part of what is judged.
+        note = judge(phase, self._quorum, len(self._roster.slots) or len(phase.asked))
+        if note is not None:
+            logger.warning("going on without: %s", note)
 
     def _query(self, messages: Sequence[Message], limit_s: float) -> list[Message]:
         self.push_messages(messages)

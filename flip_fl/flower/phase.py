@@ -64,13 +64,18 @@ class Phase:
         )
 
 
-def judge(phase: Phase, quorum: Quorum) -> str | None:
-    """Whether the run goes on after ``phase``: None, or without whom, in words. Raises ``RoundFailed``.
+def judge(phase: Phase, quorum: Quorum, sites: int) -> str | None:
+    """Whether the run of ``sites`` sites goes on after ``phase``: None, or without whom, in words.
 
     A site's failure ends the run unless ``ignore_result_error`` is set and the quorum holds. Too few usable replies
-    end it in any case, also where the strategy asked too few.
+    end it in any case, also where the strategy asked too few. Nobody need be asked to validate, but to train: an
+    untrained model is no result. Raises ``RoundFailed``.
     """
-    usable, needed = len(phase.replies), quorum.needed(len(phase.asked))
+    if not phase.asked:
+        if phase.task is Task.TRAIN:
+            raise RoundFailed(f"the strategy asked nobody in train, round {phase.round}: check its fraction_train")
+        return None
+    usable, needed = len(phase.replies), quorum.needed(sites)
     if phase.failures and (not quorum.ignore_result_error or not usable):
         raise RoundFailed(phase.words)
     if usable < needed:

@@ -17,11 +17,19 @@ from flip_fl.reporting.reporter import Reporter
 logger = logging.getLogger("flip_fl.flower")
 
 SIMULATION = "flwr-simulation"
+DEPLOYMENT = "flwr-serverapp"
+NO_SLOTS = (
+    "flip-slots is empty, and in a deployment nobody else says which sites the job has: name them in the run config, as"
+    ' in flip-slots = "Trust_1,Trust_2", or say with flip-min-clients how many of the connected sites are enough'
+)
 Pause = Callable[[float], None]
 
 
 class Roster:
-    """Which nodes are the job's sites. ``slots`` empty: whoever is named when the run starts, and nobody else later.
+    """Which nodes are the job's sites: those of ``slots``.
+
+    ``slots`` empty: whoever is there when the run starts, and nobody else later. A local or a simulated grid has all its
+    nodes by then, and all of them are needed; in a deployment the quorum must say how many are.
 
     In a deployment a node is who the SuperLink says it is (the name registered for its key). In Flower's simulation
     nodes have no names: there, and only there, a client is believed. ``pause`` waits some seconds, or raises.
@@ -57,9 +65,10 @@ class Roster:
     def start(self) -> list[str]:
         """The sites once they are all connected, in slot order; after ``start_timeout_s`` those that are, if enough.
 
-        Raises ``RoundFailed`` naming who is missing, who is there and which nodes are not used.
+        Raises ``RoundFailed`` naming who is missing, who is there and which nodes are not used; and in a deployment
+        at once when neither slots nor a quorum are given.
         """
-        needed = self._quorum.needed(len(self.slots)) or 1
+        needed = self._needed()
         if self.slots and needed > len(self.slots):
             named = ", ".join(self.slots)
             raise RoundFailed(f"the job needs {needed} sites and has {len(self.slots)}: {named}")
@@ -73,7 +82,7 @@ class Roster:
 
     def nodes(self) -> list[NodeInfo]:
         """The nodes of the sites that are connected, in slot order; waits for the quorum as ``start`` does."""
-        needed = self._quorum.needed(len(self.slots)) or 1
+        needed = self._needed()
         call = self._wait_for(needed, needed)
         by_id = {node.node_id: node for node in self._last}
         return [by_id[node_id] for node_id in call.sites.values()]
@@ -91,6 +100,15 @@ class Roster:
         self._slot_of.update({node_id: slot for slot, node_id in call.sites.items()})
         self._tell(call.unused)
         return call
+
+    def _needed(self) -> int:
+        needed = self._quorum.needed(len(self.slots))
+        if needed:
+            return needed
+        if self._inner.run.primary_task_type == DEPLOYMENT:
+            # Whoever connects first would train alone.
+            raise RoundFailed(NO_SLOTS)
+        return len(list(self._inner.get_nodes())) or 1
 
     def _wait_for(self, wanted: int, needed: int) -> RollCall:
         deadline = time.monotonic() + self._patience.start_timeout_s

@@ -157,6 +157,26 @@ def test_a_phase_in_which_nobody_is_asked_is_none(tmp_path: Path) -> None:
     assert found.grid.phase == Phase(Task.VALIDATE, 1)
 
 
+def test_a_round_that_trains_nobody_ends_the_run(tmp_path: Path) -> None:
+    """With ``fraction_train=0`` a run once stored the untrained model as its result."""
+    found = bench(tmp_path, quorum=TOLERANT)
+    strategy = FedAvg(fraction_train=0.0, min_train_nodes=0)
+    with pytest.raises(RoundFailed, match=r"^the strategy asked nobody in train, round 1: check its fraction_train$"):
+        observed(strategy, found).start(found.grid, model(), num_rounds=2)
+
+
+def test_a_strategy_that_samples_must_be_allowed_to(tmp_path: Path) -> None:
+    """Half the sites are enough where the job says so, and only there."""
+    sample = {"fraction_train": 0.5, "min_train_nodes": 1, "fraction_evaluate": 0.0, "min_evaluate_nodes": 0}
+    found = bench(tmp_path)
+    with pytest.raises(
+        RoundFailed, match=r"^1 of the 2 sites that the job needs returned; the strategy asked Trust_\d"
+    ):
+        observed(FedAvg(**sample), found).start(found.grid, model(), num_rounds=1)
+    found = bench(tmp_path / "allowed", quorum=Quorum(min_clients=1))
+    assert observed(FedAvg(**sample), found).start(found.grid, model(), num_rounds=1).arrays
+
+
 def test_flowers_own_strategy_runs_over_apps_that_are_not_ours(tmp_path: Path) -> None:
     """Wrapping alone brings the metrics of any ClientApp to the hub, with the site and round of the server's word."""
     found = Bench(direct_grid(2), tmp_path, SLOTS)
@@ -361,22 +381,24 @@ def phase(usable: Sequence[str], **failures: str) -> Phase:
 def test_a_failed_site_ends_the_run_unless_the_job_says_otherwise() -> None:
     """The wording is the same on every engine."""
     with pytest.raises(RoundFailed, match=r"^Trust_2 in train, round 2: boom$"):
-        judge(phase(["Trust_1"], Trust_2="boom"), Quorum(min_clients=1))
-    note = judge(phase(["Trust_1"], Trust_2="boom"), TOLERANT)
+        judge(phase(["Trust_1"], Trust_2="boom"), Quorum(min_clients=1), 2)
+    note = judge(phase(["Trust_1"], Trust_2="boom"), TOLERANT, 2)
     assert note == "Trust_2 in train, round 2: boom"
-    assert judge(phase(SLOTS), Quorum()) is None
+    assert judge(phase(SLOTS), Quorum(), 2) is None
 
 
 def test_below_the_quorum_no_round_is_completed() -> None:
     """A run in which most sites failed once ended as completed, also when the strategy asked too few."""
     with pytest.raises(RoundFailed, match=r"^1 of the 2 sites that the job needs returned; Trust_2 in train"):
-        judge(phase(["Trust_1"], Trust_2="boom"), Quorum(2, True))
+        judge(phase(["Trust_1"], Trust_2="boom"), Quorum(2, True), 2)
     with pytest.raises(RoundFailed, match=r"^1 of the 2 sites that the job needs returned; Trust_2 in train"):
-        judge(phase(["Trust_1"], Trust_2="boom"), Quorum(0, True))
+        judge(phase(["Trust_1"], Trust_2="boom"), Quorum(0, True), 2)
     with pytest.raises(RoundFailed, match=r"2 of the 3 sites.*; the strategy asked Trust_1, Trust_2 in train, round 2"):
-        judge(phase(SLOTS), Quorum(min_clients=3))
+        judge(phase(SLOTS), Quorum(min_clients=3), 2)
+    with pytest.raises(RoundFailed, match=r"2 of the 3 sites.*; the strategy asked Trust_1, Trust_2 in train, round 2"):
+        judge(phase(SLOTS), Quorum(), 3)
     with pytest.raises(RoundFailed, match=r"^Trust_1 in train, round 2: a; Trust_2 in train, round 2: b$"):
-        judge(phase([], Trust_1="a", Trust_2="b"), TOLERANT)
+        judge(phase([], Trust_1="a", Trust_2="b"), TOLERANT, 2)
 
 
 # -- who is there -------------------------------------------------------------------------------------------------
@@ -421,10 +443,34 @@ def test_a_job_that_needs_more_sites_than_it_has_does_not_wait(tmp_path: Path) -
 
 def test_without_a_list_the_sites_of_the_start_are_the_runs_sites(tmp_path: Path) -> None:
     """Who registers later, under whatever name, does not join a run that has started."""
-    found = bench(tmp_path, slots=[], names=["Trust_2", "Trust_1", ""])
+    found = bench(tmp_path, slots=[], names=["Trust_2", "Trust_1", ""], quorum=Quorum(min_clients=2))
     assert found.grid.await_sites() == SLOTS
     found.link.connect("Trust_3")
     assert [str(node.name) for node in found.grid.get_nodes()] == SLOTS
+
+
+def test_a_deployment_without_a_list_needs_a_number(tmp_path: Path) -> None:
+    """Whoever connected first once trained alone, and the run was a success."""
+    found = bench(tmp_path, slots=[], names=["Trust_2"])
+    for wait in (found.grid.await_sites, found.grid.get_nodes):
+        with pytest.raises(RoundFailed, match=r'flip-slots = "Trust_1,Trust_2", or say with flip-min-clients how many'):
+            wait()
+    found = bench(tmp_path / "counted", slots=[], names=["Trust_2"], quorum=Quorum(min_clients=2))
+    with pytest.raises(RoundFailed, match=r"^too few sites connected after 0.3 s; 2 of the job's sites needed"):
+        found.grid.await_sites()
+
+
+def test_a_local_or_simulated_job_without_a_list_has_all_nodes_there_are(tmp_path: Path) -> None:
+    """They know their sites: one that cannot be used is missing, not dispensable."""
+    found = Bench(direct_grid(2), tmp_path / "local")
+    assert found.grid.await_sites() == SLOTS
+    found = simulated(tmp_path / "sound", "Trust_2", "Trust_1", slots=[])
+    assert found.grid.await_sites() == SLOTS
+    found = simulated(tmp_path / "doubled", "Trust_1", "Trust_2", "Trust_2", slots=[])
+    with pytest.raises(
+        RoundFailed, match=r"^too few sites connected.*3 of the job's sites needed, connected: Trust_1;"
+    ):
+        found.grid.await_sites()
 
 
 def test_a_site_that_comes_back_under_a_new_node_id_is_used(tmp_path: Path) -> None:
