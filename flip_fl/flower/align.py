@@ -9,6 +9,8 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
+from flip_fl.privacy.egress import sane_name
+
 
 @dataclass(frozen=True)
 class Aligned:
@@ -19,8 +21,11 @@ class Aligned:
 
     @property
     def note(self) -> str:
-        """What was left out, in words; "" when nothing was."""
-        return ", ".join(f"'{name[:100]}' ({', '.join(slots)})" for name, slots in self.left_out.items())
+        """What was left out, in words; "" when nothing was. A name that may not leave a trust is only counted."""
+        told = [f"'{name}' ({', '.join(slots)})" for name, slots in self.left_out.items() if sane_name(name)]
+        if hidden := len(self.left_out) - len(told):
+            told.append(f"{hidden} whose names cannot be shown")
+        return ", ".join(told)
 
 
 def align(replies: Sequence[tuple[str, Message]]) -> Aligned:

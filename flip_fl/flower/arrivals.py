@@ -28,6 +28,7 @@ from flip_fl.flower.protocol import (
     SERIES_RECORD,
     SiteReport,
     get_report,
+    malformed,
     metrics_by_grammar,
     stamp_slot,
 )
@@ -156,6 +157,10 @@ class Arrivals:
     def _first(self, asked: Asked, reply: Message) -> None:
         assert asked.message is not None
         slot, task, number = asked.slot, asked.task, asked.number
+        reason = malformed(reply)
+        if reason is not None:
+            self._fail(asked, of_rejection(reason, slot=slot, number=number))
+            return
         report = get_report(reply)
         told = self._mismatch(asked, report)
         if told is not None:
@@ -177,8 +182,12 @@ class Arrivals:
     def _too_late(self, asked: Asked, reply: Message) -> None:
         if reply.has_error() and reply.error.code in _NOTHING_NEW:
             return
+        reason = malformed(reply)
         report = get_report(reply)
-        told = self._mismatch(asked, report)
+        if reason is None:
+            told = self._mismatch(asked, report)
+        else:
+            told = of_rejection(reason, slot=asked.slot, number=asked.number)
         if told is None:
             self._store(asked, reply, report)
             if reply.has_error():
@@ -193,8 +202,12 @@ class Arrivals:
 
     def _mismatch(self, asked: Asked, report: SiteReport) -> Told | None:
         """What to tell when the client says it is somebody else: nothing else that it says is then stored."""
-        text = mismatch(asked.slot, report.claim) if self._roster.checks_claims else None
-        return None if text is None else Told(text, text, asked.number or None)
+        if self._roster.checks_claims:
+            for claim in (report.claim, *report.also):
+                text = mismatch(asked.slot, claim)
+                if text is not None:
+                    return Told(text, text, asked.number or None)
+        return None
 
     def _store(self, asked: Asked, reply: Message, report: SiteReport) -> None:
         items = report.items

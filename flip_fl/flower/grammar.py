@@ -11,6 +11,7 @@ from typing import Any
 
 from flip_fl.app.runner import BOOKKEEPING
 from flip_fl.flower.columns import stamp
+from flip_fl.privacy.egress import sane_name
 from flip_fl.wire import LogItem, new_event_id
 
 LIST_AXIS = "Step"
@@ -24,10 +25,12 @@ def metrics_by_grammar(record: Mapping[str, Any], *, slot: str, round: int, task
 
     A key reads ``<label>[@<x_label>][.x_<value>]``; the label is taken as it is written. A list is a series: its points
     lie at 0, 1, 2, … (or from the key's value on), on the axis "Step" unless the key names one. Beyond ``MAX_POINTS``
-    a row says how many were left out.
+    a row says how many were left out; another one counts the metrics whose names may not leave a trust.
     """
     now = datetime.now(UTC)
-    points = _points(record)
+    named = {key: value for key, value in record.items() if key not in BOOKKEEPING}
+    fit = {key: value for key, value in named.items() if _may_leave(key)}
+    points = _points(fit)
     items = [
         {
             "kind": "metric",
@@ -44,9 +47,12 @@ def metrics_by_grammar(record: Mapping[str, Any], *, slot: str, round: int, task
         }
         for label, x_label, x, number in islice(points, MAX_POINTS)
     ]
-    left_out = sum(1 for _ in points)
-    if left_out:
-        text = f"{left_out} numbers of this reply were not stored: more than {MAX_POINTS} in one message"
+    told = []
+    if left_out := sum(1 for _ in points):
+        told.append(f"{left_out} numbers of this reply were not stored: more than {MAX_POINTS} in one message")
+    if hidden := len(named) - len(fit):
+        told.append(f"{hidden} metrics of this reply have names that may not leave the trust: not stored")
+    for text in told:
         row = LogItem(at=now, client=slot, log=text, success=False, global_round=round)
         items.append(row.model_dump(mode="json"))
     return items
@@ -60,10 +66,13 @@ def metric_key(key: str) -> tuple[str, str | None, float | None]:
     return match["label"], match["axis"], None if match["x"] is None else float(match["x"])
 
 
+def _may_leave(key: str) -> bool:
+    label, x_label, _ = metric_key(key)
+    return sane_name(label) and (x_label is None or sane_name(x_label))
+
+
 def _points(record: Mapping[str, Any]) -> Iterator[tuple[str, str | None, float | None, float]]:
     for key, value in record.items():
-        if key in BOOKKEEPING:
-            continue
         label, x_label, x = metric_key(key)
         if not isinstance(value, list):
             yield label, x_label, x, _float(value)

@@ -14,6 +14,7 @@ from flip_fl.app.failures import Failure
 from flip_fl.app.redact import MAX_TEXT_CHARS
 from flip_fl.flower.columns import columns_of, items_of
 from flip_fl.flower.grammar import metrics_by_grammar as metrics_by_grammar
+from flip_fl.privacy.egress import sane_name
 
 # Records of Flower's own strategies.
 ARRAYS = "arrays"
@@ -23,11 +24,15 @@ SERVER_ROUND = "server-round"
 NUM_EXAMPLES = "num-examples"
 
 # Our own records.
+OUR_PREFIX = "flip."
 TASK_RECORD = "flip.task"
 SERIES_RECORD = "flip.series"
 ROWS_RECORD = "flip.rows"
 SITE_RECORD = "flip.site"
 QUERY_SLOT = "query.flip_slot"
+
+# Under which keys of ``CONFIG`` other FLIP apps say who they are.
+_FOREIGN_CLAIMS = ("site", "client_name")
 
 # Key of a node's config: a file of this one process whose presence stops its work (see `flip_fl.app.stop`).
 STOP_FILE = "stop-file"
@@ -99,11 +104,13 @@ def get_task(content: RecordDict) -> TaskNote:
 class SiteReport:
     """What a reply says beside arrays and metrics.
 
-    ``claim``: whom the client says it is (None: it does not say). ``items``: wire items as JSON-able mappings, unread
-    but for whom they name. ``refused``: what was left out, as counts by reason.
+    ``claim``: whom the client says it is (None: it does not say); ``also``: whom an app that is not ours says it is.
+    ``items``: wire items as JSON-able mappings, unread but for whom they name. ``refused``: what was left out, as
+    counts by reason.
     """
 
     claim: str | None = None
+    also: tuple[str, ...] = ()
     items: list[dict[str, Any]] = field(default_factory=list)
     failure: Failure | None = None
     aborted: bool = False
@@ -155,7 +162,18 @@ def get_report(reply: Message) -> SiteReport:
     text = _config(content, ROWS_RECORD).get("json")
     if text is not None:
         items += _of_rows(_parsed(text), claim, refused)
-    return SiteReport(claim=claim, items=_bounded(items, refused), refused=refused)
+    return SiteReport(claim=claim, also=_foreign_claims(content), items=_bounded(items, refused), refused=refused)
+
+
+def malformed(reply: Message) -> str | None:
+    """Why nothing in ``reply`` can be believed: a record under one of our names that is none of ours. None: sound."""
+    if not reply.has_content():
+        return None
+    for name, record in reply.content.items():
+        if name.startswith(OUR_PREFIX) and not isinstance(record, ConfigRecord):
+            said = f"'{name}'" if sane_name(name) else f"one named '{OUR_PREFIX}…'"
+            return f"its record {said} is no ConfigRecord"
+    return None
 
 
 def stamp_slot(content: RecordDict, slot: str) -> None:
@@ -217,6 +235,12 @@ def _of_reason(reason: str | None) -> SiteReport:
 def _claim(facts: Mapping[str, Any]) -> str | None:
     slot = facts.get("slot")
     return slot if isinstance(slot, str) and slot else None
+
+
+def _foreign_claims(content: RecordDict) -> tuple[str, ...]:
+    # Strategies put a record of this name into their messages, and clients may echo it: nothing else in it counts.
+    said = (_config(content, CONFIG).get(key) for key in _FOREIGN_CLAIMS)
+    return tuple(claim for claim in said if isinstance(claim, str) and claim)
 
 
 def _failure(facts: Any) -> Failure | None:

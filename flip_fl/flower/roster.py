@@ -28,8 +28,8 @@ Pause = Callable[[float], None]
 class Roster:
     """Which nodes are the job's sites: those of ``slots``.
 
-    ``slots`` empty: whoever is there when the run starts, and nobody else later. A local or a simulated grid has all its
-    nodes by then, and all of them are needed; in a deployment the quorum must say how many are.
+    ``slots`` empty: whoever is there when the run starts, and nobody else later. A local or a simulated grid has all
+    its nodes by then, and all of them are needed; in a deployment the quorum must say how many are.
 
     In a deployment a node is who the SuperLink says it is (the name registered for its key). In Flower's simulation
     nodes have no names: there, and only there, a client is believed. ``pause`` waits some seconds, or raises.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flip_fl.app.failures import Failure
 from flip_fl.flower.columns import NAMES
-from flip_fl.flower.grammar import metrics_by_grammar
+from flip_fl.flower.grammar import metric_key, metrics_by_grammar
 from flip_fl.flower.private import acting_as, message_from_bytes, message_to_bytes, number_message
 from flip_fl.flower.protocol import (
     FAILED,
@@ -30,6 +30,7 @@ from flip_fl.flower.protocol import (
     put_report,
     with_task,
 )
+from flip_fl.privacy.egress import sane_name
 from flip_fl.wire import LogItem, MetricItem
 
 SLOT = "Trust_1"
@@ -65,6 +66,7 @@ odd = st.fixed_dictionaries(
         "global_round": st.sampled_from([-1, 2**63, 2**64]),
     },
 )
+keys = st.text(max_size=30) | st.from_regex(r"[a-z]{1,9}(@[A-Z0-9]{1,9})?(\.x_[0-9]{1,3})?", fullmatch=True)
 scalars: st.SearchStrategy[Any] = (
     st.integers(-(2**63), 2**63 - 1) | st.floats() | st.booleans() | st.text(max_size=8) | st.binary(max_size=20)
 )
@@ -185,15 +187,19 @@ def test_a_reason_is_bounded_whatever_failed(slot: str, stage: str, length: int,
     assert facts["failure"]["traceback"].endswith("E")
 
 
-@given(
-    st.dictionaries(st.text(max_size=30), st.integers(0, 2**63 - 1) | st.floats() | st.lists(st.floats(), max_size=4))
-)
+@given(st.dictionaries(keys, st.integers(0, 2**63 - 1) | st.floats() | st.lists(st.floats(), max_size=4)))
 def test_any_key_of_a_foreign_metric_can_be_read(record: dict[str, Any]) -> None:
-    """Every number of the record is one item; no key breaks the reading."""
+    """Every number under a name that may leave is one item, the others are counted; no key breaks the reading."""
     found = metrics_by_grammar(MetricRecord(record), slot=SLOT, round=1, task="train")
     skipped = {"num-examples", "num_examples", "num-iterations"}
-    numbers = [value for key, value in record.items() if key not in skipped]
-    assert len(found) == sum(len(value) if isinstance(value, list) else 1 for value in numbers)
+    named = {key: value for key, value in record.items() if key not in skipped}
+    names = {key: [name for name in metric_key(key)[:2] if name is not None] for key in named}
+    fit = [value for key, value in named.items() if all(map(sane_name, names[key]))]
+    told = [item["log"] for item in found if item["kind"] == "log"]
+    hidden = len(named) - len(fit)
+    assert len(found) - len(told) == sum(len(value) if isinstance(value, list) else 1 for value in fit)
+    assert [int(text.split()[0]) for text in told] == ([hidden] if hidden else [])
+    assert all(sane_name(item["label"]) for item in found if item["kind"] == "metric")
 
 
 @given(st.text(max_size=10), rounds, rounds, st.lists(st.sampled_from(["config", "other"]), unique=True))
