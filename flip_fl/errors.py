@@ -488,6 +488,14 @@ _ENTRIES = (
         "configure_evaluate.",
     ),
     Entry(
+        "E0523",
+        ExitCode.REFUSED,
+        "a run of the model {model} is live on this machine",
+        "two runs of one model would tell their rounds twice and remove each other's files in {folder}",
+        "wait for its end, or stop it: flwr ls, flwr stop",
+        "A run holds a lock beside its folder until it has ended; a killed one's is free at once.",
+    ),
+    Entry(
         "E0601",
         ExitCode.REFUSED,
         "kits for {sites} exist in {folder}",

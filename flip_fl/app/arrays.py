@@ -36,3 +36,11 @@ def replace_file(temporary: Path, target: Path) -> None:
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
     temporary.replace(target)
+
+
+def replace_arrays(target: Path, arrays: Mapping[str, Any]) -> None:
+    """Write ``arrays`` to ``target``, with its folder, in one step."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = target.with_suffix(".tmp")
+    write_arrays(temporary, arrays)
+    replace_file(temporary, target)

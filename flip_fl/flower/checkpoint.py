@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from flip_fl.app.arrays import Arrays, read_arrays, replace_file, write_arrays
+from flip_fl.app.arrays import Arrays, read_arrays, replace_arrays
 from flip_fl.errors import FlipError
 
 META = "meta"
@@ -48,14 +48,11 @@ def write_checkpoint(path: Path, this: Checkpoint) -> None:
         "facts": dict(this.facts),
     }
     stored[META] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_suffix(".tmp")
-    write_arrays(temporary, stored)
-    replace_file(temporary, path)
+    replace_arrays(path, stored)
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """The last checkpoint, or None when there is none. Raises ``FlipError`` E0511 for one that cannot be read."""
+    """The last checkpoint, or None when there is none. Raises ``FlipError`` E0521 for one that cannot be read."""
     if not path.is_file():
         return None
     try:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord
 
 from flip_fl.aggregate.best import BestModel
-from flip_fl.app.arrays import Arrays
+from flip_fl.app.arrays import Arrays, read_arrays, replace_arrays
 from flip_fl.flower.average import score_of
 from flip_fl.flower.checkpoint import Checkpoint, StrategyState, read_checkpoint, write_checkpoint
 from flip_fl.flower.grid import FlipGrid, Phase, RoundFailed
 from flip_fl.reporting.lifecycle import Lifecycle
+from flip_fl.results.delivery import tidy
 from flip_fl.results.model_folder import BEST_MODEL, GLOBAL_MODEL, ModelFolder
 from flip_fl.values import Task
+
+logger = logging.getLogger("flip_fl.flower")
 
 CHECKPOINT = "checkpoint.npz"
 
@@ -26,7 +31,8 @@ History = dict[str, dict[int, dict[str, dict[str, float]]]]
 class Rounds:
     """The watcher of a run: tells lifecycle and grid where it is, keeps models, measurements and checkpoints.
 
-    ``total`` rounds are planned, ``expected`` sites take part. ``done`` is the last round that was checkpointed.
+    ``total`` rounds are planned, ``expected`` sites take part. ``done`` is the last round that was checkpointed;
+    ``identity`` tells this job from another one of the same model.
     """
 
     grid: FlipGrid
@@ -34,11 +40,13 @@ class Rounds:
     folder: Path
     total: int
     state: StrategyState
+    identity: str = ""
     best: BestModel | None = None
     expected: int = 0
     done: int = 0
     arrays: Arrays = field(default_factory=dict)
     history: History = field(default_factory=lambda: {Task.TRAIN.value: {}, Task.VALIDATE.value: {}})
+    _aggregated: int = field(default=0, init=False)
 
     @property
     def models(self) -> ModelFolder:
@@ -46,9 +54,17 @@ class Rounds:
         return ModelFolder(self.folder / "models")
 
     def resume(self) -> bool:
-        """Go back to the last checkpoint, if there is one. Raises ``FlipError`` E0521 when it cannot be read."""
+        """Go back to the last checkpoint, if there is one of this very job.
+
+        That of another one is removed: the model was queued anew with other code, sites or rounds. Raises ``FlipError``
+        E0521 when it cannot be read.
+        """
         found = read_checkpoint(self.folder / CHECKPOINT)
         if found is None:
+            return False
+        if found.facts["identity"] != self.identity:
+            logger.warning("a checkpoint of another job of this model is removed")
+            tidy([self.folder])
             return False
         self.done, self.arrays = found.round, found.arrays
         self.state.restore(found.state)
@@ -61,15 +77,19 @@ class Rounds:
     # -- told by the strategy -------------------------------------------------------------------------------------
 
     def train_begins(self, number: int) -> None:
+        self._close()
         self.lifecycle.round_started(number, self.total)
         self.grid.expect(Task.TRAIN, number)
 
     def aggregated(self, number: int, arrays: ArrayRecord | None) -> None:
-        """Raises ``RoundFailed`` when sites were asked and the strategy made no model of what they returned."""
+        """Raises ``RoundFailed`` when the strategy made no model of what the sites returned, or one that is none."""
         phase = self._phase(Task.TRAIN)
         if phase.asked and arrays is None:
             raise RoundFailed(f"the strategy gave no model in round {number} ({len(phase.replies)} sites returned)")
         self._note(phase)
+        if arrays is not None:
+            self.arrays = _checked(arrays, number)
+        self._aggregated = number
         if phase.asked:
             self.lifecycle.aggregated(number, len(phase.replies), self.expected)
 
@@ -81,20 +101,36 @@ class Rounds:
         self._note(phase)
         self.arrays = {name: array.numpy() for name, array in arrays.items()}
         if self.best is not None and self.best.offer(number, [score_of(reply) for reply in phase.replies.values()]):
-            self.models.save(BEST_MODEL, self.arrays)
-        self.done = number
-        best = (self.best.round, self.best.value) if self.best is not None else (None, None)
-        facts: dict[str, Any] = {"history": self.history, "best": best}
-        state = Checkpoint(number, self.total, self.arrays, self.state.changed(), facts)
-        write_checkpoint(self.folder / CHECKPOINT, state)
+            # Under the round's own name: a file of a round that is never checkpointed must not pass for the best.
+            replace_arrays(self._best_file(number), self.arrays)
+        self._close()
 
     # -- at the end -----------------------------------------------------------------------------------------------
 
     def keep(self) -> ModelFolder:
         """The run's models and measurements as they are delivered."""
+        self._close()
         self.models.save(GLOBAL_MODEL, self.arrays)
         self.models.save_history(self.history)
+        if self.best is not None and self.best.round is not None:
+            self.models.save(BEST_MODEL, read_arrays(self._best_file(self.best.round)))
         return self.models
+
+    def _close(self) -> None:
+        """Write down the round that was aggregated last, once; a strategy may do without validation."""
+        if self._aggregated <= self.done:
+            return
+        self.done = self._aggregated
+        best = (self.best.round, self.best.value) if self.best is not None else (None, None)
+        facts: dict[str, Any] = {"history": self.history, "best": best, "identity": self.identity}
+        state = Checkpoint(self.done, self.total, self.arrays, self.state.changed(), facts)
+        write_checkpoint(self.folder / CHECKPOINT, state)
+        for path in self.folder.glob("best-*.npz"):
+            if self.best is None or self.best.round is None or path != self._best_file(self.best.round):
+                path.unlink()
+
+    def _best_file(self, number: int) -> Path:
+        return self.folder / f"best-{number}.npz"
 
     def _phase(self, task: Task) -> Phase:
         phase = self.grid.phase
@@ -106,3 +142,11 @@ class Rounds:
         if phase.asked:
             sites = {slot: dict(score_of(reply).metrics) for slot, reply in phase.replies.items()}
             self.history[phase.task.value][phase.round] = sites
+
+
+def _checked(arrays: ArrayRecord, number: int) -> Arrays:
+    found = {name: array.numpy() for name, array in arrays.items()}
+    for name, array in found.items():
+        if array.dtype.kind in "fc" and not np.isfinite(array).all():
+            raise RoundFailed(f"the strategy's model of round {number} holds NaN or infinity in '{name}'")
+    return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -17,14 +19,17 @@ from flip_fl.aggregate.best import BestModel
 from flip_fl.app import weights
 from flip_fl.app.arrays import Arrays
 from flip_fl.app.config import AppConfig
+from flip_fl.app.failures import Failure
+from flip_fl.app.travel import travelling
 from flip_fl.errors import ExitCode, FlipError, ResultsUploadError
 from flip_fl.flower.checkpoint import StrategyState
 from flip_fl.flower.grid import FlipGrid, Patience, Quorum, RoundFailed, RunStopped
 from flip_fl.flower.quarantine import ReplyCheck
 from flip_fl.flower.rounds import Rounds
-from flip_fl.flower.run_config import Given, RunFacts, find_model_id, read_facts
-from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy, weight_key
+from flip_fl.flower.run_config import Given, RunFacts, find_app, find_model_id, read_facts
+from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy, unsatisfiable, weight_key
 from flip_fl.reporting.local import LocalReporting
+from flip_fl.reporting.locks import FileLock
 from flip_fl.reporting.session import Reporting, open_reporting
 from flip_fl.results.delivery import Delivery, DeliveryStopped, deliver, tidy, upload_problem
 from flip_fl.settings import ServerSettings, load, load_server, settings_file
@@ -35,12 +40,23 @@ logger = logging.getLogger("flip_fl.flower")
 # Flower ends a stopped ServerApp's process 5 s after the SystemExit that tells it so.
 CLOSE_TIMEOUT_S = 3.0
 STOPPED_AT_HUB = "stopped at the hub"
-STOPPED_BY_FLOWER = "stopped through Flower (flwr stop)"
+STOPPED_BY_ENGINE = "stopped: the server's process was told to end (flwr stop, or a signal)"
 DEPLOYMENT = "flwr-serverapp"
 
 
 class RunFailed(Exception):
     """The run did not end in stored results. The text is its status and the reason, as the hub has them."""
+
+
+@dataclass(frozen=True)
+class _How:
+    """What the caller of ``run`` gives on to the strategy and to the grid."""
+
+    arrays: ArrayRecord | None
+    train_config: ConfigRecord | None
+    evaluate_config: ConfigRecord | None
+    evaluate_fn: EvaluateFn | None
+    check: ReplyCheck | None
 
 
 @dataclass(frozen=True)
@@ -76,51 +92,68 @@ def run(
 
     ``app_dir`` holds config.json and models.py; ``arrays`` is the starting model (default: a fresh ``get_model()``).
     ``slots`` are the participants, ``min_clients`` how many of them must return in each phase (0: all). What is not
-    given is read from the run config, then from config.json. A run whose process was lost goes on after its last whole
-    round when it is started again with the same model id. ``check`` says why a reply cannot be aggregated; the default
-    wants exactly the sent model back, for a strategy whose clients return something else give your own.
+    given is read from the run config, then from config.json. ``check`` says why a reply cannot be aggregated; the
+    default wants exactly the sent model back: for a strategy whose clients return something else give your own.
+
+    A run whose process was lost goes on after its last whole round when the same job is started again with the same
+    model id; ``arrays`` are then the checkpoint's.
 
     Raises ``RunFailed`` for a run that did not succeed, so that Flower shows it as failed, and ``FlipError`` for a
     setting that is missing or malformed before the run starts. A stop through Flower (``SystemExit``) passes through.
     """
     found = find_model_id(model_id, app_dir, context.run_config)
     home = _home(grid, found)
+    given = Given(app_dir, num_rounds, slots, min_clients, ignore_result_error)
+    how = _How(arrays, train_config, evaluate_config, evaluate_fn, check)
+    with _alone(home):
+        return _run(strategy, grid, home, given, context, how)
+
+
+def _run(
+    strategy: Strategy | Callable[[AppConfig], Strategy],
+    grid: Grid,
+    home: _Home,
+    given: Given,
+    context: Context,
+    how: _How,
+) -> Result:
     reporting: Reporting | LocalReporting
     if home.settings is None:
         logger.warning("no hub is configured (development): the run's story stays in %s", home.state_dir)
-        reporting = LocalReporting(found, home.state_dir)
+        reporting = LocalReporting(home.model_id, home.state_dir)
     else:
-        reporting = open_reporting(home.settings, found, home.state_dir)
+        reporting = open_reporting(home.settings, home.model_id, home.state_dir)
     lifecycle = reporting.lifecycle
     result = Result()
     try:
         # Read in here: what is wrong with the app is told at the hub, too.
-        given = Given(app_dir, num_rounds, slots, min_clients, ignore_result_error)
         facts = read_facts(given, context.run_config)
         chosen = strategy(facts.app) if not isinstance(strategy, Strategy) else strategy
-        rounds = _rounds(facts, home, grid, reporting, chosen, check)
-        resumed = rounds.resume()
-        if resumed:
+        rounds = _rounds(facts, home, grid, reporting, chosen, how)
+        if rounds.resume():
             lifecycle.resumed(rounds.done)
             start = _record(rounds.arrays)
         else:
             lifecycle.initiated()
             # Before the sites are waited for: an app that cannot be imported is told at once.
-            start = arrays if arrays is not None else _record(weights.initial_arrays(facts.app_dir))
+            start = how.arrays if how.arrays is not None else _record(weights.initial_arrays(facts.app_dir))
         if unkept := rounds.state.unkept():
             text = f"a restart of this run would forget what the strategy holds in {', '.join(unkept)}"
             reporting.reporter.log(text, success=True)
         if rounds.done < rounds.total:
-            rounds.expected = len(rounds.grid.await_sites())
+            sites = rounds.grid.await_sites()
+            if problem := unsatisfiable(chosen, len(sites)):
+                raise RoundFailed(problem)
+            rounds.expected = len(sites)
             lifecycle.prepared()
         result = ObservedStrategy(chosen, rounds, offset=rounds.done).start(
             rounds.grid,
             start,
             num_rounds=max(0, rounds.total - rounds.done),
             timeout=facts.phase_timeout_s,
-            train_config=train_config,
-            evaluate_config=evaluate_config,
-            evaluate_fn=evaluate_fn,
+            train_config=how.train_config,
+            evaluate_config=how.evaluate_config,
+            evaluate_fn=how.evaluate_fn,
         )
         _deliver(rounds, facts, home, reporting)
     except (RunStopped, DeliveryStopped):
@@ -132,20 +165,49 @@ def run(
     except ResultsUploadError as error:
         lifecycle.upload_failed(upload_problem(error))
     except (SystemExit, KeyboardInterrupt) as left:
-        code = left.code if isinstance(left, SystemExit) else None
-        if code in (None, ExitCode.DONE, ExitCode.STOPPED):
-            lifecycle.stop(STOPPED_BY_FLOWER)
+        if _is_stop(left):
+            lifecycle.stop(STOPPED_BY_ENGINE)
         else:
+            code = left.code if isinstance(left, SystemExit) else None
             lifecycle.fail(f"the server's code ended its process with sys.exit({code!r:.100})")
         raise
     except Exception as error:
-        logger.exception("the server failed")
-        lifecycle.fail(f"the server failed: {type(error).__name__}: {error}")
+        # Strategies handle what clients have written: names and texts that may hold a row's value.
+        failure = Failure.of(error, slot=SERVER_NAME, task="aggregate", round=0, app_dir=find_app(given.app_dir, {}))
+        logger.error("the server failed\n%s", failure.traceback)
+        reporting.reporter.failure(None, failure.traceback)
+        lifecycle.fail(f"the server failed: {failure.headline}")
     finally:
         status = _end(reporting, home)
     if not status.is_success:
         raise RunFailed(f"{status.value}: {lifecycle.reason}")
     return result
+
+
+def _is_stop(left: SystemExit | KeyboardInterrupt) -> bool:
+    """Whether the process was told to end: by Flower's or our own signal handler, not by ``sys.exit`` in a strategy."""
+    if isinstance(left, KeyboardInterrupt):
+        return True
+    innermost = left.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    module = innermost.tb_frame.f_globals.get("__name__", "") if innermost is not None else ""
+    return left.code in (None, ExitCode.DONE, ExitCode.STOPPED) and module.partition(".")[0] in ("flwr", "flip_fl")
+
+
+@contextlib.contextmanager
+def _alone(home: _Home) -> Iterator[None]:
+    """Keep a second run of the same model away. Raises ``FlipError`` E0523 where one is live on this machine."""
+    path = home.folder.with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(path)
+    if not lock.acquire():
+        raise FlipError("E0523", model=str(home.model_id), folder=home.folder)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def _home(grid: Grid, model_id: UUID) -> _Home:
@@ -168,7 +230,7 @@ def _rounds(
     grid: Grid,
     reporting: Reporting | LocalReporting,
     strategy: Strategy,
-    check: ReplyCheck | None,
+    how: _How,
 ) -> Rounds:
     flip_grid = FlipGrid(
         grid,
@@ -177,7 +239,7 @@ def _rounds(
         quorum=Quorum(facts.min_clients, facts.ignore_result_error),
         patience=Patience(facts.start_timeout_s, facts.phase_timeout_s),
         total_rounds=facts.num_rounds,
-        check=check,
+        check=how.check,
         weighted_by=weight_key(strategy),
     )
     return Rounds(
@@ -186,8 +248,22 @@ def _rounds(
         folder=home.folder,
         total=facts.num_rounds,
         state=StrategyState(strategy),
+        identity=_identity(facts, strategy, how.arrays),
         best=BestModel(facts.best_metric, facts.best_minimize) if facts.best_metric else None,
     )
+
+
+def _identity(facts: RunFacts, strategy: Strategy, arrays: ArrayRecord | None) -> str:
+    """A digest of what makes two starts of one model the same job: code, sites, rounds, strategy, starting model."""
+    digest = hashlib.sha256()
+    for path in sorted(travelling(facts.app_dir)):
+        content = (facts.app_dir / path).read_bytes()
+        digest.update(f"{path.as_posix()}\0{len(content)}\0".encode() + content)
+    told = (facts.num_rounds, facts.slots, facts.best_metric, facts.best_minimize, type(strategy).__qualname__)
+    digest.update(repr(told).encode())
+    for name, array in (arrays or {}).items():
+        digest.update(name.encode() + array.data)
+    return digest.hexdigest()
 
 
 def _record(arrays: Arrays) -> ArrayRecord:

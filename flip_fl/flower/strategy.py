@@ -144,3 +144,14 @@ def weight_key(strategy: Strategy) -> str:
     if isinstance(key, str):
         return key
     return weight_key(inner) if isinstance(inner, Strategy) else NUM_EXAMPLES
+
+
+def unsatisfiable(strategy: Strategy, sites: int) -> str | None:
+    """Why ``strategy`` would wait for ever with so many sites, or None: Flower's own wait for more has no end."""
+    for name in ("min_available_nodes", "min_train_nodes", "min_evaluate_nodes"):
+        wanted = getattr(strategy, name, 0)
+        if isinstance(wanted, int) and wanted > sites:
+            kind = type(strategy).__name__
+            return f"{kind} waits for {wanted} sites and there are {sites}: give it {name}={sites}"
+    inner = getattr(strategy, "strategy", None)
+    return unsatisfiable(inner, sites) if isinstance(inner, Strategy) else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flip_fl.app.arrays import Arrays, read_arrays, replace_file, write_arrays
+from flip_fl.app.arrays import Arrays, read_arrays, replace_arrays, replace_file
 
 GLOBAL_MODEL = "FL_global_model"
 BEST_MODEL = "best_FL_global_model"
@@ -22,11 +22,7 @@ class ModelFolder:
 
     def save(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Keep ``arrays`` (parameter → numpy array) under ``name``."""
-        target = self.path / f"{name}.npz"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(".tmp")
-        write_arrays(temporary, arrays)
-        replace_file(temporary, target)
+        replace_arrays(self.path / f"{name}.npz", arrays)
 
     def inventory(self) -> dict[str, Path]:
         """The models that exist, by name."""

@@ -123,7 +123,7 @@ def test_a_cut_off_write_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch
         target.write_bytes(b"PK half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flip_fl.flower.checkpoint.write_arrays", full)
+    monkeypatch.setattr("flip_fl.app.arrays.write_arrays", full)
     with pytest.raises(OSError, match="No space"):
         write_checkpoint(path, Checkpoint(2, 5, ARRAYS))
     monkeypatch.undo()
