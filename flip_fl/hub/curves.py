@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from datetime import datetime
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
 from flip_fl.hub.tables import FlLog, FlMetric, Trust
 from flip_fl.values import EventType, natural_key
@@ -75,29 +76,45 @@ class MetricRow:
 def metric_rows(model_id: UUID, session: Session) -> list[MetricRow]:
     """The model's metrics in stable x order: by x value, then as they were stored.
 
-    Of a round that was started again, because its server was lost, the newest of each point counts.
+    Of a round that was started again, because its server was lost, a point of the first attempt that was measured
+    again does not count. Two points of one attempt both do.
     """
     rows = _stored(model_id, session)
     again = _started_again(model_id, session)
     if not again:
         return rows
-    newest: dict[tuple[object, ...], MetricRow] = {}
+    newest: dict[tuple[object, ...], datetime] = {}
     for row in rows:
-        held = newest.get(row.coordinate)
-        if held is None or row.at >= held.at:
-            newest[row.coordinate] = row
-    return [row for row in rows if row.global_round not in again or newest[row.coordinate] is row]
+        newest[row.coordinate] = max(row.at, newest.get(row.coordinate, row.at))
+
+    def stands(row: MetricRow) -> bool:
+        restart = again.get((row.global_round, row.stage))
+        return restart is None or row.at >= restart or newest[row.coordinate] < restart
+
+    return [row for row in rows if stands(row)]
 
 
-def _started_again(model_id: UUID, session: Session) -> set[int]:
-    """The rounds that were begun more than once."""
-    starts = (
-        select(FlLog.global_round)
+def _started_again(model_id: UUID, session: Session) -> dict[tuple[int, str | None], datetime]:
+    """When each round (of its stage) that was begun more than once was begun last."""
+    starts = session.exec(
+        select(FlLog.global_round, FlLog.details, FlLog.occurred_at)
         .where(col(FlLog.model_id) == model_id, col(FlLog.event_type) == EventType.ROUND_STARTED)
-        .group_by(col(FlLog.global_round))
-        .having(func.count() > 1)
+        .order_by(col(FlLog.id))
     )
-    return {number for number in session.exec(starts) if number is not None}
+    found: dict[tuple[int, str | None], list[datetime]] = {}
+    for number, details, at in starts:
+        if number is not None:
+            found.setdefault((number, _stage(details)), []).append(at)
+    return {key: max(times) for key, times in found.items() if len(times) > 1}
+
+
+def _stage(details: str | None) -> str | None:
+    try:
+        facts = json.loads(details or "{}")
+    except ValueError:
+        return None
+    stage = facts.get("stage") if isinstance(facts, dict) else None
+    return stage if isinstance(stage, str) else None
 
 
 def _stored(model_id: UUID, session: Session) -> list[MetricRow]:

@@ -183,6 +183,25 @@ def test_a_round_that_starts_again_keeps_the_newest_of_each_point(hub: RunningHu
     ]
 
 
+def test_a_round_that_starts_again_keeps_several_points_of_one_place(hub: RunningHub) -> None:
+    """An app that logs a number for every batch without a coordinate has many points at one place: all of the attempt
+    that counts stay, and those of a round that is begun once a stage are no restart."""
+    hub.batch(_started(1, 1), metric("Trust_1", "loss", 0.9, 1, seconds=2))
+    hub.batch(_started(1, 101), *(metric("Trust_1", "loss", y, 1, seconds=102 + y) for y in (0.3, 0.4)))
+    (plot,) = _story(hub).plots
+    assert [point.y for point in plot.series[0].points] == [0.3, 0.4]
+
+
+def test_the_stages_of_a_job_are_no_restart(hub: RunningHub) -> None:
+    """A two-stage job begins each round number once a stage."""
+    for stage, seconds in (("ae", 1), ("dm", 101)):
+        event = _started(1, seconds)
+        hub.batch({**event, "details": {**event["details"], "stage": stage}})
+        hub.batch(metric("Trust_1", "loss", seconds / 1000, 1, seconds=seconds + 1, stage=stage))
+    (plot,) = _story(hub).plots
+    assert len(plot.series[0].points) == 2
+
+
 def test_a_round_that_ran_once_keeps_every_point(hub: RunningHub) -> None:
     """Two numbers at one place are two measurements."""
     hub.batch(
