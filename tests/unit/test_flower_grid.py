@@ -300,7 +300,8 @@ def test_names_of_metrics_that_look_like_data_stay_away_from_the_hub(tmp_path: P
     assert {item["label"] for item in found.told("metric")} == {"loss"}
     assert [row["log"] for row in found.told("log")] == [
         "2 metrics of this reply have names that may not leave the trust: not stored",
-        "left out of the aggregate from train, round 1, because the sites differ in them: 2 whose names cannot be shown",
+        "left out of the aggregate from train, round 1, because the sites differ in them: 2 whose names cannot be"
+        " shown",
     ]
 
 
