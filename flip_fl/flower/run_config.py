@@ -29,7 +29,7 @@ BEST_MINIMIZE = "best-model-metric-minimize"
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run's settings, checked. ``slots`` empty: every named node that is there; ``min_clients`` 0: all of them."""
+    """A run's settings, checked. ``slots`` empty: whoever the grid has (see ``Roster``); ``min_clients`` 0: all."""
 
     app_dir: Path
     app: AppConfig
