@@ -230,6 +230,15 @@ _ENTRIES = (
         "What Flower sends to the sites is a bundle of the job folder. Its rules drop some files by their name; the "
         "app would fail at the sites, on import.",
     ),
+    Entry(
+        "E0209",
+        ExitCode.USAGE,
+        "flip-fl run does not read {file}, which is in the app's folder",
+        "it runs neutral apps, functions in trainer.py, with the engine's apps of its own: {left_out}",
+        "{suggestion}",
+        "A ServerApp or ClientApp of one's own belongs into a job of Flower: job_templates/flower/standard, whose "
+        "README says how to put one's own strategy in. It is started with flwr run.",
+    ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(
         "E0301",

@@ -17,6 +17,17 @@ from flip_fl.values import JobType, natural_key
 
 CODE_FILES = ("trainer.py", "evaluator.py", "client_app.py")
 SUPPORTED_JOB_TYPES = (JobType.STANDARD,)
+# A whole app of Flower's. Ran without it, the job would be another one than its author believes.
+_UNREAD = {
+    "server_app.py": (
+        "the strategy in it would not be used",
+        "move it out of the app; a strategy of your own runs in a copy of job_templates/flower/standard, with flwr run",
+    ),
+    "client_app.py": (
+        "the training in it would not be done",
+        "move its training into train() and validate() of trainer.py, and the file out of the app",
+    ),
+}
 # Read and checked, but nothing acts on them yet: a job that counts on them must not run as if they were not there.
 _NOT_YET = ("AGGREGATE_ONLY_REGEX", "SERVER_CHECKPOINT", "SERVER_OPTIMIZER", "FEDPROX_MU", "FEDBN")
 
@@ -41,7 +52,7 @@ def check_app(
     """Check files, config, weights, quorum, functions and model of the app, for a run at ``slots``.
 
     ``federation``: all kit slots that exist (default: those of the run). Raises the first ``FlipError`` of E0201,
-    E0202, E0206 (files), E0301..E0304 (config), E0312 and E0303 (weights), E0505 (quorum), E0203..E0205 (code).
+    E0202, E0206, E0209 (files), E0301..E0304 (config), E0312 and E0303 (weights), E0505 (quorum), E0203..E0205 (code).
     """
     _check_folder(app_dir)
     config = load_config(app_dir)
@@ -80,6 +91,10 @@ def _check_job_type(config: AppConfig, job_types: Sequence[JobType]) -> None:
 
 
 def _check_files(app_dir: Path, job_type: JobType) -> None:
+    for name, (left_out, suggestion) in _UNREAD.items():
+        if (app_dir / name).is_file():
+            place = str(app_dir / name)
+            raise FlipError("E0209", where=place, file=name, left_out=left_out, suggestion=suggestion)
     evidence = executor_style(app_dir)
     if evidence is not None:
         raise FlipError("E0206", evidence=evidence)

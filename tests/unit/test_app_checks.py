@@ -142,6 +142,17 @@ def test_executor_style_apps_are_recognised(file: str, text: str, tmp_path: Path
     assert f"{file}.py defines the class" in error.what
 
 
+@pytest.mark.parametrize(("name", "way_out"), [("server_app", "flwr run"), ("client_app", "trainer.py")])
+def test_an_app_of_flower_s_in_the_folder_is_refused(name: str, way_out: str, tmp_path: Path) -> None:
+    """A strategy or ClientApp that would silently not be used makes another run than its author believes."""
+    app = write_app(tmp_path / "app", **{name: "app = None\n"})
+    error = refused(app)
+    assert error.code == "E0209"
+    assert f"{name}.py" in error.what
+    assert error.where == str(app / f"{name}.py")
+    assert way_out in error.fix
+
+
 @pytest.mark.parametrize(
     ("files", "code", "words", "place"),
     [
