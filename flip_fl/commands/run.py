@@ -13,7 +13,7 @@ from flip_fl.commands.common import guided
 from flip_fl.commands.output import Output, color_wanted
 from flip_fl.commands.suggest import did_you_mean
 from flip_fl.errors import ExitCode, FlipError
-from flip_fl.simulate.model import ENGINES, RUNTIMES, RunOptions, check_names
+from flip_fl.simulate.model import ENGINES, RunOptions, check_names
 from flip_fl.values import natural_key
 
 if TYPE_CHECKING:
@@ -41,7 +41,12 @@ def run(
     app_dir: Annotated[Path, typer.Argument(metavar="APP_DIR", help="The app's folder: config.json, models.py, …")],
     engine: Annotated[str, typer.Option(metavar="NAME", help=f"One of: {', '.join(ENGINES)}.")] = ENGINES[0],
     runtime: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"How Flower runs: {', '.join(RUNTIMES['flower'])} (the first).")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How Flower runs: in-process (the default: a process a site, quick), ray (Flower's own simulation) or "
+            "deployment (a SuperLink and SuperNodes with TLS and keys, as in production).",
+        ),
     ] = None,
     sites: Annotated[
         int | None,
@@ -63,7 +68,11 @@ def run(
     ] = False,
     fault: Annotated[
         str | None,
-        typer.Option(metavar="FAULT", help="Rehearse trouble for the FL server: hub-slow=2s, hub-hung or hub-away."),
+        typer.Option(
+            metavar="FAULT",
+            help="Rehearse a hub that is not well until the engine has ended: hub-slow=2s (each answer comes so much "
+            "later), hub-hung (takes connections, never answers) or hub-away (refuses connections).",
+        ),
     ] = None,
 ) -> Any:
     """Run an app federated on this machine: hub, object store, sites and engine are started and stopped for it.

@@ -34,6 +34,7 @@ POLL_S = 0.3
 BASELINES_TIMEOUT_S = 600.0
 WIND_DOWN_S = 60.0
 STOPPED_BY_PERSON = "stopped by a person (Ctrl-C)"
+STOPPING = Progress("stopping (Ctrl-C)…", text="a second Ctrl-C leaves at once")
 
 Tell = Callable[[Progress], None]
 
@@ -141,6 +142,7 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
             _await_end(this, engine, tell)
         except KeyboardInterrupt:
             with second_interrupt_leaves():
+                tell(STOPPING)
                 told = _stop(this, engine, engine_parts)
             raise KeyboardInterrupt(told) from None
     return _finish(this, results, compared)
