@@ -14,7 +14,7 @@ demo: install
 	@$(BIN)/flip-fl run examples/breast_cancer --engine $(ENGINE) --sites 2 --rounds 5 --out runs/demo --baselines
 
 test: install lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak and not bench"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not soak and not bench"
 
 # the fast tests alone, for the loop while writing
 quick: install

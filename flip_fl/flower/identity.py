@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from flip_fl.privacy.egress import sane_name
 from flip_fl.values import natural_key
 
 _SHOWABLE = re.compile(r"[\w.\- ]{1,128}")
@@ -116,7 +117,8 @@ def mismatch(slot: str, claim: str | None) -> str | None:
     """What to tell of a client at ``slot`` that claims to be ``claim``; None when it claims nothing, or the truth."""
     if claim is None or claim == slot:
         return None
-    return f"{slot} claims to be {shown(claim)}: refused"
+    # A client's own word goes on to the hub: only what could be a slot's name.
+    return f"{slot} claims to be {claim if sane_name(claim) and ' ' not in claim else 'somebody else'}: refused"
 
 
 def not_connected(call: RollCall, slots: Sequence[str], needed: int, waited_s: float) -> str:

@@ -74,7 +74,8 @@ def test_no_claim_and_the_true_one_are_accepted(claim: str | None) -> None:
 def test_a_false_claim_is_told_without_repeating_whatever_it_says() -> None:
     """A claim is the client's own text: it must not carry a row of data to the hub."""
     assert mismatch("Trust_2", "Trust_1") == "Trust_2 claims to be Trust_1: refused"
-    assert mismatch("Trust_2", "id;name\n7;A. Smith") == "Trust_2 claims to be a name that cannot be shown: refused"
+    for claim in ("id;name\n7;A. Smith", "John SMITH", "943 476 5919"):
+        assert mismatch("Trust_2", claim) == "Trust_2 claims to be somebody else: refused"
     assert shown("x" * 129) == "a name that cannot be shown"
 
 
