@@ -32,7 +32,7 @@ _PRODUCTION_NAMES = (
 
 _SERVER_NAMES = ("FLIP_API_INTERNAL_URL", "INTERNAL_SERVICE_KEY", "UPLOADED_FEDERATED_DATA_BUCKET")
 
-_SECRET_MARKS = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL")
+SECRET_MARKS = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL")
 
 _Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
 _Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
@@ -224,7 +224,7 @@ def site_environment(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if name not in withheld
         and not name.startswith("AWS_")
-        and not any(mark in name.upper() for mark in _SECRET_MARKS)
+        and not any(mark in name.upper() for mark in SECRET_MARKS)
     }
 
 

@@ -81,10 +81,9 @@ def watch(
     The run's own word always comes first: what it has left in its outbox on this machine is delivered, and a model
     that has ended at the hub is left as it is. Ends as the run ends: 0, 1 or 6. Ctrl-C ends the watching only.
     """
-    from flip_fl.commands.origins import find_file
+    from flip_fl.commands.origins import server_settings
     from flip_fl.jobs.flower import FlowerRuns
     from flip_fl.jobs.watch import watch as follow
-    from flip_fl.settings import ServerSettings, load
 
     output = Output.of(context)
     if engine not in ENGINES:
@@ -93,7 +92,7 @@ def watch(
             problem=f"the runs of '{engine}' cannot be watched yet",
             usage=" or ".join(f"--engine {name}" for name in ENGINES),
         )
-    loaded = load(ServerSettings, find_file(settings))
+    loaded = server_settings(settings)
     again = f"flip-fl job watch {model_id} --run {run} --connection {connection}"
     try:
         watched = follow(

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from flip_fl import settings
 from flip_fl.commands.answers import Setting
+from flip_fl.errors import FlipError
 
 FINGERPRINT_DIGITS = 6
 _OWN = ("FLIP_SETTINGS_DIR", "FLIP_LOG")
@@ -83,6 +84,19 @@ class Origins:
 def find_file(given: Path | None) -> Path | None:
     """The settings file in force: the one given, else the server's as ``settings.settings_file`` finds it."""
     return given if given is not None else settings.settings_file("server", Path.cwd())
+
+
+def server_settings(given: Path | None) -> settings.ServerSettings:
+    """The FL server's settings, for a command with the option --settings. Raises ``FlipError`` E0401, E0404."""
+    file = find_file(given)
+    try:
+        return settings.load(settings.ServerSettings, file)
+    except FlipError as error:
+        if error.code != "E0401" or file is not None:
+            raise
+        role, names, place = (error.facts[name] for name in ("role", "names", "place"))
+        fix = f"give the FL server's settings file with --settings FILE, or set {names} in the environment"
+        raise FlipError("E0401", role=role, names=names, place=place, fix=fix) from None
 
 
 def fingerprint(key: str) -> str:

@@ -47,16 +47,15 @@ def sync(
 ) -> Any:
     """Send what waits in outboxes to the hub. An outbox of a live run is left to that run."""
     from flip_fl.commands.answers import SyncAnswer
-    from flip_fl.commands.origins import Origins, find_file
+    from flip_fl.commands.origins import Origins, find_file, server_settings
     from flip_fl.commands.outbox_check import files
     from flip_fl.reporting.session import sync as deliver
-    from flip_fl.settings import ServerSettings, load
 
     output = Output.of(context)
     file = find_file(settings)
     origins = Origins(file)
     wanted = files(paths or _state(origins))
-    results = deliver(wanted, load(ServerSettings, file), timeout_s=timeout) if wanted else []
+    results = deliver(wanted, server_settings(settings), timeout_s=timeout) if wanted else []
     answer = SyncAnswer([_synced(result) for result in results])
     error = _error(results, origins)
     if error is None:

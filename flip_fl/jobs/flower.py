@@ -8,15 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flip_fl.app.redact import scrub
 from flip_fl.app.vocabulary import Vocabulary
+from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
 from flip_fl.jobs.decide import EngineRun, EngineState
-from flip_fl.simulate.environment import scrubbed
 
 COMMAND_TIMEOUT_S = 30.0
 MAX_PROBLEM_CHARS = 200
@@ -51,7 +52,7 @@ _EXCEPTION = re.compile(r"(?P<who>ServerApp|Simulation) failed with exception: (
 class FlowerRuns:
     """The runs of the SuperLink behind ``connection``, a name in Flower's own config.toml.
 
-    Raises ``FlipError`` E0509 when Flower is not installed.
+    Raises ``FlipError`` E0509 when Flower is not installed, E0543 when config.toml has no such connection.
     """
 
     engine = "Flower"
@@ -61,6 +62,7 @@ class FlowerRuns:
         self.connection = connection
         self._timeout_s = timeout_s
         self._program = _program()
+        check_connection(connection)
 
     def look(self, run: str) -> EngineRun:
         """``flwr ls <connection> --run-id <run>``, once, within the time-out."""
@@ -84,6 +86,33 @@ class FlowerRuns:
         except OSError as error:
             return EngineRun(EngineState.UNREACHABLE, f"flwr ls cannot be started: {error.strerror}")
         return read_answer(done.stdout, run)
+
+
+def check_connection(connection: str) -> None:
+    """Raises ``FlipError`` E0543 naming the connections that config.toml of ``FLWR_HOME`` has, if this is none of them.
+
+    A file that cannot be read passes: flwr tells what is wrong with it.
+    """
+    home = os.environ.get("FLWR_HOME")
+    file = (Path(home) if home else Path.home() / ".flwr") / "config.toml"
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("superlink", {})
+    except FileNotFoundError:
+        table = {}
+    except (OSError, ValueError):
+        return
+    names = [name for name, value in table.items() if isinstance(value, dict)] if isinstance(table, dict) else []
+    if connection in names:
+        return
+    raise FlipError(
+        "E0543",
+        where=str(file),
+        engine="Flower",
+        connection=connection,
+        problem=f"there is no connection '{connection}'",
+        why=f"the file has {', '.join(names)}" if names else "the file is not there or has no connection",
+        fix=f"use --connection with one of them, add [superlink.{connection}] to the file, or set FLWR_HOME",
+    )
 
 
 def read_answer(text: str, run: str) -> EngineRun:

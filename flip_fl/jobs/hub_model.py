@@ -48,6 +48,11 @@ class HubModel:
         )
         self._write = HubClient(settings, read_timeout_s=read_timeout_s)
 
+    @property
+    def address(self) -> str:
+        """The hub's address, without a user and password."""
+        return _PASSWORD.sub("…@", self._settings.hub_url)
+
     def state(self) -> HubState:
         """The model's status now; of an ERROR also whether it is a lost engine's."""
         answer = self._get("status")
@@ -119,7 +124,7 @@ class HubModel:
     def _no_hub(self, evidence: str) -> FlipError:
         return FlipError(
             "E0402",
-            url=_PASSWORD.sub("…@", self._settings.hub_url),
+            url=self.address,
             evidence=evidence,
             suggestion="set FLIP_API_INTERNAL_URL to the hub's base URL (it ends in /api)",
         )

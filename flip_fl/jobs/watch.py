@@ -112,9 +112,8 @@ class _Watchdog:
             assert isinstance(action, Wait)
             left = deadline - time.monotonic()
             if left <= 0:
-                awaited = f"{action.awaited} ({self._away})" if self._away else action.awaited
-                raise FlipError("E0542", seconds=f"{timeout_s:.0f}", awaited=awaited)
-            self._news.say(self._words(action.awaited))
+                raise FlipError("E0542", seconds=f"{timeout_s:.0f}", awaited=self._awaited(action))
+            self._news.say(self._words(self._awaited(action)))
             time.sleep(min(every_s, left))
 
     def _step(self) -> Wait | Finish:
@@ -196,6 +195,9 @@ class _Watchdog:
         if action.unknown:
             return FlipError("E0541", server=self._runs.server, run=self._run, connection=self._runs.connection)
         return FlipError("E0543", engine=self._runs.engine, problem=action.problem, connection=self._runs.connection)
+
+    def _awaited(self, action: Wait) -> str:
+        return f"{action.awaited} ({self._hub.address}: {self._away})" if self._away else action.awaited
 
     def _words(self, awaited: str) -> str:
         engine = f"{self._runs.engine}: {self._engine.state}" if self._engine else f"{self._runs.engine}: not asked"

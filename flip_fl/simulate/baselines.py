@@ -21,8 +21,8 @@ from flip_fl.app.site import SiteSpec
 from flip_fl.app.weights import initial_arrays
 from flip_fl.dashboard.story import BaselineRow
 from flip_fl.data.sources import open_source
+from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
-from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.processes import Child, start
 from flip_fl.values import Task

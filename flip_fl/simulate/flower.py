@@ -12,10 +12,10 @@ from uuid import UUID
 
 from flip_fl.app.config import AppConfig
 from flip_fl.app.travel import check_modules
+from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
 from flip_fl.flower.job import check_bundled
 from flip_fl.simulate.engines import EngineRun
-from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.flower_job import FlowerJob
 from flip_fl.simulate.flower_link import OFFLINE
 from flip_fl.simulate.flower_runs import start_deployment, start_on_ray

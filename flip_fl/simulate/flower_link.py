@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
-from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.flower_keys import TlsFiles
 from flip_fl.simulate.processes import Child, free_ports, kill_all, start, wait_until
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from flip_fl.dashboard.story import Story
+from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
 from flip_fl.http import HttpClient, HttpConnectionError, HttpStatusError
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.settings import ServerSettings, write_settings_file
-from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.processes import running, start, wait_until
 from flip_fl.values import ModelStatus

@@ -15,10 +15,10 @@ import psutil
 
 from flip_fl.app.config import CONFIG_FILE, AppConfig
 from flip_fl.app.travel import check_modules
+from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues
 from flip_fl.nvflare.job import write_job
-from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.processes import Child, descendants, start
 from flip_fl.values import SERVER_NAME

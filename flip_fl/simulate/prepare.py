@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
-from flip_fl.simulate.environment import scrubbed
 
 PREPARE_TIMEOUT_S = 1800
 

@@ -200,7 +200,7 @@ def test_a_hub_that_is_away_is_waited_for_and_then_told_once(hub: RunningHub) ->
         with pytest.raises(FlipError) as error:
             watched(hub, Script([EngineState.FAILED]), url=proxy.url, timeout_s=0.5)
         assert (error.value.code, int(error.value.exit_code)) == ("E0542", 3)
-        assert "an answer of the hub" in error.value.what
+        assert f"an answer of the hub ({proxy.url}: " in error.value.what
         assert history(hub)[-1][0] == "RUNNING"
 
         def recover(number: int) -> None:
@@ -288,6 +288,22 @@ def test_a_wrong_command_line_is_told_before_anything_is_asked(
     """Typing errors cost nothing: exit code 2, and the thing that is wrong by name."""
     done = flip_fl("job", "watch", *words, "--json", cwd=tmp_path)
     assert (done.exit_code, done.document()["code"]) == (2, code)
+    if code == "FLIP-E0401":
+        assert "--settings FILE" in done.document()["fix"]
+
+
+def test_a_connection_that_flower_does_not_have_is_told_at_once(tmp_path: Path, monkeypatch: Any) -> None:
+    """A mistyped connection must not look like a SuperLink that is away: the file and the names it has are told."""
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    with pytest.raises(FlipError) as error:
+        FlowerRuns("nte")
+    assert (error.value.code, error.value.exit_code) == ("E0543", 2)
+    assert error.value.where == str(tmp_path / "config.toml")
+    (tmp_path / "config.toml").write_text('[superlink]\ndefault = "net"\n[superlink.net]\naddress = "127.0.0.1:1"\n')
+    with pytest.raises(FlipError) as error:
+        FlowerRuns("nte")
+    assert error.value.why == "the file has net"
+    FlowerRuns("net")
 
 
 _BROKEN_AT_IMPORT = f"""from flwr.serverapp import ServerApp

@@ -107,6 +107,7 @@ def test_ctrl_c_stops_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
     os.killpg(child.pid, signal.SIGINT)
     _, errors = child.communicate(timeout=120)
     assert child.returncode == 130
+    assert "stopping (Ctrl-C)" in errors.splitlines()[0]
     assert "error[FLIP-E0103]: stopped by Ctrl-C" in errors
     assert "Traceback" not in errors
     story = Story.model_validate_json((tmp_path / "run" / "story.json").read_bytes())

@@ -13,11 +13,11 @@ from uuid import uuid4
 
 import pytest
 
+from flip_fl.environment import scrubbed
 from flip_fl.flower.job import write_job
 from flip_fl.jobs.templates import JobValues
 from flip_fl.results.s3 import ResultsStore
 from flip_fl.settings import ServerSettings, load, write_settings_file
-from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.prepare import prepare
 from flip_fl.values import ModelStatus
 from tests.support.federation import SLOTS, federation

@@ -12,11 +12,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from flip_fl.dashboard.story import Story
+from flip_fl.environment import scrubbed
 from flip_fl.jobs.templates import JobValues
 from flip_fl.nvflare.job import SERVER_CONFIG, write_job
 from flip_fl.reporting.stats import read_stats
 from flip_fl.settings import write_settings_file
-from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.prepare import prepare
 from flip_fl.values import ModelStatus
 from tests.support.federation import SLOTS, federation

@@ -13,9 +13,9 @@ import pytest
 
 from flip_fl.app.config import load_config
 from flip_fl.dashboard.story import Cell, Plot, Point, Series, Story, StoryModel, StoryRound, StorySite
+from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
 from flip_fl.settings import environment_names
-from flip_fl.simulate.environment import scrubbed
 from flip_fl.simulate.folder import claim
 from flip_fl.simulate.model import Progress
 from flip_fl.simulate.prepare import prepare

@@ -1,13 +1,11 @@
-"""The environment of what a simulated run starts: this one, without any setting of FLIP's and any key."""
+"""The environment of what flip_fl starts beside the roles: this one, without any setting of FLIP's and any key."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
-from flip_fl.settings import environment_names
-
-_SECRET_MARKS = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL")
+from flip_fl.settings import SECRET_MARKS, environment_names
 
 
 def scrubbed(environment: Mapping[str, str] | None = None, **added: str) -> dict[str, str]:
@@ -19,6 +17,6 @@ def scrubbed(environment: Mapping[str, str] | None = None, **added: str) -> dict
         for name, value in source.items()
         if name not in settings
         and not name.startswith(("AWS_", "FLIP_"))
-        and not any(mark in name.upper() for mark in _SECRET_MARKS)
+        and not any(mark in name.upper() for mark in SECRET_MARKS)
     }
     return {**kept, **added}
