@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from flip_fl.app.config import AppConfig
+from flip_fl.app.config import AppConfig, load_config
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.stop import StopFlag, stop_file
@@ -104,7 +104,7 @@ class _Sites:
         if known is not None:
             known.session.close()
         facts = site_facts(slot)
-        session = Session(app_dir=folder, source=open_source(slot))
+        session = Session(app_dir=folder, source=open_source(slot, imaging=load_config(folder).imaging))
         files = []
         model_id = _model_id(context.run_config, session.config)
         if facts.state_dir is not None and model_id is not None:

@@ -16,6 +16,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
+from flip_fl.app.config import load_config
 from flip_fl.app.failures import Failure
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
@@ -69,9 +70,10 @@ class FlipExecutor(Executor):
             if file is not None and is_dev(file):
                 # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
                 os.environ.update(development_environment(file))
+            app_dir = custom_dir(fl_ctx)
             self._session = Session(
-                app_dir=custom_dir(fl_ctx),
-                source=open_source(slot, workspace),
+                app_dir=app_dir,
+                source=open_source(slot, workspace, imaging=load_config(app_dir).imaging),
                 publish=self._publish,
                 aborted=lambda: self._abort_signal is not None and bool(self._abort_signal.triggered),
             )
