@@ -1,13 +1,15 @@
 """What our grid, watcher and reporting add to a round, and what a POST for every metric adds to the same round.
 
-The clients are of numpy and take next to no time, and one round follows upon the other: the sender has no pause of the
-FL server's to work in, all that it does is on the round's bill.
+The clients are of numpy and take next to no time. They are called one after another in the server's own process, and
+one round follows upon the other: there is no pause to work in, so that all we do is on the round's bill, the sender's
+work too. Beside that, the same with clients that work for a second at the same time, as they do at sites of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import logging
 import statistics
 import tempfile
@@ -36,10 +38,15 @@ from flip_fl.simulate.faults import HubFault
 from flip_fl.values import Task
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.flower_hub import HUNG, SLOW, BenchHub, bench_hub
+from tests.benchmarks.flower_paced import paced
 
 NAME = "what our wrapping adds to a round with {clients} clients, {metrics} metrics each, hub {hub}"
 CLIENTS = (2, 8, 32, 100)
 METRICS = 10
+WORK_NAME = "; clients that work {work_s:g} s at the same time"
+WORK_S = 1.0
+# Beyond, a POST for every metric of one round takes minutes.
+MOST_POSTING = 32
 HUBS: Mapping[str, HubFault] = {"at 50 ms": SLOW, "hung": HUNG}
 MOST_ADDED_S, MOST_ADDED_SHARE = 0.020, 0.01
 # Long enough for the sender, which sends once a second, to have worked in every block.
@@ -53,13 +60,22 @@ POST_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Added:
-    """Seconds of a bare round, and what the same round takes longer; ``rival_s`` with a POST for every metric."""
+    """Seconds of a bare round, and what the same round takes longer; ``rival_s`` with a POST for every metric.
+
+    The clients work for ``work_s`` seconds at the same time, or (0) for no time one after another.
+    """
 
     clients: int
     hub: str
     bare_s: float
     added_s: float
     rival_s: float | None = None
+    work_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        name = NAME.format(clients=self.clients, metrics=METRICS, hub=self.hub)
+        return name + (WORK_NAME.format(work_s=self.work_s) if self.work_s else "")
 
     @property
     def met(self) -> bool:
@@ -68,11 +84,15 @@ class Added:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: ``pairs`` of a block of bare and one of wrapped rounds, each ``block_s`` seconds long."""
+    """How much is measured: ``pairs`` of a block of bare and one of wrapped rounds, each ``block_s`` seconds long.
+
+    With clients that work for ``work_s`` seconds a block is one round.
+    """
 
     clients: Sequence[int] = CLIENTS
     block_s: float = BLOCK_S
     pairs: int = PAIRS
+    work_s: float = WORK_S
 
 
 def figures(found: Sequence[Added]) -> list[Figure]:
@@ -80,7 +100,7 @@ def figures(found: Sequence[Added]) -> list[Figure]:
     goal = f"≤ {MOST_ADDED_SHARE:.0%} or {MOST_ADDED_S * 1000:.0f} ms"
     return [
         Figure(
-            name=NAME.format(clients=each.clients, metrics=METRICS, hub=each.hub),
+            name=each.name,
             value=each.added_s,
             unit="s a round",
             rival=each.rival_s,
@@ -104,42 +124,59 @@ def measure_added(effort: Effort) -> list[Added]:
         bench_hub(Path(folder, "hub"), max(effort.clients)) as hub,
         quiet("flwr", "flip_fl"),
     ):
-        for clients in effort.clients:
-            for name, fault in HUBS.items():
-                with hub.behind(fault) as url:
-                    rival = measure_posts(clients, hub, url) if fault is SLOW else None
-                    room = Path(folder, f"{clients} {name}")
-                    bare_s, added_s = measure_blocks(clients, hub, url, room, effort, drains=fault is SLOW)
-                    found.append(Added(clients, name, bare_s, added_s, rival))
+        for clients, (name, fault) in itertools.product(effort.clients, HUBS.items()):
+            room, drains = Path(folder, f"{clients} {name}"), fault is SLOW
+            with hub.behind(fault) as url, paced(direct_sites(clients), effort.work_s) as at_work:
+                rival_s = measure_posts(clients, hub, url) if drains and clients <= MOST_POSTING else None
+                link = Link(hub, url, drains)
+                bare_s, added_s = measure_blocks(LocalGrid(direct_sites(clients)), link, room / "0", effort)
+                found.append(Added(clients, name, bare_s, added_s, rival_s))
+                bare_s, added_s = measure_blocks(LocalGrid(at_work), link, room / "1", effort, rounds=1)
+                found.append(Added(clients, name, bare_s, added_s, None, effort.work_s))
     return found
 
 
+@dataclass(frozen=True)
+class Link:
+    """The hub as the server sees it at ``url``; ``drains``: it takes reports."""
+
+    hub: BenchHub
+    url: str
+    drains: bool
+
+    def open(self, folder: Path) -> Reporting:
+        """Report on a model of its own."""
+        return open_reporting(self.hub.settings(self.url), self.hub.new_model(str(folder)), folder)
+
+
 def measure_blocks(
-    clients: int, hub: BenchHub, url: str, folder: Path, effort: Effort, *, drains: bool
+    grid: Grid, link: Link, folder: Path, effort: Effort, rounds: int | None = None
 ) -> tuple[float, float]:
     """Seconds of a bare round, and the median of what a wrapped one next to it took longer.
 
-    ``drains``: the hub takes reports, so that a bare block begins when all of them are delivered, and nothing is lost.
+    ``rounds`` make a block (None: as many as last ``block_s``). Where the hub takes reports, a bare block begins when
+    all of them are delivered, and nothing is lost.
     """
-    grid = local_grid(clients)
+    clients = len(list(grid.get_node_ids()))
     bare = partial(run_rounds, partial(fed_avg(clients).start, grid))
-    bare(WARM_UP_ROUNDS)
-    reporting = open_reporting(hub.settings(url), hub.new_model(folder.name), folder)
+    warm_up = rounds or WARM_UP_ROUNDS
+    bare(warm_up)
+    reporting = link.open(folder)
     try:
         wrapped = Wrapped(grid, clients, reporting, folder)
-        wrapped.run(WARM_UP_ROUNDS)
-        number = min(MAX_BLOCK_ROUNDS, max(WARM_UP_ROUNDS, round(effort.block_s / bare(WARM_UP_ROUNDS))))
+        wrapped.run(warm_up)
+        number = rounds or min(MAX_BLOCK_ROUNDS, max(WARM_UP_ROUNDS, round(effort.block_s / bare(WARM_UP_ROUNDS))))
         pairs = []
         for _ in range(effort.pairs):
-            if drains:
+            if link.drains:
                 wait_delivered(reporting)
             pairs.append((bare(number), wrapped.run(number)))
-        if drains:
+        if link.drains:
             wait_delivered(reporting)
         stats = read_stats(reporting.path)
         assert not stats.losses, "nothing that is measured may be lost"
         assert not stats.dead, "the hub must take everything"
-        assert drains or stats.last_ack is None, "a hung hub takes nothing"
+        assert link.drains or stats.last_ack is None, "a hung hub takes nothing"
     finally:
         reporting.close(0.5)
     return statistics.median(each[0] for each in pairs), statistics.median(each[1] - each[0] for each in pairs)
@@ -212,7 +249,7 @@ class PostingFedAvg(FedAvg):
 
 def measure_posts(clients: int, hub: BenchHub, url: str) -> float:
     """What one round takes longer when every metric is posted as it is aggregated, in seconds."""
-    grid = local_grid(clients)
+    grid = LocalGrid(direct_sites(clients))
     bare_s = run_rounds(partial(fed_avg(clients).start, grid), WARM_UP_ROUNDS)
     strategy = fed_avg(clients, PostingFedAvg)
     names = {node.node_id: node.name for node in grid.get_nodes()}
@@ -239,10 +276,10 @@ def fed_avg(clients: int, kind: type[FedAvg] = FedAvg) -> FedAvg:
     return kind(min_train_nodes=clients, min_evaluate_nodes=clients, min_available_nodes=clients)
 
 
-def local_grid(clients: int) -> LocalGrid:
-    """``Trust_1`` … in this process, one after another."""
+def direct_sites(clients: int) -> list[DirectSite]:
+    """``Trust_1`` … in this process."""
     app = client_app()
-    return LocalGrid([DirectSite(f"Trust_{number}", app) for number in range(1, clients + 1)])
+    return [DirectSite(f"Trust_{number}", app) for number in range(1, clients + 1)]
 
 
 def client_app() -> ClientApp:

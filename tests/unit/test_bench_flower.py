@@ -29,6 +29,7 @@ ADDED = [
     for clients in flower_wrapping.CLIENTS
     for hub in flower_wrapping.HUBS
 ]
+AT_WORK = Added(2, "hung", bare_s=2.0, added_s=0.01, work_s=1.0)
 NAMES = [
     "the standard example, 2 sites × 5 rounds: in-process grid beside Flower with Ray",
     "the standard example, 2 sites × 5 rounds: in-process grid beside NVFLARE simulator",
@@ -56,6 +57,8 @@ def test_each_figure_lands_in_the_file_with_its_rival_and_its_goal(tmp_path: Pat
     assert all(row.keys() == {"name", "value", "unit", "rival", "goal", "met"} for row in rows)
     assert all(isinstance(row["value"], float) and row["unit"] and row["goal"] for row in rows)
     assert [row["name"] for row in rows if row["rival"] is None] == [name for name in NAMES if name.endswith("hung")]
+    (at_work,) = flower_wrapping.figures([AT_WORK])
+    assert at_work.name == f"{NAMES[3]}; clients that work 1 s at the same time"
     assert [line.partition("  ")[0] for line in table(_all()).splitlines()[1:]] == NAMES
 
 
@@ -91,17 +94,20 @@ def test_what_an_import_loads_is_seen() -> None:
     assert start_up.loaded_by("import sys; sys.modules['torch'] = sys") & start_up.HEAVY == {"torch"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_round_is_measured_bare_wrapped_and_with_a_post_for_every_metric() -> None:
     """The measurement itself asserts that the hub gets every report and every post: a broken side is no fast side."""
-    found = flower_wrapping.measure_added(Effort(clients=(1,), block_s=0.01, pairs=1))
-    assert [(each.clients, each.hub) for each in found] == [(1, "at 50 ms"), (1, "hung")]
-    slow, hung = found
+    found = flower_wrapping.measure_added(Effort(clients=(1,), block_s=0.01, pairs=1, work_s=0.2))
+    kinds = [(each.clients, each.hub, each.work_s) for each in found]
+    assert kinds == [(1, "at 50 ms", 0.0), (1, "at 50 ms", 0.2), (1, "hung", 0.0), (1, "hung", 0.2)]
+    slow, _, hung, _ = found
     # Not a time of ours: 20 answers that each take 50 ms.
     assert slow.rival_s is not None
     assert slow.rival_s > 20 * 0.05
     assert hung.rival_s is None
-    assert all(each.bare_s > 0 for each in found)
+    # A site at work takes its time in both phases.
+    assert all(each.bare_s > 2 * each.work_s for each in found)
 
 
 @pytest.mark.parametrize("grid", [DEFAULT, OURS])
