@@ -56,7 +56,11 @@ def test_an_error_reply_comes_back_from_its_bytes_as_it_was() -> None:
 WHOLE = private.message_to_bytes(_message())
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff" * 40, b"not a message", WHOLE[:-1], WHOLE + b"x", WHOLE[:20], bytes(8)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff" * 40, b"not a message", WHOLE[:-1], WHOLE + b"x", WHOLE[:20], bytes(8)],
+    ids=["nothing", "ones", "text", "one byte less", "one byte more", "its beginning", "zeros"],
+)
 def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
     """What a broken worker writes must not become a message, nor an exception that nobody expects."""
     with pytest.raises(ValueError, match="not a message"):
