@@ -50,7 +50,7 @@ MOST_POSTING = 32
 HUBS: Mapping[str, HubFault] = {"at 50 ms": SLOW, "hung": HUNG}
 MOST_ADDED_S, MOST_ADDED_SHARE = 0.020, 0.01
 # Long enough for the sender, which sends once a second, to have worked in every block.
-BLOCK_S = 1.5
+BLOCK_S = 1.0
 PAIRS = 3
 MAX_BLOCK_ROUNDS = 150
 WARM_UP_ROUNDS = 3
@@ -159,18 +159,18 @@ def measure_blocks(
     """
     clients = len(list(grid.get_node_ids()))
     bare = partial(run_rounds, partial(fed_avg(clients).start, grid))
-    warm_up = rounds or WARM_UP_ROUNDS
-    bare(warm_up)
     reporting = link.open(folder)
     try:
         wrapped = Wrapped(grid, clients, reporting, folder)
-        wrapped.run(warm_up)
-        number = rounds or min(MAX_BLOCK_ROUNDS, max(WARM_UP_ROUNDS, round(effort.block_s / bare(WARM_UP_ROUNDS))))
+        if rounds is None:
+            wrapped.run(WARM_UP_ROUNDS)
+            wanted = round(effort.block_s / bare(WARM_UP_ROUNDS))
+            rounds = min(MAX_BLOCK_ROUNDS, max(WARM_UP_ROUNDS, wanted))
         pairs = []
         for _ in range(effort.pairs):
             if link.drains:
                 wait_delivered(reporting)
-            pairs.append((bare(number), wrapped.run(number)))
+            pairs.append((bare(rounds), wrapped.run(rounds)))
         if link.drains:
             wait_delivered(reporting)
         stats = read_stats(reporting.path)
