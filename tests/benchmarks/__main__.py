@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from flip_fl.simulate.processes import terminable
 from tests.benchmarks import demo, flower_engines, flower_large_model, flower_wrapping, start_up
 from tests.benchmarks.figures import Figure, table, write
 
@@ -24,10 +25,11 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
 
 def main(names: Sequence[str]) -> None:
     figures: list[Figure] = []
-    for name in names or SECTIONS:
-        begun = time.monotonic()
-        figures += SECTIONS[name]()
-        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    with terminable():
+        for name in names or SECTIONS:
+            begun = time.monotonic()
+            figures += SECTIONS[name]()
+            print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     print(table(figures))
     if not names:
         write(figures, Path("build") / "bench.json")
