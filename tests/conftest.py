@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,3 +106,9 @@ def _fail_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
     if reason is not None and os.environ.get("CI") == "true":
         report.outcome = "failed"
         report.longrepr = f"{LEFT_OUT}{reason}"
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C arrive: a shell's background jobs, and every process that they start, ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -97,17 +97,20 @@ def test_ctrl_c_stops_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    assert child.stderr is not None
-    for line in child.stderr:
-        if line.startswith("train, round 2/"):
-            break
-    family = psutil.Process(child.pid).children(recursive=True)
-    assert family
-    # As a terminal does: the signal reaches every process of the foreground group.
-    os.killpg(child.pid, signal.SIGINT)
-    _, errors = child.communicate(timeout=120)
+    try:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if line.startswith("train, round "):
+                break
+        family = psutil.Process(child.pid).children(recursive=True)
+        assert family
+        # As a terminal does: the signal reaches every process of the foreground group.
+        os.killpg(child.pid, signal.SIGINT)
+        _, errors = child.communicate(timeout=120)
+    finally:
+        child.terminate()
     assert child.returncode == 130
-    assert "stopping (Ctrl-C)" in errors.splitlines()[0]
+    assert "stopping (Ctrl-C)" in errors
     assert "error[FLIP-E0103]: stopped by Ctrl-C" in errors
     assert "Traceback" not in errors
     story = Story.model_validate_json((tmp_path / "run" / "story.json").read_bytes())
