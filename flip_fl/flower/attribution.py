@@ -13,6 +13,7 @@ from flip_fl.flower.protocol import ABORTED, FAILED, LOST, REJECTED, TOO_LARGE, 
 from flip_fl.values import Task
 
 MESSAGE_GONE, REPLY_GONE, NODE_GONE = 3, 4, 5
+ABORTED_AT_SITE = "the task was aborted at the site"
 
 # Reasons in free text are not shown, whatever the code, which anybody can write: they may hold a patient's row, as that
 # of Flower's code 2 does, which quotes the exception's message. What our own code has to say is a report in JSON.
@@ -28,7 +29,7 @@ _WORDS: Mapping[int, str] = MappingProxyType(
         8: "the ClientApp's process died (killed, or out of memory)",
         FAILED: "the app failed and its report cannot be read; the site's log has the traceback",
         REJECTED: "the result was rejected",
-        ABORTED: "the task was aborted at the site",
+        ABORTED: ABORTED_AT_SITE,
         TOO_LARGE: "the reply is larger than the site allows",
         LOST: "the site's process died",
     }

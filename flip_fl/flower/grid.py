@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from flip_fl.flower.align import align
 from flip_fl.flower.arrivals import Arrivals, Asked
+from flip_fl.flower.attribution import ABORTED_AT_SITE
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Phase, Quorum, RoundFailed, RunStopped, judge
 from flip_fl.flower.private import NodeInfo, Run
 from flip_fl.flower.protocol import CONFIG, NUM_EXAMPLES, SERVER_ROUND, TaskNote, with_task
@@ -27,6 +28,8 @@ logger = logging.getLogger("flip_fl.flower")
 
 # A stop at the hub is obeyed within a second, however seldom the grid is asked for replies.
 STOP_POLL_S = 0.25
+# The hub says so in its answer to the very report of the abort, which leaves at once.
+STOP_NEWS_S = 5.0
 # Beyond Flower's 12 hours a reply would be thrown away although it is still waited for.
 TTL_MARGIN_S = 60.0
 _TASKS = {MessageType.TRAIN: Task.TRAIN, MessageType.EVALUATE: Task.VALIDATE}
@@ -161,6 +164,9 @@ class FlipGrid(Grid):
         self._send(messages, task, number, limit_s)
         self._receive(limit_s)
         self.phase = self._arrivals.end_phase(task, number, limit_s)
+        if ABORTED_AT_SITE in self.phase.failures.values():
+            # Most likely the whole run was stopped, and the sites heard of it before the server did.
+            self._rest(STOP_NEWS_S)
         self._judge(self.phase)
         return self._for_strategy(task, number)
 

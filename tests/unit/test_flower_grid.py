@@ -668,6 +668,21 @@ def test_a_stop_at_the_hub_ends_the_wait_within_a_second(tmp_path: Path) -> None
         reporting.close()
 
 
+def test_sites_that_hear_of_the_stop_first_do_not_make_it_a_failure(tmp_path: Path) -> None:
+    """Somebody stops the run, the sites end their tasks before the hub could tell the server: STOPPED all the same."""
+    with scripted_hub() as hub:
+        reporting = open_reporting(settings(hub.url), MODEL, tmp_path, pace=QUICK_PACE)
+        aborted = error(ABORTED, error_reason("", aborted=True))
+        grid = FlipGrid(ScriptedLink(SLOTS, aborted), reporting, slots=SLOTS, patience=Patience(poll_s=0.05))
+        messages = [Message(RecordDict({"arrays": model()}), node, MessageType.TRAIN) for node in grid.get_node_ids()]
+        reporting.lifecycle.initiated()
+        hub.stop_model = True
+        with pytest.raises(RunStopped, match="stopped at the hub"):
+            grid.send_and_receive(messages)
+        assert reporting.lifecycle.cause is ModelStatus.STOPPED
+        reporting.close()
+
+
 def test_waiting_for_a_site_costs_no_processor(tmp_path: Path) -> None:
     """A round may last hours: the server looks now and then, and answers of other sites are told at once."""
     found = bench(tmp_path, answers={"Trust_2": late(0.4)}, patience=Patience(1, 5, poll_s=0.1))
