@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flip_fl.app.forks import Fork, ForkServer
 from flip_fl.errors import FlipError
 
 # What a process needs to find its libraries and its share of the machine; nothing else is handed on.
 _KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TZ", "OMP_NUM_THREADS", "SYSTEMROOT")
 DEFAULT_TIMEOUT_S = 600.0
+# A run that trains for days does not keep a process with torch for the moments in which it is needed.
+IDLE_S = 60.0
+MODULES = ("torch", "flip_fl.app.weights", "flip_fl.app.guest")
 
 
 class ChildDied(Exception):
@@ -23,36 +28,25 @@ class ChildDied(Exception):
 
 
 def run_child(command: str, request: Mapping[str, Any], timeout_s: float = DEFAULT_TIMEOUT_S) -> dict[str, Any]:
-    """Run ``python -m flip_fl.app.weights COMMAND`` with ``request``; its answer.
+    """Run ``main`` of ``flip_fl.app.weights`` with ``command`` and ``request`` in a process of its own; its answer.
 
     Raises the ``FlipError`` that the child reports, and ``ChildDied`` when it gives no answer.
     """
     with tempfile.TemporaryDirectory(prefix="flip-app-") as folder:
         asked, answered = Path(folder, "request.json"), Path(folder, "answer.json")
         asked.write_text(json.dumps(request), encoding="utf-8")
-        argv = [sys.executable, "-P", "-m", "flip_fl.app.weights", command, str(asked), str(answered)]
         try:
-            done = subprocess.run(
-                argv,
-                env=_environment(folder),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise ChildDied(f"it did not end within {timeout_s:.0f} s") from None
+            child = _servers.run([command, str(asked), str(answered)], folder, timeout_s)
+        except OSError as error:
+            raise ChildDied(f"no process can be started for it ({error.strerror or error})") from None
         try:
             answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise ChildDied(f"its process ended with code {done.returncode} and no answer") from None
+            ending = child.problem or f"its process ended with code {child.returncode} and no answer"
+            raise ChildDied(ending) from None
     if "error" in answer:
-        error = answer["error"]
-        raise FlipError(
-            error["code"], where=error["where"], why=error["why"], fix=error["fix"], **error["facts"]
-        ) from None
+        told = answer["error"]
+        raise FlipError(told["code"], where=told["where"], why=told["why"], fix=told["fix"], **told["facts"]) from None
     return answer
 
 
@@ -64,7 +58,47 @@ def error_answer(error: FlipError) -> dict[str, Any]:
     }
 
 
-def _environment(home: str) -> dict[str, str]:
+class _Servers:
+    """This process's fork server: there is one, like ``multiprocessing``'s, because loading torch is what costs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._server: ForkServer | None = None
+
+    def run(self, argv: list[str], home: str, timeout_s: float) -> Fork:
+        """A child that has run ``weights.main(argv)``. Raises ``OSError``, and ``ChildDied`` when it takes longer."""
+        for anew in (False, True):
+            try:
+                child = self._usable(anew).fork(
+                    "flip_fl.app.weights", argv, {**_environment(), "HOME": home, "TMPDIR": home}, cwd=Path(home)
+                )
+            except ConnectionError:
+                continue
+            with contextlib.closing(child):
+                if not child.wait(timeout_s):
+                    raise ChildDied(f"it did not end within {timeout_s:.0f} s")
+            # Else the server went to rest in this very moment.
+            if child.started or child.problem:
+                return child
+        raise OSError("the process that starts it has ended twice")
+
+    def close(self) -> None:
+        if self._server is not None and self._server.usable:
+            self._server.close()
+
+    def _usable(self, anew: bool) -> ForkServer:
+        with self._lock:
+            if self._server is None or anew or not self._server.usable:
+                if self._server is None:
+                    atexit.register(self.close)
+                self._server = ForkServer(MODULES, _environment(), idle_s=IDLE_S)
+            return self._server
+
+
+_servers = _Servers()
+
+
+def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     package_root = str(Path(__file__).resolve().parents[2])
     return {
@@ -74,6 +108,4 @@ def _environment(home: str) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         # The server has no use for a GPU, and what is measured there is measured on the CPU.
         "CUDA_VISIBLE_DEVICES": "",
-        "HOME": home,
-        "TMPDIR": home,
     }

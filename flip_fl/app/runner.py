@@ -92,12 +92,6 @@ class Session:
         self.memory.clear()
 
 
-def preload() -> None:
-    """Load what a task will need, while the process has nothing else to do: torch takes seconds."""
-    with contextlib.suppress(ImportError):  # the task says so itself
-        import torch  # noqa: F401
-
-
 def run_task(task: Task, arrays: Mapping[str, Any], spec: SiteSpec, session: Session) -> Result:
     """Run ``train``, ``validate`` or ``evaluate`` of the app on ``arrays`` (names and shapes of ``get_model()``).
 

@@ -1,13 +1,12 @@
 """A server's way to the model: every call runs the app's code in a child process with a scrubbed environment.
 
-The calling process never imports torch or the app. ``python -m flip_fl.app.weights COMMAND REQUEST ANSWER`` is the
-child: it reads a JSON request and writes a JSON answer; arrays travel as ``.npz`` files.
+The calling process never imports torch or the app. ``main`` is the child's: it reads a JSON request and writes a JSON
+answer; arrays travel as ``.npz`` files.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,17 +117,14 @@ def _shapes(answer: Mapping[str, Any]) -> Shapes:
     return {name: (tuple(shape), dtype) for name, (shape, dtype) in answer["parameters"].items()}
 
 
-def main(command: str, request: Path, answer: Path) -> int:
-    """The child: run one command and write its answer. 0 also for an error that the answer holds."""
+def main(argv: Sequence[str]) -> int:
+    """The child: run a command (its name, the request's file, the answer's). 0 also for an error in the answer."""
     from flip_fl.app.guest import COMMANDS
 
+    command, request, answer = argv[0], Path(argv[1]), Path(argv[2])
     try:
         result = COMMANDS[command](json.loads(request.read_text(encoding="utf-8")))
     except FlipError as error:
         result = error_answer(error)
     answer.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))

@@ -1,4 +1,4 @@
-"""A site in a process of its own: started once, kept for all rounds, gone when the server's process is gone."""
+"""A site in a process of its own: forked once, kept for all rounds, gone when the server's process is gone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import json
 import os
 import selectors
 import signal
-import subprocess
-import sys
-import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 
 from flwr.app import Message, UserConfigValue
 
+from flip_fl.app.forks import Fork, ForkServer
 from flip_fl.errors import FlipError
 from flip_fl.flower.local_pipe import BrokenFrame, FrameReader, FrameWriter, socket_pair
 from flip_fl.flower.local_site import CLOSE_GRACE_S, lost
@@ -24,18 +22,17 @@ from flip_fl.flower.private import envelope, message_from_bytes, message_to_byte
 from flip_fl.flower.protocol import STOP_FILE
 
 WORKER = "flip_fl.flower.local_worker"
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 CLOSING_S = 1.0
 _OUT_OF_MEMORY = "; a machine that runs out of memory does this"
 
 
 class ProcessSite:
-    """A site whose ClientApp runs in a child process.
+    """A site whose ClientApp runs in a child process, forked by ``forks``.
 
-    ``job_dir`` is a Flower app (``pyproject.toml`` names its ClientApp). ``env`` is the child's whole environment but
-    for ``PYTHONPATH``, so what the server may know and a site may not is for the caller to leave out. What the app
-    prints goes to ``<log_dir>/<slot>.log``. When the process ends, every message it had is answered at once with
-    ``LOST`` and how it ended, and so is every later one.
+    ``job_dir`` is a Flower app (``pyproject.toml`` names its ClientApp). ``env`` is the child's whole environment, so
+    what the server may know and a site may not is for the caller to leave out. What the app prints goes to
+    ``<log_dir>/<slot>.log``. When the process ends, every message it had is answered at once with ``LOST`` and how it
+    ended, and so is every later one.
     """
 
     def __init__(
@@ -45,6 +42,7 @@ class ProcessSite:
         run_config: Mapping[str, UserConfigValue] | None = None,
         node_config: Mapping[str, UserConfigValue] | None = None,
         *,
+        forks: ForkServer,
         env: Mapping[str, str],
         log_dir: Path,
         cwd: Path | None = None,
@@ -70,12 +68,10 @@ class ProcessSite:
                 reading, lifeline = os.pipe()
                 opened.callback(os.close, lifeline)
                 try:
-                    self._process = _start(slot, theirs.fileno(), reading, env, log_dir, cwd)
+                    self._process = _start(forks, slot, theirs.fileno(), reading, env, log_dir, cwd or Path.cwd())
                 finally:
                     os.close(reading)
-            self._pidfd = _pidfd(self._process.pid)
-            if self._pidfd is not None:
-                opened.callback(os.close, self._pidfd)
+            opened.callback(self._process.close)
             self._opened = opened.pop_all()
         self._connection.setblocking(False)
         self._reader = FrameReader(self._connection)
@@ -83,7 +79,7 @@ class ProcessSite:
         hello: dict[str, Any] = {
             "slot": slot,
             "node_id": self.node_id,
-            "parent": os.getpid(),
+            "parent": forks.pid,
             "job_dir": str(Path(job_dir).resolve()),
             "run_config": dict(run_config or {}),
             "node_config": {"slot": slot, **(node_config or {}), STOP_FILE: str(self._stop_file)},
@@ -104,10 +100,10 @@ class ProcessSite:
         if self._ended or self._closed:
             return []
         writing = 0 if self._writer.idle else selectors.EVENT_WRITE
-        handles = [(self._connection.fileno(), selectors.EVENT_READ | writing)]
-        if self._pidfd is not None:
-            handles.append((self._pidfd, selectors.EVENT_READ))
-        return handles
+        return [
+            (self._connection.fileno(), selectors.EVENT_READ | writing),
+            (self._process.fileno(), selectors.EVENT_READ),
+        ]
 
     def submit(self, message: Message) -> None:
         data = message_to_bytes(message)
@@ -147,7 +143,7 @@ class ProcessSite:
     def _pump(self) -> None:
         """Move what can be moved without waiting, and see whether the process is still there."""
         # Looked at first: what it wrote before it ended is then all there to be read.
-        ended = _has_ended(self._process.pid)
+        ended = self._process.ended()
         try:
             with contextlib.suppress(ConnectionError):
                 self._writer.write()
@@ -160,7 +156,8 @@ class ProcessSite:
             return
         if ended or self._reader.closed:
             # A process that closed its end is at its end, too: it gets a moment to say how.
-            self._lose(_ending(self._end(0.0 if ended else CLOSING_S)))
+            self._end(0.0 if ended else CLOSING_S)
+            self._lose(_ending(self._process))
 
     def _take(self, reply: Message) -> None:
         if not self._asked or reply.metadata.reply_to_message_id != self._asked[0].metadata.message_id:
@@ -183,66 +180,31 @@ class ProcessSite:
         while self._asked:
             self._answers.append(lost(self._asked.popleft(), self.slot, why))
 
-    def _end(self, grace_s: float) -> int:
-        """Wait ``grace_s`` for the process, then kill it and all that it started; its exit code."""
-        if self._process.returncode is None:
-            self._wait_for_end(grace_s)
-            # Before it is reaped its number cannot have become another's.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        return self._process.wait()
-
-    def _wait_for_end(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not _has_ended(self._process.pid) and (left := end - time.monotonic()) > 0:
-            if self._pidfd is None:
-                time.sleep(min(0.01, left))
-                continue
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._pidfd, selectors.EVENT_READ)
-                selector.select(left)
+    def _end(self, grace_s: float) -> None:
+        """Wait ``grace_s`` for the process, then kill it and all that it started."""
+        self._process.wait(grace_s)
+        self._process.kill()
+        self._process.wait(CLOSING_S)
 
 
 def _start(
-    slot: str, connection: int, lifeline: int, env: Mapping[str, str], log_dir: Path, cwd: Path | None
-) -> subprocess.Popen[bytes]:
+    forks: ForkServer, slot: str, connection: int, lifeline: int, env: Mapping[str, str], log_dir: Path, cwd: Path
+) -> Fork:
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / f"{slot}.log"
-    path = os.pathsep.join(filter(None, (_PACKAGE_ROOT, env.get("PYTHONPATH"))))
-    command = [sys.executable, "-P", "-u", "-m", WORKER, "--slot", slot, str(connection), str(lifeline)]
+    argv: list[str | int] = ["--slot", slot, 0, 1]
     try:
         with log.open("ab") as out:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**env, "PYTHONPATH": path},
-                cwd=cwd,
-                pass_fds=(connection, lifeline),
-                start_new_session=True,
-            )
+            return forks.fork(WORKER, argv, env, cwd=cwd, output=out.fileno(), descriptors=(connection, lifeline))
     except OSError as error:
         reason = error.strerror or str(error)
         raise FlipError("E0506", problem=f"{slot} cannot be started", reason=reason, log=log) from None
 
 
-def _pidfd(pid: int) -> int | None:
-    """A descriptor that can be waited on for the end of ``pid``, where the system has such a thing."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
-
-
-def _ending(code: int) -> str:
+def _ending(process: Fork) -> str:
+    if process.problem:
+        return f"could not be started ({process.problem})"
+    code = process.returncode
     if code >= 0:
         return f"ended with exit code {code}"
     try:

@@ -1,8 +1,8 @@
 """The process of one local site: loads the job's ClientApp once and answers messages until the grid is gone.
 
-    python -m flip_fl.flower.local_worker --slot SLOT CONNECTION LIFELINE      (numbers of inherited descriptors)
+    --slot SLOT CONNECTION LIFELINE      (numbers of inherited descriptors)
 
-Started by ``ProcessSite`` only. Its output is the site's log; messages have a socket of their own.
+Forked by ``ProcessSite`` only. Its output is the site's log; messages have a socket of their own.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ LOOK_AT_PARENT_S = 1.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Serve one site; returns when the grid closes the connection."""
-    parser = argparse.ArgumentParser(prog="python -m flip_fl.flower.local_worker")
+    parser = argparse.ArgumentParser(prog="flip_fl.flower.local_worker")
     parser.add_argument("--slot", required=True)
     parser.add_argument("connection", type=int)
     parser.add_argument("lifeline", type=int)
@@ -57,9 +57,7 @@ def _serve(connection: socket.socket, facts: dict[str, Any]) -> None:
     # Imported behind the watch for the parent: it takes a second, in which the parent may die.
     from flwr.app import Context, RecordDict
 
-    from flip_fl.app.runner import preload
     from flip_fl.flower.component import load_client_app
-    from flip_fl.flower.job import APP
     from flip_fl.flower.local_site import answer, failed
     from flip_fl.flower.private import be_task, message_from_bytes, message_to_bytes, new_id, settle_flower_log
 
@@ -71,9 +69,6 @@ def _serve(connection: socket.socket, facts: dict[str, Any]) -> None:
     except (Exception, SystemExit) as error:
         logging.getLogger(__name__).exception("the ClientApp cannot be loaded")
         broken = error
-    if (job_dir / APP / "models.py").is_file():
-        # The server makes the initial weights meanwhile; a message that comes waits in the socket.
-        preload()
     while (frame := receive_frame(connection)) is not None:
         message = message_from_bytes(frame)
         run_id = message.metadata.run_id
@@ -121,7 +116,3 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from flwr.app import Message
 
-from flip_fl.flower.local import LocalSite
+from flip_fl.flower.local_site import LocalSite
 
 
 class Clock:

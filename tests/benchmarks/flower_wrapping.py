@@ -29,7 +29,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from flip_fl.flower.checkpoint import StrategyState
 from flip_fl.flower.grid import FlipGrid, Patience, Quorum
-from flip_fl.flower.local import DirectSite, LocalGrid
+from flip_fl.flower.local_grid import LocalGrid
+from flip_fl.flower.local_site import DirectSite
 from flip_fl.flower.rounds import Rounds
 from flip_fl.flower.strategy import ObservedStrategy
 from flip_fl.reporting.session import Reporting, open_reporting

@@ -20,9 +20,13 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from flip_fl.app.forks import ForkServer
 from flip_fl.flower.component import read_app
 from flip_fl.flower.job import write_job
-from flip_fl.flower.local import LOCAL_RUN, DirectSite, LocalGrid, LocalSite, ProcessSite
+from flip_fl.flower.local_grid import LOCAL_RUN, LocalGrid
+from flip_fl.flower.local_process import ProcessSite
+from flip_fl.flower.local_site import DirectSite, LocalSite
+from flip_fl.flower.local_warm import site_forks
 from flip_fl.flower.protocol import ABORTED, FAILED, LOST, get_report, with_task
 from flip_fl.flower.protocol import TaskNote as Note
 from flip_fl.jobs.templates import JobValues
@@ -39,6 +43,13 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_plain_job(tmp_path_factory.mktemp("job"))
 
 
+@pytest.fixture(scope="module")
+def forks(job: Path) -> Iterator[ForkServer]:
+    """What the processes of the sites are forked from."""
+    with closing(site_forks(job, ENVIRONMENT)) as server:
+        yield server
+
+
 def _app(job: Path) -> ClientApp:
     spec = importlib.util.spec_from_file_location("sums_client_app", job / "sums" / "client_app.py")
     assert spec is not None
@@ -50,7 +61,7 @@ def _app(job: Path) -> ClientApp:
 
 @pytest.fixture(scope="module", params=["direct", "process"])
 def make_site(
-    request: pytest.FixtureRequest, job: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, job: Path, forks: ForkServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MakeSite]:
     """Gives sites of one kind, one for each slot: they serve one run after another."""
     logs = tmp_path_factory.mktemp("logs")
@@ -62,7 +73,7 @@ def make_site(
             if request.param == "direct":
                 site = DirectSite(slot, _app(job), {"rate": 0.5})
             else:
-                site = ProcessSite(slot, job, {"rate": 0.5}, env=ENVIRONMENT, log_dir=logs)
+                site = ProcessSite(slot, job, {"rate": 0.5}, forks=forks, env=ENVIRONMENT, log_dir=logs)
             stack.callback(site.close, 0.0)
             return site
 
@@ -70,9 +81,11 @@ def make_site(
 
 
 @pytest.fixture
-def process(job: Path, tmp_path: Path) -> Iterator[ProcessSite]:
+def process(job: Path, forks: ForkServer, tmp_path: Path) -> Iterator[ProcessSite]:
     """A site in a process of its own, logging to ``tmp_path/logs``."""
-    with closing(ProcessSite("Trust_1", job, {"rate": 0.5}, env=ENVIRONMENT, log_dir=tmp_path / "logs")) as site:
+    with closing(
+        ProcessSite("Trust_1", job, {"rate": 0.5}, forks=forks, env=ENVIRONMENT, log_dir=tmp_path / "logs")
+    ) as site:
         yield site
 
 
@@ -345,13 +358,15 @@ def test_an_idle_process_ends_by_itself_when_it_is_closed(process: ProcessSite) 
     assert reply.error.code == LOST
 
 
-def test_an_app_that_cannot_be_imported_fails_each_message_with_the_place(tmp_path: Path, job: Path) -> None:
+def test_an_app_that_cannot_be_imported_fails_each_message_with_the_place(
+    tmp_path: Path, job: Path, forks: ForkServer
+) -> None:
     """An error at import must be reported like any other, at once."""
     broken = tmp_path / "broken"
     (broken / "sums").mkdir(parents=True)
     (broken / "pyproject.toml").write_text((job / "pyproject.toml").read_text())
     (broken / "sums" / "client_app.py").write_text("import no_such_module_at_all\n")
-    with closing(ProcessSite("Trust_1", broken, env=ENVIRONMENT, log_dir=tmp_path / "logs")) as site:
+    with closing(ProcessSite("Trust_1", broken, forks=forks, env=ENVIRONMENT, log_dir=tmp_path / "logs")) as site:
         grid = LocalGrid([site])
         (reply,) = grid.send_and_receive([_ask(grid)], timeout=60)
     failure = get_report(reply).failure
@@ -361,7 +376,7 @@ def test_an_app_that_cannot_be_imported_fails_each_message_with_the_place(tmp_pa
     assert "no_such_module_at_all" in (tmp_path / "logs" / "Trust_1.log").read_text()
 
 
-def test_a_neutral_apps_training_ends_early_when_its_process_gets_sigterm(tmp_path: Path) -> None:
+def test_a_neutral_apps_training_ends_early_when_its_process_gets_sigterm(tmp_path: Path, forks: ForkServer) -> None:
     """The way from the signal to ``site.aborted`` is long; every part of it must hold."""
     note = tmp_path / "note"
     wait = "[__import__('time').sleep(0.01) for _ in site.progress(iter(int, 1))]"
@@ -372,7 +387,7 @@ def test_a_neutral_apps_training_ends_early_when_its_process_gets_sigterm(tmp_pa
     job = write_job(app, "standard", values, tmp_path / "job")
     environment = {**ENVIRONMENT, "FLIP_SETTINGS_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     config = read_app(job).run_config
-    with closing(ProcessSite("Trust_1", job, config, env=environment, log_dir=tmp_path / "logs")) as site:
+    with closing(ProcessSite("Trust_1", job, config, forks=forks, env=environment, log_dir=tmp_path / "logs")) as site:
         grid = LocalGrid([site])
         (validated,) = grid.send_and_receive([_linear(site, "evaluate")], timeout=120)
         assert validated.content.metric_records["metrics"]["num-examples"] == 240

@@ -14,7 +14,7 @@ import pytest
 
 from flip_fl.errors import FlipError
 from flip_fl.flower.component import load_client_app
-from flip_fl.flower.local import run_job
+from flip_fl.flower.local_job import run_job
 from tests.support.flower_plain import gone, until, write_plain_job
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from flwr.app import Context, RecordDict
 
-from flip_fl.flower.local import DirectSite, LocalGrid
+from flip_fl.flower.local_grid import LocalGrid
+from flip_fl.flower.local_site import DirectSite
 from tests import benchmarks
 from tests.benchmarks import flower_engines, flower_large_model, flower_wrapping, start_up
 from tests.benchmarks.__main__ import SECTIONS

@@ -1,0 +1,230 @@
+"""A process that has loaded what its children need and forks one for each request: ``app.forks`` is the way to it.
+
+    python -m flip_fl.app.forkserver CONTROL IDLE_S MODULE...      (CONTROL: the number of an inherited socket)
+
+A request is one JSON line with the descriptors that belong to it: a status socket first, then standard output, then
+the child's own. The status socket is told ``pid N`` and, at its end, ``end CODE``. It is also the child's life: when
+the other side closes it, the child and all that it started are killed. Only then is its number given back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from flip_fl.app.forks import LENGTH, MAX_DESCRIPTORS
+
+# The system takes no time-out of many days.
+LONGEST_WAIT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a forked child does: ``main(argv)`` of ``module``; its result is the exit code."""
+
+    module: str
+    argv: list[str]
+
+
+@dataclass
+class _Running:
+    pid: int
+    status: socket.socket
+    ended: bool = False
+
+
+class _Children:
+    """The children that are not given back yet."""
+
+    def __init__(self) -> None:
+        self._running: dict[socket.socket, _Running] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._running)
+
+    def add(self, pid: int, status: socket.socket) -> None:
+        self._running[status] = _Running(pid, status)
+
+    def sockets(self) -> list[socket.socket]:
+        return list(self._running)
+
+    def tell_ends(self) -> None:
+        """Tell those that wait for a child that it has ended; its number stays its own until they let go."""
+        for child in self._running.values():
+            if child.ended:
+                continue
+            found = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None:
+                continue
+            child.ended = True
+            code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+            with contextlib.suppress(OSError):
+                child.status.sendall(b"end %d\n" % code)
+
+    def let_go(self, status: socket.socket) -> None:
+        """Kill the child of ``status`` with all that it started, and give its number back."""
+        child = self._running.pop(status)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
+        status.close()
+
+    def close(self) -> None:
+        for status in self.sockets():
+            self.let_go(status)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Load the modules, then fork on request; returns in the server at its end, and in each child at the child's."""
+    control = socket.socket(fileno=int(argv[0]))
+    control.set_inheritable(False)
+    for module in argv[2:]:
+        # Whoever needs it says so in the child.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    # What is loaded stays shared: a collection in a child would write to every page.
+    gc.collect()
+    gc.freeze()
+    task = serve(control, float(argv[1]))
+    return 0 if task is None else int(importlib.import_module(task.module).main(task.argv) or 0)
+
+
+def serve(control: socket.socket, idle_s: float) -> Task | None:
+    """Answer requests until nobody can make one, or for ``idle_s`` nobody did. In a child: what it is to do."""
+    children = _Children()
+    waking, wake = socket.socketpair()
+    for end in (waking, wake):
+        end.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    idle_since = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(waking, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select(min(max(0.0, idle_since + idle_s - time.monotonic()), LONGEST_WAIT_S)):
+                if key.fileobj is waking:
+                    with contextlib.suppress(BlockingIOError):
+                        waking.recv(4096)
+                elif key.fileobj is control:
+                    request, descriptors = _receive(control)
+                    if request is None:
+                        children.close()
+                        return None
+                    status = socket.socket(fileno=descriptors[0])
+                    pid = _fork(status)
+                    if pid == 0:
+                        signal.set_wakeup_fd(-1)
+                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                        for open_one in (control, waking, wake, status, *children.sockets()):
+                            open_one.close()
+                        selector.close()
+                        return _become(request, descriptors[1:])
+                    for descriptor in descriptors[1:]:
+                        os.close(descriptor)
+                    if pid is None:
+                        status.close()
+                        continue
+                    children.add(pid, status)
+                    selector.register(status, selectors.EVENT_READ)
+                else:
+                    assert isinstance(key.fileobj, socket.socket)
+                    selector.unregister(key.fileobj)
+                    children.let_go(key.fileobj)
+            children.tell_ends()
+            if children:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since >= idle_s:
+                return None
+
+
+def _receive(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """The next request with its descriptors; None when nobody can make another."""
+    try:
+        head, descriptors, _, _ = socket.recv_fds(control, LENGTH.size, MAX_DESCRIPTORS)
+        if not head:
+            return None, []
+        (length,) = LENGTH.unpack(head)
+        data = control.recv(length, socket.MSG_WAITALL)
+    except ConnectionError:
+        return None, []
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return (json.loads(data), list(descriptors)) if len(data) == length else (None, [])
+
+
+def _fork(status: socket.socket) -> int | None:
+    """Fork and tell the pid; 0 in the child, None when there is none (told, too)."""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            status.sendall(f"error {error.strerror or error}\n".encode())
+        return None
+    if pid:
+        # Also done by the child: whoever is first, the group is there when it is first to be killed.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        with contextlib.suppress(OSError):
+            status.sendall(b"pid %d\n" % pid)
+    return pid
+
+
+def _become(request: dict[str, Any], descriptors: list[int]) -> Task:
+    """Give this process the session, environment, folder and descriptors of the request."""
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    output = descriptors[0]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    # Both were chosen for the server's process.
+    tempfile.tempdir = None
+    time.tzset()
+    os.chdir(request["cwd"])
+    own = descriptors[1:]
+    argv = [str(own[word]) if isinstance(word, int) else word for word in request["argv"]]
+    sys.argv = [request["module"], *argv]
+    return Task(request["module"], argv)
+
+
+def _end(code: int) -> NoReturn:
+    """End as an interpreter does, but leave the memory to the system: to take torch down again takes half a second."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    try:
+        _end(main(sys.argv[1:]))
+    except SystemExit as left:
+        if isinstance(left.code, str):
+            sys.stderr.write(f"{left.code}\n")
+        _end(left.code if isinstance(left.code, int) else int(left.code is not None))
+    except BaseException:
+        traceback.print_exc()
+        _end(1)
