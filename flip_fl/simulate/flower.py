@@ -20,7 +20,7 @@ from flip_fl.simulate.flower_job import FlowerJob
 from flip_fl.simulate.flower_link import OFFLINE
 from flip_fl.simulate.flower_runs import start_deployment, start_on_ray
 from flip_fl.simulate.folder import RunFolder
-from flip_fl.simulate.processes import Child, start
+from flip_fl.simulate.processes import Child, engine_ending, start
 from flip_fl.values import SERVER_NAME
 
 
@@ -66,7 +66,7 @@ class LocalRun:
         return self._child.running
 
     def ended(self) -> str:
-        return f"the engine ended (exit code {self._child.process.returncode}) without a final status"
+        return engine_ending(self._child.process.poll())
 
     def lost(self) -> list[str]:
         """None: the grid itself notices a site's process that ends, and reports it."""

@@ -20,7 +20,7 @@ from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues
 from flip_fl.nvflare.job import write_job
 from flip_fl.simulate.folder import RunFolder
-from flip_fl.simulate.processes import Child, descendants, start
+from flip_fl.simulate.processes import Child, descendants, engine_ending, start
 from flip_fl.values import SERVER_NAME
 
 # A site's process is there from its first task to the end of the run; an engine that winds down needs some seconds
@@ -69,7 +69,7 @@ class SimulatorRun:
         return self._child.running
 
     def ended(self) -> str:
-        return f"the engine ended (exit code {self._child.process.returncode}) without a final status"
+        return engine_ending(self._child.process.poll())
 
     def lost(self) -> list[str]:
         """A site's process that is lost: the simulator would wait for its reply."""

@@ -19,6 +19,8 @@ import psutil
 from flip_fl.errors import ExitCode, FlipError
 
 TERMINATE_GRACE_S = 5.0
+# What ends a process that did not mean to end.
+_FATAL = frozenset({signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGTERM})
 
 
 @dataclass
@@ -93,6 +95,21 @@ def wait_until(child: Child, ready: Callable[[], bool], timeout_s: float, poll_s
                 "E0506", problem=f"{child.name} did not start", reason=f"not ready in {timeout_s:.0f} s", log=child.log
             )
         time.sleep(poll_s)
+
+
+def engine_ending(code: int | None) -> str:
+    """How the engine's process, in which the FL server runs, ended without a final status, in words.
+
+    ``code``: its exit code; None: it still runs. NVFLARE's simulator exits with that of the process that it forks for
+    the server, so that a signal comes as 256 less its number.
+    """
+    if code is None:
+        return "the engine still runs"
+    number = -code if code < 0 else 256 - code
+    if code < 0 or number in _FATAL:
+        name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
+        return f"the FL server's process was lost: it was killed by signal {number} ({name})"
+    return f"the engine ended (exit code {code}) without a final status"
 
 
 def descendants(pid: int) -> list[psutil.Process]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psutil
 import pytest
 
 from flip_fl.dashboard.story import Plot, Story
@@ -26,11 +25,11 @@ from flip_fl.hub.model_service import update_model_status
 from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
-from tests.support.small_apps import write_app
+from tests.support.runs import processes_in, processes_of
+from tests.support.small_apps import CANARY, write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
-CANARY = "CANARY7Q"
 # The check before a run imports the app where it lies; the sites import the copy that the run's folder holds.
 AT_SITE_ONLY = "if '/run/' in __file__: raise RuntimeError('no such backend')"
 
@@ -68,20 +67,6 @@ def plot(story: Story, label: str, x_label: str = DEFAULT_X_LABEL) -> Plot:
 def statuses(story: Story) -> list[str]:
     """The applied statuses, in order."""
     return [each.status.value for each in story.history if each.applied]
-
-
-@pytest.fixture(scope="module")
-def ordinary_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunOutcome]:
-    """One ordinary run of three rounds on each engine, looked at by several tests; the app is the same folder."""
-    in_train = "from flip_fl import FLIP; FLIP().send_metrics('somebody', 'my-model', 'direct', 0.25, site.round)"
-    app = write_app(
-        tmp_path_factory.mktemp("ordinary") / "app", canary=CANARY, in_train=in_train, GLOBAL_ROUNDS=3, LOCAL_ROUNDS=2
-    )
-    outcomes = {}
-    for engine in ENGINES:
-        out = tmp_path_factory.mktemp(engine) / "run"
-        outcomes[engine] = run(RunOptions(app=app, engine=engine, sites=2, out=out), lambda _: None)
-    return outcomes
 
 
 @pytest.fixture
@@ -473,25 +458,6 @@ def assert_absent(folder: Path, canaries: list[str]) -> None:
     found = [name for name, content in places.items() for canary in canaries if canary.encode() in content]
     # prepare.py is the researcher's own code: it writes the canaries and is no patient's data.
     assert [name for name in found if not name.endswith("prepare.py")] == []
-
-
-def processes_in(folder: Path) -> list[psutil.Process]:
-    """The live processes that name ``folder`` in their command line or environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = [*process.cmdline(), *process.environ().values()]
-            if any(str(folder) in word for word in words):
-                found.append(process)
-    return found
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of the processes that a run in ``folder`` has left behind, after some seconds' patience."""
-    deadline = time.monotonic() + 10
-    while (found := processes_in(folder)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return [str(process) for process in found]
 
 
 def _read(database: Path) -> contextlib.closing[sqlite3.Connection]:

@@ -6,6 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+CANARY = "CANARY7Q"
+
+# The ordinary app of three rounds: it reports in every way that there is.
+ORDINARY: dict[str, Any] = {
+    "in_train": "from flip_fl import FLIP; FLIP().send_metrics('somebody', 'my-model', 'direct', 0.25, site.round)",
+    "GLOBAL_ROUNDS": 3,
+    "LOCAL_ROUNDS": 2,
+}
+
 MODELS = """
 import torch
 

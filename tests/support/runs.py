@@ -1,0 +1,243 @@
+"""What a hub was told of a run, made comparable between runs, and trouble made while a run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+from sqlmodel import col, select
+
+from flip_fl.environment import scrubbed
+from flip_fl.hub import admin
+from flip_fl.hub.tables import EventLedger, FlLog, FlMetric, StatusHistory
+from flip_fl.reporting.stats import find_outboxes
+from flip_fl.simulate.model import Progress
+from flip_fl.values import EventType
+
+SERVER = "the FL server"
+_OWN = re.compile(r"^\d+(?= lines that the app printed)")
+
+
+@dataclass(frozen=True)
+class Told:
+    """All that a hub holds of one run but times, ids and the run's own names; each list in order.
+
+    ``rows``: by who said it, as the feed shows them. ``metrics``: by slot, as they were stored. Who of two sites comes
+    first in a round is chance, and no part of this.
+    """
+
+    statuses: list[tuple[Any, ...]]
+    rows: dict[str, list[tuple[Any, ...]]]
+    metrics: dict[str, list[tuple[Any, ...]]]
+    ids: int
+    not_applied: int
+
+
+def told(database: Path, model_id: UUID) -> Told:
+    """What the hub's SQLite ``database`` holds of ``model_id``."""
+    with admin.open_session(f"sqlite:///{database}") as session:
+        history = session.exec(
+            select(StatusHistory).where(StatusHistory.model_id == model_id).order_by(col(StatusHistory.id))
+        ).all()
+        logs = session.exec(
+            select(FlLog).where(FlLog.model_id == model_id).order_by(col(FlLog.occurred_at), col(FlLog.id))
+        ).all()
+        metrics = session.exec(select(FlMetric).where(FlMetric.model_id == model_id).order_by(col(FlMetric.id))).all()
+        ledger = session.exec(select(EventLedger.applied).where(EventLedger.model_id == model_id)).all()
+        rows: dict[str, list[tuple[Any, ...]]] = {}
+        for row in logs:
+            text = _OWN.sub("…", row.log or "")
+            what = (row.success, row.status, row.event_type, row.global_round, _details(row), text)
+            rows.setdefault(row.fl_client_name or SERVER, []).append(what)
+        points: dict[str, list[tuple[Any, ...]]] = {}
+        for each in metrics:
+            place = (each.global_round, each.task, each.stage, each.label, each.x_label, each.x_value)
+            points.setdefault(each.fl_client_name or "", []).append((*place, each.result))
+        return Told(
+            [(each.previous, each.status, each.by, each.reason) for each in history],
+            rows,
+            points,
+            len(ledger),
+            sum(not applied for applied in ledger),
+        )
+
+
+def _details(row: FlLog) -> dict[str, Any]:
+    details: dict[str, Any] = json.loads(row.details or "{}")
+    details.pop("seconds", None)
+    if row.event_type == EventType.RESULTS_STORED:
+        # The bundle's manifest names the model, so that not even its size is the same.
+        return dict.fromkeys(details, "…")
+    return details
+
+
+def stored_ids(database: Path, model_id: UUID) -> set[UUID]:
+    """The ids of everything that the hub has stored."""
+    with admin.open_session(f"sqlite:///{database}") as session:
+        return set(session.exec(select(EventLedger.event_id).where(EventLedger.model_id == model_id)))
+
+
+def pending(outbox: Path) -> list[tuple[UUID, dict[str, Any]]]:
+    """What an outbox holds, also while its run is live: ids and bodies, in the order in which they were kept."""
+    with contextlib.closing(sqlite3.connect(f"file:{outbox}?mode=ro", uri=True, timeout=10)) as sql:
+        rows = sql.execute("SELECT id, body FROM pending ORDER BY seq").fetchall()
+    return [(UUID(bytes=bytes(row_id)), json.loads(body)) for row_id, body in rows]
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """The live processes that name ``folder`` in their command line or environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = [*process.cmdline(), *process.environ().values()]
+            if any(str(folder) in word for word in words):
+                found.append(process)
+    return found
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the processes that a run in ``folder`` has left behind, after some seconds' patience."""
+    deadline = time.monotonic() + 10
+    while (found := processes_in(folder)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return [str(process) for process in found]
+
+
+def holders(path: Path) -> list[psutil.Process]:
+    """The processes beside this one that have ``path`` open."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        with contextlib.suppress(psutil.Error):
+            if any(each.path == str(path) for each in process.open_files()):
+                found.append(process)
+    return found
+
+
+class Trouble:
+    """Something done to a run beside it: give it to ``run`` as its progress.
+
+    ``work`` begins when the engine is about to start. ``end`` waits for it and raises what it has raised.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._error: BaseException | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage == "start" and self._thread.ident is None:
+            self._thread.start()
+
+    def end(self, timeout_s: float = 60.0) -> None:
+        self._thread.join(timeout_s)
+        assert not self._thread.is_alive(), "the trouble did not come to its end"
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._error = error
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120.0, poll_s: float = 0.05) -> None:
+    """Poll until ``condition`` holds; fails the test after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
+        time.sleep(poll_s)
+
+
+@dataclass
+class ServerKill:
+    """Kills the FL server's process of the run in ``out`` as soon as its outbox holds the begin of round ``number``.
+
+    ``acknowledged`` is what the outbox held at that moment.
+    """
+
+    out: Path
+    number: int
+    acknowledged: list[tuple[UUID, dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        wait_for(self._begun, f"the begin of round {self.number}")
+        (outbox,) = find_outboxes([self.out / "state" / "outbox"])
+        (server,) = holders(outbox)
+        # Stopped before the look: what it holds is then neither more nor less than what it was told is kept.
+        os.kill(server.pid, signal.SIGSTOP)
+        wait_for(lambda: server.status() == psutil.STATUS_STOPPED, "the stop")
+        self.acknowledged = pending(outbox)
+        os.kill(server.pid, signal.SIGKILL)
+
+    def _begun(self) -> bool:
+        with contextlib.suppress(sqlite3.Error):
+            for outbox in find_outboxes([self.out / "state" / "outbox"]):
+                for _, item in pending(outbox):
+                    if item.get("event_type") == EventType.ROUND_STARTED and item["global_round"] == self.number:
+                        return True
+        return False
+
+
+@dataclass
+class HubKills:
+    """Kills the hub of the run in ``out`` again and again and starts it each time on its port, with its database.
+
+    The last one is left to ``close``. ``done`` is made when it answers.
+    """
+
+    out: Path
+    kills: int
+    done: Path
+    killed: int = 0
+    _port: int = 0
+    _last: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> None:
+        dice = random.Random(self.kills)
+        conf = self.out / "state" / "settings" / "hub.env"
+        self._port = int((self.out / "state" / "hub.port").read_text())
+        (first,) = [each for each in psutil.process_iter(["cmdline"]) if str(conf) in (each.info["cmdline"] or [])]
+        wait_for(self._reporting, "the run's first report")
+        victim: psutil.Process | subprocess.Popen[bytes] = first
+        for _ in range(self.kills):
+            time.sleep(dice.uniform(0.05, 1.0))
+            victim.kill()
+            victim.wait()
+            self.killed += 1
+            command = [sys.executable, "-m", "flip_fl.hub", "--settings", str(conf), "--port", str(self._port)]
+            with (self.out / "logs" / "hub.log").open("ab") as log:
+                victim = self._last = subprocess.Popen(command, env=scrubbed(), stdout=log, stderr=log)
+            wait_for(self._answers, "the hub's start")
+        self.done.touch()
+
+    def close(self) -> None:
+        if self._last is not None:
+            self._last.kill()
+            self._last.wait()
+
+    def _answers(self) -> bool:
+        with contextlib.closing(socket.socket()) as probe:
+            probe.settimeout(0.2)
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def _reporting(self) -> bool:
+        return bool(find_outboxes([self.out / "state" / "outbox"]))
