@@ -1,82 +1,80 @@
 """Trouble on purpose: a hub that is slow, hangs, or is away, as the FL server sees it. Real sockets, real waits.
 
-A proxy stands between the FL server and the hub. It passes bytes and understands none of them.
+A proxy stands between the FL server and the hub. It understands just enough to tell one request from the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import re
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from flip_fl.simulate.hub_exchange import Exchange
+from flip_fl.simulate.hub_fault import (
+    AWAY,
+    BLACK_HOLE,
+    CUT,
+    FAULTS,
+    GARBAGE,
+    HUNG,
+    NOISE,
+    OK,
+    RESET,
+    RESET_ANSWER,
+    HubFault,
+    HubMode,
+    Step,
+    answers,
+    slow,
+    too_large,
+    wrong_clock,
+)
+from flip_fl.simulate.hub_schedule import Asked, Schedule
+
+__all__ = [
+    "AWAY",
+    "BLACK_HOLE",
+    "CUT",
+    "FAULTS",
+    "GARBAGE",
+    "HUNG",
+    "NOISE",
+    "OK",
+    "RESET",
+    "RESET_ANSWER",
+    "Asked",
+    "FaultyHub",
+    "HubFault",
+    "HubMode",
+    "Step",
+    "answers",
+    "faulty_hub",
+    "slow",
+    "too_large",
+    "wrong_clock",
+]
+
 HOST = "127.0.0.1"
-CHUNK = 1 << 16
 STOP_TIMEOUT_S = 10.0
-FAULTS = ("hub-slow=2s", "hub-hung", "hub-away")
-
-_SLOW = re.compile(r"hub-slow=(\d+(?:\.\d+)?)(ms|s)")
-
-
-class HubMode(StrEnum):
-    """How the hub is. ``HUNG``: connections are accepted and nothing is answered; what was asked meanwhile reaches the
-    hub when it is well again, also of a caller that has long given up. ``AWAY``: connections are refused and cut."""
-
-    OK = "ok"
-    SLOW = "slow"
-    HUNG = "hung"
-    AWAY = "away"
-
-
-@dataclass(frozen=True)
-class HubFault:
-    """What is wrong with the hub; ``delay_s`` is how much later each answer of a slow one comes."""
-
-    mode: HubMode
-    delay_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.delay_s) or (self.delay_s > 0) != (self.mode is HubMode.SLOW):
-            raise ValueError("a slow hub, and no other, has a delay in seconds")
-
-    @classmethod
-    def parse(cls, text: str) -> HubFault:
-        """``hub-slow=2s`` (or ``=500ms``), ``hub-hung`` or ``hub-away``. Raises ``ValueError`` for anything else."""
-        slow = _SLOW.fullmatch(text)
-        if slow is not None:
-            return cls(HubMode.SLOW, float(slow[1]) / (1000 if slow[2] == "ms" else 1))
-        if text in ("hub-hung", "hub-away"):
-            return cls(HubMode(text.removeprefix("hub-")))
-        raise ValueError(f"'{text}' is none of {', '.join(FAULTS)}")
-
-    def __str__(self) -> str:
-        return f"hub-slow={self.delay_s:g}s" if self.mode is HubMode.SLOW else f"hub-{self.mode}"
-
-
-OK = HubFault(HubMode.OK)
-HUNG = HubFault(HubMode.HUNG)
-AWAY = HubFault(HubMode.AWAY)
-
-
-def slow(delay_s: float) -> HubFault:
-    """Every answer comes ``delay_s`` later."""
-    return HubFault(HubMode.SLOW, delay_s)
+BACKLOG = 128
+# With a backlog of none Linux keeps one connection that nobody accepts, and drops the packets of all others.
+FILLERS = 2
 
 
 @contextlib.contextmanager
-def faulty_hub(url: str, fault: HubFault = OK) -> Iterator[FaultyHub]:
+def faulty_hub(
+    url: str, fault: HubFault = OK, *, batch_route: bool = True, keeps_keys: bool = True
+) -> Iterator[FaultyHub]:
     """The hub at ``url`` (http) behind a proxy on a free port of 127.0.0.1, ``fault`` from the start.
 
-    Raises ``ValueError`` for an address that is not http.
+    Without ``batch_route`` it answers as a hub that has no such route; without ``keeps_keys`` the hub never sees an
+    ``Idempotency-Key``, so that it stores a repeated post twice. Raises ``ValueError`` for an address that is not http.
     """
-    proxy = FaultyHub(url)
+    proxy = FaultyHub(url, batch_route=batch_route, keeps_keys=keeps_keys)
     try:
         proxy.set(fault)
         yield proxy
@@ -85,35 +83,45 @@ def faulty_hub(url: str, fault: HubFault = OK) -> Iterator[FaultyHub]:
 
 
 class FaultyHub:
-    """The proxy: ``url`` is what the FL server is given instead of the hub's. ``set`` and ``close`` are for the thread
-    that made it; bytes are passed in a thread of its own."""
+    """The proxy: ``url`` is what the FL server is given instead of the hub's. ``set``, ``play`` and ``close`` are for
+    the thread that made it; messages are passed in a thread of its own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, batch_route: bool = True, keeps_keys: bool = True) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or parts.hostname is None:
             raise ValueError(f"{url} is no http address: only the bytes of plain connections can be held back")
-        self._target = (parts.hostname, parts.port or 80)
         # Bound, never listening: nobody else gets the port while the hub is away, and callers are refused.
         self._reserved = _bound(0)
         self._port = int(self._reserved.getsockname()[1])
         self.url = urlunsplit(parts._replace(netloc=f"{HOST}:{self._port}"))
         self.connections = 0
-        self._fault = AWAY
-        self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        self._listener: socket.socket | None = None
+        self._fillers: list[socket.socket] = []
         self._loop = asyncio.new_event_loop()
-        self._flowing = asyncio.Event()
+        self._schedule = Schedule(self._loop, self._apply)
+        self._exchange = Exchange(
+            (parts.hostname, parts.port or 80), self._schedule, batch_route=batch_route, keeps_keys=keeps_keys
+        )
         self._thread = threading.Thread(target=self._loop.run_forever, name="flip-fl-faulty-hub", daemon=True)
         self._thread.start()
 
     @property
     def fault(self) -> HubFault:
         """What is wrong now."""
-        return self._fault
+        return self._schedule.fault
+
+    @property
+    def asked(self) -> list[Asked]:
+        """The requests that came, the last 10,000 of them, in order."""
+        return list(self._schedule.asked)
 
     def set(self, fault: HubFault) -> None:
         """From now on the hub is as ``fault`` says; the connections that are there, too. Returns when it is so."""
-        self._call(self._apply(fault))
+        self.play([Step(fault)])
+
+    def play(self, steps: Sequence[Step]) -> None:
+        """One step after the other from now on, then a hub that is well. Returns when the first one is in force."""
+        self._call(self._begin(steps))
 
     def close(self) -> None:
         """End the proxy and every connection through it."""
@@ -130,72 +138,58 @@ class FaultyHub:
 
     # -- in the proxy's own thread --------------------------------------------------------------------------------
 
-    async def _apply(self, fault: HubFault) -> None:
-        self._fault = fault
-        if fault.mode is HubMode.AWAY:
-            self._go_away()
-        elif self._server is None:
-            self._server = await asyncio.start_server(self._serve, sock=_bound(self._port))
-        if fault.mode is HubMode.HUNG:
-            self._flowing.clear()
-        else:
-            self._flowing.set()
-
-    def _go_away(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for writer in self._open:
-            writer.transport.abort()
+    async def _begin(self, steps: Sequence[Step]) -> None:
+        self._schedule.begin(steps)
 
     async def _end(self) -> None:
-        self._go_away()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        self._schedule.stop()
+        self._stop_listening()
+        await asyncio.gather(*self._exchange.cut(), return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        # Cancelled only at the end of all; the library would log that as an error of ours.
-        with self._opened(writer), contextlib.suppress(OSError, asyncio.CancelledError):
-            await self._flowing.wait()
-            to_hub = await asyncio.open_connection(*self._target)
-            with self._opened(to_hub[1]):
-                asked = asyncio.Event()
-                await asyncio.gather(self._ask(reader, to_hub[1], asked), self._answer(to_hub[0], writer, asked))
+    def _apply(self, fault: HubFault) -> None:
+        if fault.mode is HubMode.AWAY:
+            self._stop_listening()
+            self._exchange.cut()
+        elif fault.mode is HubMode.BLACK_HOLE:
+            self._deafen()
+        elif self._listener is None or self._fillers:
+            listener = self._listen(BACKLOG)
+            self._loop.add_reader(listener, self._accept, listener)
 
-    @contextlib.contextmanager
-    def _opened(self, writer: asyncio.StreamWriter) -> Iterator[None]:
-        self._open.add(writer)
+    def _listen(self, backlog: int) -> socket.socket:
+        fresh = _bound(self._port)
+        fresh.setblocking(False)
+        fresh.listen(backlog)
+        # Only now the former one goes, so that nobody is refused in between.
+        self._stop_listening()
+        self._listener = fresh
+        return fresh
+
+    def _deafen(self) -> None:
+        self._listen(0)
+        for _ in range(FILLERS):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex((HOST, self._port))
+            self._fillers.append(filler)
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        for filler in self._fillers:
+            filler.close()
+        self._fillers = []
+
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            yield
-        finally:
-            self._open.discard(writer)
-            writer.close()
-
-    async def _ask(self, reader: asyncio.StreamReader, hub: asyncio.StreamWriter, asked: asyncio.Event) -> None:
-        while data := await reader.read(CHUNK):
-            await self._flowing.wait()
-            asked.set()
-            hub.write(data)
-            await hub.drain()
-        await self._flowing.wait()
-        hub.write_eof()
-
-    async def _answer(self, hub: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: asyncio.Event) -> None:
-        while data := await hub.read(CHUNK):
-            if asked.is_set():
-                # The first bytes after a question are the begin of its answer: nobody asks twice before hearing.
-                asked.clear()
-                await asyncio.sleep(self._fault.delay_s)
-            await self._flowing.wait()
-            # A caller that has given up hears nothing; its question was asked all the same.
-            if not writer.transport.is_closing():
-                writer.write(data)
-                await writer.drain()
-        with contextlib.suppress(OSError):
-            writer.write_eof()
+            caller, _ = listener.accept()
+        except OSError:
+            return
+        caller.setblocking(False)
+        self.connections += 1
+        self._exchange.take(caller)
 
 
 def _bound(port: int) -> socket.socket:
