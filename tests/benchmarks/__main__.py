@@ -11,7 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flip_fl.simulate.processes import terminable
-from tests.benchmarks import demo, flower_engines, flower_large_model, flower_wrapping, start_up
+from tests.benchmarks import (
+    demo,
+    flower_engines,
+    flower_large_model,
+    flower_wrapping,
+    hub_load,
+    reporting_close,
+    reporting_drain,
+    reporting_emit,
+    reporting_nvflare,
+    start_up,
+)
 from tests.benchmarks.figures import Figure, table, write
 
 SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
@@ -20,6 +31,11 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
     "flower_engines": flower_engines.measure,
     "flower_wrapping": flower_wrapping.measure,
     "flower_large_model": flower_large_model.measure,
+    "reporting_emit": reporting_emit.measure,
+    "reporting_drain": reporting_drain.measure,
+    "reporting_close": reporting_close.measure,
+    "reporting_nvflare": reporting_nvflare.measure,
+    "hub_load": hub_load.measure,
 }
 
 

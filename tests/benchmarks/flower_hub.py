@@ -49,13 +49,20 @@ class BenchHub:
     @contextlib.contextmanager
     def behind(self, fault: HubFault) -> Iterator[str]:
         """The address of this hub as a server far away sees it."""
-        command = [sys.executable, "-m", "tests.benchmarks.flower_hub", self.inner.url, str(fault)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            try:
-                yield child.stdout.readline().strip()
-            finally:
-                child.kill()
+        with behind(self.inner.url, fault) as url:
+            yield url
+
+
+@contextlib.contextmanager
+def behind(url: str, fault: HubFault) -> Iterator[str]:
+    """The address of a proxy, in a process of its own, through which the hub at ``url`` is as ``fault`` says."""
+    command = [sys.executable, "-m", "tests.benchmarks.flower_hub", url, str(fault)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            yield child.stdout.readline().strip()
+        finally:
+            child.kill()
 
 
 @contextlib.contextmanager
