@@ -303,6 +303,28 @@ class BatchOut(Wire):
     stop: bool = False
 
 
+# -- from a site to its FL server ---------------------------------------------------------------------------------
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class SiteBatch(Wire):
+    """What a site reports of one of its tasks, all of it or a part, inside an engine's messages.
+
+    The task's reports are numbered at the site, from 0; ``items`` (as JSON types, not looked into) are the numbers
+    ``first``, ``first`` + 1, …. ``task_id`` is made there, anew for each task. ``made``: how many reports the task has
+    made; it is said with the task's result only.
+    """
+
+    task_id: UUID = Field(default_factory=new_event_id)
+    task: ShortName
+    stage: ShortName | None = None
+    round: Round = 0
+    first: Count = 0
+    made: Count | None = None
+    items: list[Any] = Field(default_factory=list)
+
+
 # -- the trust's services -----------------------------------------------------------------------------------------
 
 

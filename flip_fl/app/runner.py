@@ -23,6 +23,7 @@ from flip_fl.app.site import Ledger, Site, SiteSpec
 from flip_fl.app.tensors import Arrays, load_into, to_arrays
 from flip_fl.privacy.egress import Egress, EgressPolicy
 from flip_fl.values import JobType, Task
+from flip_fl.wire import SiteBatch
 
 if TYPE_CHECKING:
     from flip_fl.data.sources import Source
@@ -37,23 +38,33 @@ MODULES = {Task.TRAIN: "trainer", Task.VALIDATE: "trainer", Task.EVALUATE: "eval
 class Result:
     """What a task gave. ``ok`` means that ``arrays`` (train only), ``metrics`` and ``num_examples`` can be used.
 
-    ``events`` are the wire items of the task as JSON-able mappings, the ones that were published live included,
-    under the same ids. ``failure`` is set for an exception, ``aborted`` when the run was stopped.
+    ``reports`` are the wire items of the task as JSON-able mappings, the ones that were published live included,
+    under the same ids and numbers. ``failure`` is set for an exception, ``aborted`` when the run was stopped.
     """
 
     ok: bool
     arrays: Arrays = field(default_factory=dict)
     num_examples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    events: list[dict[str, Any]] = field(default_factory=list)
+    reports: SiteBatch | None = None
     failure: Failure | None = None
     aborted: bool = False
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The items of ``reports``."""
+        return self.reports.items if self.reports is not None else []
+
+    @property
+    def made(self) -> int:
+        """How many items the task has made: more than ``events`` where not all could be kept."""
+        return self.reports.made or 0 if self.reports is not None else 0
 
 
 class Session:
     """What stays between the tasks of one site's process: the app's modules, its source, its memory.
 
-    ``publish`` gets live batches of wire items (called from this thread and from a timer's); ``aborted`` says
+    ``publish`` gets live batches of wire items, on a thread of its own (None: nobody listens); ``aborted`` says
     whether the run was stopped. ``show_output`` lets the app's prints through, for a developer's own machine.
     ``failed`` gets the exception that ended a task, as it was raised: its text may hold patients' data.
     """
@@ -62,7 +73,7 @@ class Session:
         self,
         app_dir: Path,
         source: Source,
-        publish: Publish = lambda batch: None,
+        publish: Publish | None = None,
         aborted: Callable[[], bool] = lambda: False,
         memory: dict[str, Any] | None = None,
         *,
@@ -99,7 +110,9 @@ def run_task(task: Task, arrays: Mapping[str, Any], spec: SiteSpec, session: Ses
     ``Failure``; a stop of the run becomes ``aborted``.
     """
     spec = replace(spec, task=Task(task))
-    batcher = Batcher(session.publish)
+    # Not validated here, where it could raise: an odd round is told by the first metric that has it.
+    reports = SiteBatch.model_construct(task=spec.task.value, stage=spec.stage, round=spec.round)
+    batcher = Batcher(session.publish, reports)
     egress = Egress(spec.where())
     ledger = Ledger(spec, egress, batcher)
     outcome: Result
@@ -119,7 +132,7 @@ def run_task(task: Task, arrays: Mapping[str, Any], spec: SiteSpec, session: Ses
         else:
             outcome = Result(ok=False, failure=_failure(error, spec, session))
     ledger.close()
-    return replace(outcome, events=batcher.events)
+    return replace(outcome, reports=batcher.kept)
 
 
 def derived_seed(seed: int, slot: str, round: int, task: str) -> int:

@@ -34,6 +34,7 @@ from flip_fl.flower.protocol import (
 )
 from flip_fl.flower.quarantine import Quarantine, ReplyCheck, array_bytes, records_of
 from flip_fl.flower.roster import Roster
+from flip_fl.reporting.gaps import Missing
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting
 from flip_fl.values import Task, natural_key
@@ -221,8 +222,9 @@ class Arrivals:
         if items:
             self._reporter.from_site(asked.slot, items)
         for reason, count in report.refused.items():
-            text = f"{count} reports of {asked.slot} were refused: {reason}"
-            self._reporter.failure(asked.slot, text, global_round=asked.number or None)
+            self._reporter.refused(asked.slot, count, reason, asked.number)
+        if report.missing:
+            self._reporter.missing(Missing(asked.slot, asked.task.value, asked.number, report.missing))
 
     def _tell_result(self, asked: Asked, reply: Message) -> None:
         took = time.monotonic() - asked.since

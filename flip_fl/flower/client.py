@@ -152,15 +152,16 @@ def _arrays(content: RecordDict) -> tuple[str, Arrays]:
 
 
 def _reply(result: Result, task: Task, slot: str, key: str, message: Message) -> Message:
-    if result.aborted:
-        return Message(Error(ABORTED, error_reason(slot, aborted=True, items=result.events)), reply_to=message)
-    if result.failure is not None:
-        return Message(Error(FAILED, error_reason(slot, failure=result.failure, items=result.events)), reply_to=message)
+    if result.aborted or result.failure is not None:
+        code = ABORTED if result.aborted else FAILED
+        failure = None if result.aborted else result.failure
+        reason = error_reason(slot, failure=failure, aborted=result.aborted, items=result.events, made=result.made)
+        return Message(Error(code, reason), reply_to=message)
     content = RecordDict()
     if task is Task.TRAIN:
         content[key] = ArrayRecord({name: Array(array) for name, array in result.arrays.items()})
     # Beyond 64 bits a record cannot be sent; the server refuses such a number by name.
     examples = min(result.num_examples, _MAX_INT)
     content[METRICS] = MetricRecord({NUM_EXAMPLES: examples, **result.metrics})
-    protocol.put_report(content, slot, result.events)
+    protocol.put_report(content, slot, result.events, made=result.made)
     return Message(content, reply_to=message)

@@ -90,7 +90,8 @@ def size_guard(max_bytes: int = MAX_REPLY_BYTES) -> Mod:
         )
         where = _where(message, context)
         failure = Failure(where.slot, where.task, where.round, type="ReplyTooLarge", traceback=text)
-        reason = error_reason(where.slot, failure=failure, items=get_report(reply).items)
+        report = get_report(reply)
+        reason = error_reason(where.slot, failure=failure, items=report.items, made=report.made)
         return Message(Error(TOO_LARGE, reason), reply_to=message)
 
     return mod
@@ -115,7 +116,8 @@ def filters(*chosen: Filter) -> Mod:
             for name, record in list(reply.content.array_records.items()):
                 reply.content[name] = _filtered(record, chosen, about)
         except Exception as error:
-            return failed(message, context, error, items=get_report(reply).items)
+            report = get_report(reply)
+            return failed(message, context, error, items=report.items, made=report.made)
         return reply
 
     return mod
@@ -136,16 +138,18 @@ def failed(
     *,
     task: str | None = None,
     items: Sequence[Mapping[str, Any]] = (),
+    made: int | None = None,
 ) -> Message:
     """The error reply for ``error``, values removed; its full text is kept at the site.
 
-    ``task``: its name where it differs from the message's type; ``items``: what had been reported until then.
+    ``task``: its name where it differs from the message's type; ``items``: what had been reported until then, and how
+    many that were (``made``).
     """
     where = _where(message, context)
     name = task or where.task
     failure = Failure.of(error, slot=where.slot, task=name, round=where.round, app_dir=app_dir)
     keep_at_site(error, where.slot, f"round {where.round} ({name})")
-    return Message(Error(FAILED, error_reason(where.slot, failure=failure, items=items)), reply_to=message)
+    return Message(Error(FAILED, error_reason(where.slot, failure=failure, items=items, made=made)), reply_to=message)
 
 
 def keep_at_site(error: BaseException, slot: str, where: str) -> None:

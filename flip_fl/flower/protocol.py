@@ -45,6 +45,7 @@ TOO_LARGE = 1003  # the reply exceeds the site's limit
 LOST = 1004  # the site's process died
 
 MAX_ITEMS_PER_REPLY = 100_000
+MAX_MADE = 10**9
 MAX_REASON_BYTES = 256_000
 MAX_SLOT_CHARS = 128
 UNREADABLE = "they cannot be read"
@@ -106,7 +107,7 @@ class SiteReport:
 
     ``claim``: whom the client says it is (None: it does not say); ``also``: whom an app that is not ours says it is.
     ``items``: wire items as JSON-able mappings, unread but for whom they name. ``refused``: what was left out, as
-    counts by reason.
+    counts by reason. ``made``: how many items the task has made (None: it does not say).
     """
 
     claim: str | None = None
@@ -115,24 +116,36 @@ class SiteReport:
     failure: Failure | None = None
     aborted: bool = False
     refused: dict[str, int] = field(default_factory=dict)
+    made: int | None = None
+
+    @property
+    def missing(self) -> int:
+        """How many of the items that the task has made are neither here nor counted among the refused ones."""
+        return max(0, (self.made or 0) - len(self.items) - sum(self.refused.values()))
 
 
-def put_report(content: RecordDict, slot: str, items: Iterable[Mapping[str, Any]]) -> None:
+def put_report(content: RecordDict, slot: str, items: Iterable[Mapping[str, Any]], *, made: int | None = None) -> None:
     """Add the claimed slot and the task's wire items (JSON-able mappings with ids) to a reply's content.
 
-    Metrics travel as columns of numbers, everything that does not fit there exactly as JSON.
+    ``made`` is how many items the task has made. Metrics travel as columns of numbers, everything that does not fit
+    there exactly as JSON.
     """
     columns, rows = columns_of(items, slot)
-    stamp_slot(content, slot)
+    content[SITE_RECORD] = ConfigRecord({"slot": slot} if made is None else {"slot": slot, "made": made})
     # Flower cannot tell the size of a record with an empty list.
     content[SERIES_RECORD] = ConfigRecord({name: column for name, column in columns.items() if column})
     content[ROWS_RECORD] = ConfigRecord({"json": json.dumps(rows)})
 
 
 def error_reason(
-    slot: str, *, failure: Failure | None = None, aborted: bool = False, items: Sequence[Mapping[str, Any]] = ()
+    slot: str,
+    *,
+    failure: Failure | None = None,
+    aborted: bool = False,
+    items: Sequence[Mapping[str, Any]] = (),
+    made: int | None = None,
 ) -> str:
-    """The reason of an error reply, at most ``MAX_REASON_BYTES`` long.
+    """The reason of an error reply, at most ``MAX_REASON_BYTES`` long; ``made``: how many items the task has made.
 
     Where not all fits, the oldest metrics are left out and counted, then the oldest rows.
     """
@@ -140,6 +153,7 @@ def error_reason(
         "slot": slot[:MAX_SLOT_CHARS],
         "failure": asdict(_clipped(failure)) if failure else None,
         "aborted": aborted,
+        "made": made,
     }
     bare = len(json.dumps({**head, "items": [], "dropped": len(items)}))
     chosen = _newest(items, MAX_REASON_BYTES - bare)
@@ -156,13 +170,20 @@ def get_report(reply: Message) -> SiteReport:
     if not reply.has_content():
         return SiteReport()
     content = reply.content
-    claim = _claim(_config(content, SITE_RECORD))
+    site = _config(content, SITE_RECORD)
+    claim = _claim(site)
     refused: dict[str, int] = {}
     items = _of_series(_config(content, SERIES_RECORD), claim, refused)
     text = _config(content, ROWS_RECORD).get("json")
     if text is not None:
         items += _of_rows(_parsed(text), claim, refused)
-    return SiteReport(claim=claim, also=_foreign_claims(content), items=_bounded(items, refused), refused=refused)
+    return SiteReport(
+        claim=claim,
+        also=_foreign_claims(content),
+        items=_bounded(items, refused),
+        refused=refused,
+        made=_made(site),
+    )
 
 
 def malformed(reply: Message) -> str | None:
@@ -229,12 +250,17 @@ def _of_reason(reason: str | None) -> SiteReport:
         failure=_failure(facts.get("failure")),
         aborted=facts.get("aborted") is True,
         refused=refused,
+        made=_made(facts),
     )
 
 
 def _claim(facts: Mapping[str, Any]) -> str | None:
     slot = facts.get("slot")
     return slot if isinstance(slot, str) and slot else None
+
+
+def _made(facts: Mapping[str, Any]) -> int | None:
+    return min(_whole(facts.get("made")), MAX_MADE) or None
 
 
 def _foreign_claims(content: RecordDict) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.sources import open_source
 from flip_fl.nvflare.persistor import custom_dir
-from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, put_events, put_failure
+from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, put_batch, put_failure
 from flip_fl.settings import development_environment, is_dev, settings_file
 from flip_fl.values import Task
+from flip_fl.wire import SiteBatch
 
 
 class FlipExecutor(Executor):
@@ -103,15 +103,16 @@ class FlipExecutor(Executor):
         for header in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS):
             if request.get_header(header) is not None:
                 reply.set_header(header, request.get_header(header))
-        put_events(reply, result.events)
+        if result.reports is not None:
+            put_batch(reply, result.reports)
         return reply
 
-    def _publish(self, events: Sequence[Mapping[str, Any]]) -> None:
+    def _publish(self, batch: SiteBatch) -> None:
         """Send a live batch. Fire and forget: the same events ride again in the acknowledged reply."""
         if self._engine is None:
             return
         data = Shareable()
-        put_events(data, events)
+        put_batch(data, batch)
         with self._engine.new_context() as fl_ctx:
             self.fire_fed_event(LIVE_EVENT, data, fl_ctx)
 

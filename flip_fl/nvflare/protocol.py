@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 from nvflare.apis.fl_constant import ServerCommandKey
 from nvflare.apis.fl_context import FLContext
@@ -13,25 +11,17 @@ from nvflare.apis.shareable import Shareable
 from pydantic import TypeAdapter, ValidationError
 
 from flip_fl.app.failures import Failure
+from flip_fl.wire import SiteBatch
 
-EVENTS_HEADER = "flip_events"
+BATCH_HEADER = "flip_reports"
 FAILURE_HEADER = "flip_failure"
 NUM_EXAMPLES_META = "flip_num_examples"
 LIVE_EVENT = "flip_live_events"
 
 REPORTER_ID = "flip_server_event_handler"
-MAX_ITEMS_PER_REPLY = 100_000
 MAX_FAILURE_CHARS = 256_000
 
 _FAILURE = TypeAdapter(Failure)
-
-
-@dataclass(frozen=True)
-class Received:
-    """A site's items, unread but for whom they name, and what was refused, as counts by reason."""
-
-    items: list[dict[str, Any]]
-    refused: dict[str, int]
 
 
 def sender(result: Shareable, fl_ctx: FLContext) -> str:
@@ -46,29 +36,21 @@ def sender(result: Shareable, fl_ctx: FLContext) -> str:
     return str(peer.get_identity_name(default="")) if peer is not None else ""
 
 
-def put_events(shareable: Shareable, events: Iterable[Mapping[str, Any]]) -> None:
-    """Attach wire items (JSON-able mappings with ids) to a reply or an event."""
-    shareable.set_header(EVENTS_HEADER, json.dumps(list(events), allow_nan=False))
+def put_batch(shareable: Shareable, batch: SiteBatch) -> None:
+    """Attach a site's reports to a reply or an event."""
+    facts = batch.model_dump(mode="json", exclude={"items"})
+    shareable.set_header(BATCH_HEADER, json.dumps({**facts, "items": batch.items}, allow_nan=False))
 
 
-def get_events(shareable: Shareable, slot: str) -> Received:
-    """A site's items. ``slot`` is the authenticated peer: an item that names another client is refused."""
-    text = shareable.get_header(EVENTS_HEADER)
+def get_batch(shareable: Shareable) -> SiteBatch | None:
+    """A site's reports, its items unread; None when there are none. Raises ``ValueError`` for what cannot be read."""
+    text = shareable.get_header(BATCH_HEADER)
     if text is None:
-        return Received([], {})
+        return None
     try:
-        raw = json.loads(text)
-    except (TypeError, ValueError):
-        raw = None
-    if not isinstance(raw, list):
-        return Received([], {"they cannot be read": 1})
-    kept = raw[:MAX_ITEMS_PER_REPLY]
-    items = [entry for entry in kept if isinstance(entry, dict) and entry.get("client") == slot]
-    refused = {
-        f"more than {MAX_ITEMS_PER_REPLY} in one message": len(raw) - len(kept),
-        f"they name another client than {slot}": len(kept) - len(items),
-    }
-    return Received(items, {reason: count for reason, count in refused.items() if count})
+        return SiteBatch.model_validate(json.loads(text))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(type(error).__name__) from None
 
 
 def put_failure(shareable: Shareable, failure: Failure) -> None:

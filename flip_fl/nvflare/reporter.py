@@ -24,9 +24,10 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.widgets.widget import Widget
 
 from flip_fl.errors import FlipError
+from flip_fl.nvflare.inbox import SiteInbox
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.persistor import custom_dir
-from flip_fl.nvflare.protocol import LIVE_EVENT, get_events, get_failure, sender
+from flip_fl.nvflare.protocol import LIVE_EVENT, get_failure, sender
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting, open_reporting
 from flip_fl.settings import ServerSettings, load_server, settings_file
@@ -49,6 +50,7 @@ class FlipReporter(Widget):
         super().__init__()
         self.model_id = model_id
         self._reporting: Reporting | LocalReporting | None = None
+        self._inbox: SiteInbox | None = None
         self._found: UUID | None = None
         self._state: Path | None = None
         self._settings: ServerSettings | None = None
@@ -75,6 +77,13 @@ class FlipReporter(Widget):
         if self._reporting is None:
             raise RuntimeError("the run has not started")
         return self._reporting
+
+    @property
+    def inbox(self) -> SiteInbox:
+        """Where the sites' reports come in. Raises ``RuntimeError`` outside a run."""
+        if self._inbox is None:
+            raise RuntimeError("the run has not started")
+        return self._inbox
 
     @property
     def settings(self) -> ServerSettings | None:
@@ -105,6 +114,10 @@ class FlipReporter(Widget):
         """The round that has started last, from 1; 0 before the first."""
         return self._round
 
+    def open(self, reporting: Reporting | LocalReporting) -> None:
+        """Report through ``reporting`` from now on."""
+        self._inbox, self._reporting = SiteInbox(reporting.reporter), reporting
+
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         handler = self._handlers.get(event_type)
         if handler is None or (self._reporting is None and event_type != EventType.START_RUN):
@@ -121,7 +134,10 @@ class FlipReporter(Widget):
             self._settings = load_server(settings_file(SERVER_NAME, root))
             model_id = find_model_id(self.model_id, custom_dir(fl_ctx), Path(workspace.get_job_meta_path(job_id)))
             state = self._settings.state_dir if self._settings and self._settings.state_dir else root / "state"
-            self._reporting, self._found, self._state = self._open(model_id, state), model_id, state
+            self._found, self._state = model_id, state
+            self.open(
+                open_reporting(self._settings, model_id, state) if self._settings else LocalReporting(model_id, state)
+            )
         except FlipError as error:
             # NVFLARE swallows what a handler raises; only a panic stops the job.
             self.system_panic(f"FLIP-{error.code}: {error.what} (fix: {error.fix})", fl_ctx)
@@ -134,12 +150,9 @@ class FlipReporter(Widget):
             return
         if self._settings is None:
             self.log_warning(fl_ctx, "no hub is configured (development): the run's story stays in this workspace")
-        self._reporting.lifecycle.initiated()
+        self.reporting.lifecycle.initiated()
         watched = (fl_ctx.get_engine(), fl_ctx.get_run_abort_signal())
         threading.Thread(target=self._watch, args=watched, daemon=True).start()
-
-    def _open(self, model_id: UUID, state: Path) -> Reporting | LocalReporting:
-        return open_reporting(self._settings, model_id, state) if self._settings else LocalReporting(model_id, state)
 
     def _prepared(self, fl_ctx: FLContext) -> None:
         self.reporting.lifecycle.prepared()
@@ -149,13 +162,17 @@ class FlipReporter(Widget):
         signal = fl_ctx.get_run_abort_signal()
         if lifecycle.cause is None and signal is not None and signal.triggered:
             lifecycle.fail(ENDED_BY_ENGINE)
+        self.inbox.close()
         status = lifecycle.finish()
         self.log_info(fl_ctx, f"the run ends {status.value}")
         self.reporting.close()
         self._reporting = None
 
     def _watch(self, engine: Any, abort_signal: Signal | None) -> None:
-        """Obey a stop at the hub, and note an abort while there is time: NVFLARE kills this process 10 s after one."""
+        """Obey a stop at the hub, and note an abort while there is time: NVFLARE kills this process 10 s after one.
+
+        Also lets the inbox store what has waited for reports that do not come.
+        """
         while (reporting := self._reporting) is not None:
             if reporting.stop_requested:
                 # Before the engine is told: the first cause in time is the run's end.
@@ -167,6 +184,7 @@ class FlipReporter(Widget):
                 if reporting.lifecycle.cause is None:
                     reporting.lifecycle.fail(ENDED_BY_ENGINE)
                 return
+            self.inbox.tick()
             time.sleep(WATCH_POLL_S)
 
     def _fatal_error(self, fl_ctx: FLContext) -> None:
@@ -177,6 +195,7 @@ class FlipReporter(Widget):
 
     def _disconnected(self, fl_ctx: FLContext) -> None:
         slot = fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME)
+        self.inbox.gone(slot)
         self.reporting.reporter.failure(
             slot, f"{slot} is disconnected: the server has not heard from it", global_round=self._round or None
         )
@@ -221,7 +240,7 @@ class FlipReporter(Widget):
         if not isinstance(result, Shareable):
             return
         slot = sender(result, fl_ctx)
-        self._receive(result, slot)
+        self.inbox.result(slot, result, self._round)
         code = result.get_return_code()
         if code in (ReturnCode.OK, None):
             return
@@ -239,16 +258,7 @@ class FlipReporter(Widget):
         if isinstance(data, Shareable):
             # NVFLARE checks that the sender is a client of the job; the name is that client's own word. The
             # acknowledged copy in the task's reply is the one that is bound to the client's token.
-            slot = data.get_peer_prop(ReservedKey.IDENTITY_NAME, "")
-            self._receive(data, slot)
-
-    def _receive(self, shareable: Shareable, slot: str) -> None:
-        received = get_events(shareable, slot)
-        if received.items:
-            self.reporting.reporter.from_site(slot, received.items)
-        for reason, count in received.refused.items():
-            text = f"{count} reports of {slot} were refused: {reason}"
-            self.reporting.reporter.failure(slot, text, global_round=self._round or None)
+            self.inbox.live(data.get_peer_prop(ReservedKey.IDENTITY_NAME, ""), data, self._round)
 
 
 def model_bytes(result: Shareable) -> int | None:

@@ -17,9 +17,10 @@ class LossReason(StrEnum):
     NO_FORM = "no_form"
     AMBIGUOUS = "ambiguous"
     CORRUPT_FILE = "corrupt_file"
+    MISSING = "missing"
 
 
-_WORDS: Mapping[LossReason, str] = {
+_WORDS: Mapping[str, str] = {
     LossReason.FULL: "dropped because the outbox was full",
     LossReason.INVALID: "not reported because they were not valid reports",
     LossReason.NOT_FINITE: "repeated values that were not finite and were not stored",
@@ -28,10 +29,12 @@ _WORDS: Mapping[LossReason, str] = {
     LossReason.NO_FORM: "set aside because this hub has no form for them",
     LossReason.AMBIGUOUS: "not sent again after an answer was lost, because this hub would store them twice",
     LossReason.CORRUPT_FILE: "outbox file(s) that could not be read and were set aside with all they held",
+    LossReason.MISSING: "made at a site and never received",
 }
 
 
 def describe(losses: Mapping[str, int]) -> str:
     """One sentence for people: ``37 dropped because the outbox was full; 2 refused by the hub and set aside``."""
-    parts = [f"{count} {_WORDS[LossReason(reason)]}" for reason, count in sorted(losses.items()) if count]
+    # A newer flip_fl may have counted under a reason that this one does not know.
+    parts = [f"{count} {_WORDS.get(reason, f'lost ({reason})')}" for reason, count in sorted(losses.items()) if count]
     return "; ".join(parts) if parts else "nothing was lost"

@@ -6,13 +6,14 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from flip_fl import wire
+from flip_fl.reporting.gaps import Missing
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.records import Record, record_of
@@ -24,6 +25,8 @@ logger = logging.getLogger("flip_fl.reporting")
 MAX_NOT_FINITE_ROWS = 1_000
 
 _METRICS = TypeAdapter(list[wire.MetricItem])
+# What bad input makes pydantic and arithmetic raise: a whole number of 400 digits is no float.
+_BAD_INPUT = (ValidationError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class Reporter:
@@ -70,24 +73,35 @@ class Reporter:
         ``client`` is the authenticated peer's slot and replaces whatever the site wrote. A number that is not finite
         becomes a failure row. Anything else a site may not report: it is counted, and one row says how many.
         """
-        raw = list(raw)
+        raw = list(raw) if isinstance(raw, Iterable) else [raw]
         items: list[wire.Item] = []
         refused = 0
         try:
             # Nearly always a site sends sound metrics only, and all of them at once are read faster.
             items += _METRICS.validate_python([_metric_of(client, facts) for facts in raw])
-        except (ValidationError, ValueError, TypeError, AttributeError):
+        except _BAD_INPUT:
             for facts in raw:
                 try:
                     items += self._site_item(client, facts)
-                except (ValidationError, ValueError, TypeError, AttributeError):
+                except _BAD_INPUT:
                     refused += 1
         if refused:
             logger.warning("%s sent %d reports that are none", client, refused)
-            self._outbox.lose(LossReason.INVALID, refused, reported=refused)
+            self._lost(LossReason.INVALID, refused)
             text = f"reporting: {refused} reports of this site were not valid and were not stored"
             self.failure(client, text)
         return self.items(items)
+
+    def refused(self, client: str, count: int, reason: str, global_round: int | None = None) -> bool:
+        """``count`` reports of a site were not taken at all, and why: counted, and one row says so."""
+        self._lost(LossReason.INVALID, count)
+        text = f"reporting: {count} reports of {client} were refused: {reason}"
+        return self.failure(client, text, global_round or None)
+
+    def missing(self, missing: Missing) -> bool:
+        """Reports that a site made and that never came: counted, and one row says so."""
+        self._lost(LossReason.MISSING, missing.count)
+        return self.failure(missing.slot, f"reporting: {missing.words}", missing.round or None)
 
     def metric(
         self,
@@ -154,22 +168,37 @@ class Reporter:
         except Exception as error:
             self._invalid(error)
 
-    def _append(self, make: Any) -> bool:
+    def _append(self, make: Callable[[], Sequence[wire.Item]]) -> bool:
         try:
-            records = [record_of(item) for item in make()]
+            items = make()
         except Exception as error:
             return self._invalid(error)
+        records: list[Record] = []
+        sound = True
+        for item in items:
+            try:
+                records.append(record_of(item))
+            except Exception as error:
+                # One report that cannot be written must not take the others along.
+                sound = self._invalid(error)
         batch: list[Record] | None = getattr(self._batch, "records", None)
         if batch is not None:
             batch += records
-            return True
-        return self._keep(records) if records else True
+            return sound
+        return (self._keep(records) if records else True) and sound
 
     def _keep(self, records: list[Record]) -> bool:
         try:
             return self._outbox.append(records)
         except Exception as error:
             return self._invalid(error)
+
+    def _lost(self, reason: LossReason, count: int) -> None:
+        """Count losses that a row of their own tells."""
+        try:
+            self._outbox.lose(reason, count, reported=count)
+        except Exception as error:
+            logger.error("the outbox failed (%s)", type(error).__name__)
 
     def _invalid(self, error: Exception) -> bool:
         # The error's text would quote the value that is not valid.
@@ -195,12 +224,15 @@ class Reporter:
         # Validated with a finite stand-in: what is wrong beside the number is still an error.
         plain = wire.MetricItem.model_validate({**facts, **dict.fromkeys(odd, 0.0)})
         key = (plain.client, plain.label, plain.global_round, plain.task, plain.stage)
-        if self._not_finite.get(key) == plain.id:
-            return []
-        if key in self._not_finite or len(self._not_finite) >= MAX_NOT_FINITE_ROWS:
+        if key not in self._not_finite and len(self._not_finite) >= MAX_NOT_FINITE_ROWS:
             self._outbox.lose(LossReason.NOT_FINITE)
             return []
-        self._not_finite[key] = plain.id
+        # One step, so that of two threads with the same metric one makes the row.
+        first = self._not_finite.setdefault(key, plain.id)
+        if first is not plain.id:
+            if first != plain.id:
+                self._outbox.lose(LossReason.NOT_FINITE)
+            return []
         self._outbox.lose(LossReason.NOT_FINITE, reported=1)
         task = f" ({plain.task})" if plain.task else ""
         what = f"is {float(facts[odd[0]])}" if odd == ["result"] else "has a coordinate that is not finite"

@@ -19,7 +19,7 @@ import pytest
 from flip_fl.app.runner import Session, derived_seed, run_task
 from flip_fl.app.site import SiteSpec
 from flip_fl.values import ResourceType, Task
-from flip_fl.wire import LogItem, MetricItem
+from flip_fl.wire import LogItem, MetricItem, SiteBatch
 from tests.support.app import ARRAYS, CONFIG, TableSource, metrics_of, notes_of, run, write_app
 
 
@@ -94,18 +94,20 @@ def test_live_batches_and_the_result_hold_the_same_events(tmp_path: Path) -> Non
             site.log("loss", step, x_value=step, x_label="step")
         return {"num_examples": 1}
     """
-    batches: list[list[dict[str, object]]] = []
+    batches: list[SiteBatch] = []
     session = Session(write_app(tmp_path / "app", trainer=trainer), TableSource(), batches.append)
-    result = run(session.app_dir, session=session)
-    assert [len(batch) for batch in batches] == [100, 100, 50]
-    assert [event["id"] for batch in batches for event in batch] == [event["id"] for event in result.events]
+    result = run(session.app_dir, round=2, session=session)
+    assert [event for batch in batches for event in batch.items] == result.events
     assert len({event["id"] for event in result.events}) == 250
+    assert result.reports is not None
+    assert (result.reports.first, result.made) == (0, 250)
+    assert {(batch.task_id, batch.task, batch.round) for batch in batches} == {(result.reports.task_id, "train", 2)}
 
 
 def test_a_publisher_that_fails_costs_nothing(tmp_path: Path) -> None:
     """The live channel is fire and forget: its failure neither fails the task nor loses an event."""
 
-    def broken(batch: list[dict[str, object]]) -> None:
+    def broken(batch: SiteBatch) -> None:
         raise ConnectionError("no server")
 
     session = Session(write_app(tmp_path / "app"), TableSource(), broken)

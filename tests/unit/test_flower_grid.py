@@ -32,6 +32,7 @@ from flip_fl.flower.protocol import (
     with_task,
 )
 from flip_fl.flower.strategy import ObservedStrategy
+from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.session import open_reporting
 from flip_fl.values import ModelStatus, Task
 from tests.support.flower import direct_grid, initial
@@ -421,9 +422,22 @@ def test_reports_in_another_name_are_refused_and_counted(tmp_path: Path) -> None
     found.ask()
     assert [row["log"] for row in found.told("log") if row["success"]] == ["mine"]
     assert found.failures == [
-        ("Trust_1", "1 reports of Trust_1 were refused: they name another client than Trust_1"),
+        ("Trust_1", "reporting: 1 reports of Trust_1 were refused: they name another client than Trust_1"),
         ("Trust_1", "Trust_1 in train, round 1: the task was aborted at the site"),
     ]
+
+
+def test_reports_that_a_reply_lacks_are_told_and_counted(tmp_path: Path) -> None:
+    """A site says how many reports its task made: what never came is a row and a loss, beside the failure itself."""
+    reason = error_reason("Trust_1", aborted=True, made=12)
+    found = bench(tmp_path, answers={"Trust_1": error(ABORTED, reason)}, quorum=TOLERANT)
+    found.ask()
+    assert found.failures == [
+        ("Trust_1", "reporting: 12 of Trust_1's reports of train, round 1 never came"),
+        ("Trust_1", "Trust_1 in train, round 1: the task was aborted at the site"),
+    ]
+    (path,) = tmp_path.rglob("*.sqlite")
+    assert Outbox.stats(path).losses == {"missing": 12}
 
 
 SECRET = "Jane Doe, 943 476 5919"

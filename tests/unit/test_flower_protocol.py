@@ -105,6 +105,29 @@ def test_an_error_carries_failure_and_items_or_the_word_that_it_was_stopped() ->
     assert (report.failure, report.aborted, report.items) == (None, True, [NOTE])
 
 
+def test_what_a_task_made_and_a_reply_lacks_is_missing() -> None:
+    """A reply says how many items its task made; what is neither in it nor refused by name never came."""
+    content = RecordDict()
+    put_report(content, "Trust_1", [METRIC, {**NOTE, "client": "Trust_2"}], made=7)
+    report = get_report(reply(content))
+    assert (report.made, report.missing, sum(report.refused.values())) == (7, 5, 1)
+    content[SERIES_RECORD] = ConfigRecord()
+    assert get_report(reply(content)).missing == 6
+    for reason in (error_reason("Trust_1", aborted=True, items=[NOTE], made=3), error_reason("Trust_1", items=[NOTE])):
+        report = get_report(reply(Error(ABORTED, reason)))
+        assert report.missing == (2 if report.made else 0)
+    many = [{**NOTE, "log": "x" * 1000} for _ in range(400)]
+    report = get_report(reply(Error(FAILED, error_reason("Trust_1", items=many, made=400))))
+    assert (report.missing, len(report.items) + sum(report.refused.values())) == (0, 400)
+
+
+@pytest.mark.parametrize("made", ["5", -5, 2.0, True, [5], 0])
+def test_a_count_that_is_none_is_no_gap(made: object) -> None:
+    """An app that is not ours may write anything there."""
+    content = RecordDict({"flip.site": ConfigRecord({"slot": "Trust_1", "made": made})})  # type: ignore[dict-item]
+    assert get_report(reply(content)).missing == 0
+
+
 def test_an_error_of_flower_itself_is_no_report() -> None:
     """Its reason is a text for people; nothing is read into it."""
     report = get_report(reply(Error(5, "Node Unavailable")))

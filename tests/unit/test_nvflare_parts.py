@@ -25,10 +25,11 @@ from flip_fl.nvflare.executor import FlipExecutor
 from flip_fl.nvflare.job import CLIENT_CONFIG, SERVER_CONFIG, write_job
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.persistor import ArrayPersistor
-from flip_fl.nvflare.protocol import get_events, get_failure, put_events, put_failure
+from flip_fl.nvflare.protocol import get_batch, get_failure, put_batch, put_failure
 from flip_fl.nvflare.reporter import FlipReporter, model_bytes
 from flip_fl.nvflare.upload import UploadResults
 from flip_fl.provision.nvflare import ALLOWED_CLASSES
+from flip_fl.wire import SiteBatch
 from tests.support.small_apps import write_app
 
 SLOT = "Trust_2"
@@ -39,33 +40,13 @@ def metric(client: str) -> dict[str, object]:
     return {"kind": "metric", "client": client, "label": "loss", "result": 0.5, "global_round": 1}
 
 
-def test_a_batch_is_read_for_the_peer_that_sent_it() -> None:
-    """What a site reports of itself comes through whole."""
+def test_a_batch_is_the_same_on_the_server() -> None:
+    """Task, numbers and items of a site's batch survive the engine's message; without one there is none."""
     shareable = Shareable()
-    put_events(shareable, [metric(SLOT), metric(SLOT)])
-    received = get_events(shareable, SLOT)
-    assert received.items == [metric(SLOT), metric(SLOT)]
-    assert received.refused == {}
-
-
-def test_a_metric_that_names_another_client_is_refused_and_counted() -> None:
-    """The authenticated peer decides whose metric it is, not what the client wrote."""
-    shareable = Shareable()
-    put_events(shareable, [metric("Trust_1"), metric(SLOT)])
-    received = get_events(shareable, SLOT)
-    assert received.items == [metric(SLOT)]
-    assert received.refused == {"they name another client than Trust_2": 1}
-
-
-@pytest.mark.parametrize("header", ["{", "3", '{"kind": "metric"}', None, 7])
-def test_a_batch_that_cannot_be_read_costs_nothing_but_itself(header: object) -> None:
-    """Garbage in the header is refused; no header at all is no batch."""
-    shareable = Shareable()
-    if header is not None:
-        shareable.set_header("flip_events", header)
-    received = get_events(shareable, SLOT)
-    assert received.items == []
-    assert (received.refused == {}) == (header is None)
+    batch = SiteBatch(task="train", stage="ae", round=3, first=200, made=202, items=[metric(SLOT), metric("Trust_1")])
+    put_batch(shareable, batch)
+    assert get_batch(shareable) == batch
+    assert get_batch(Shareable()) is None
 
 
 def test_a_failure_report_survives_the_reply() -> None:

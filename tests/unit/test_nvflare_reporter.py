@@ -20,7 +20,7 @@ from flip_fl.values import ModelStatus
 def reporter(tmp_path: Path) -> FlipReporter:
     """A widget in a run without a hub."""
     widget = FlipReporter()
-    widget._reporting = LocalReporting(uuid4(), tmp_path / "state")
+    widget.open(LocalReporting(uuid4(), tmp_path / "state"))
     widget.reporting.lifecycle.initiated()
     return widget
 

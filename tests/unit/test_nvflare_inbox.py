@@ -1,0 +1,257 @@
+"""From a site's task to the outbox, through our own executor's words and the widget's own handlers."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from nvflare.apis.client import Client
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode, ServerCommandKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+
+from flip_fl.app.runner import Session
+from flip_fl.nvflare.inbox import SiteInbox
+from flip_fl.nvflare.protocol import BATCH_HEADER, LIVE_EVENT, get_batch, put_batch
+from flip_fl.nvflare.reporter import FlipReporter
+from flip_fl.reporting.local import LocalReporting
+from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.stats import OutboxStats
+from flip_fl.wire import LogItem, SiteBatch
+from tests.support.app import TableSource, run, write_app
+from tests.support.reporting import metric
+
+BURST = """
+def train(model, site, config):
+    for step in range(1000):
+        site.log("burst", step, x_value=step, x_label="Step")
+    return {"num_examples": 1, "loss": 0.5}
+
+def validate(model, site, config):
+    return {"num_examples": 1}
+"""
+
+
+class Server:
+    """An FL server's widget in a run without a hub; what NVFLARE would hand to it is handed to it as NVFLARE does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "outbox"
+        self.model_id = uuid4()
+        self.widget = FlipReporter()
+        self.widget.open(LocalReporting(self.model_id, folder))
+
+    def live(self, slot: str, batch: SiteBatch) -> None:
+        event = Shareable()
+        put_batch(event, batch)
+        self.live_event(slot, event)
+
+    def live_event(self, slot: str, event: Shareable) -> None:
+        event.set_peer_props({ReservedKey.IDENTITY_NAME: slot})
+        context = FLContext()
+        context.set_prop(FLContextKey.EVENT_DATA, event, private=True, sticky=False)
+        self.widget.handle_event(LIVE_EVENT, context)
+
+    def result(self, slot: str, batch: SiteBatch | None, code: str = ReturnCode.OK) -> None:
+        reply = make_reply(code)
+        if batch is not None:
+            put_batch(reply, batch)
+        reply.set_header(ServerCommandKey.FL_CLIENT, Client(slot, "token"))
+        context = FLContext()
+        context.set_prop(FLContextKey.TASK_RESULT, reply, private=True, sticky=False)
+        self.widget.handle_event(EventType.BEFORE_PROCESS_SUBMISSION, context)
+
+    def end(self) -> tuple[list[dict[str, Any]], OutboxStats]:
+        """End the run; what its outbox holds, lane by lane in order, and its counts."""
+        self.widget.reporting.lifecycle.stop("enough")
+        self.widget._end_run(FLContext())
+        path = self.folder / f"{self.model_id}.sqlite"
+        box = Outbox(path)
+        try:
+            return [record.item() for record in box.collect(100_000, 1 << 30, release=True)], Outbox.stats(path)
+        finally:
+            box.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path / "state")
+
+
+@pytest.fixture(scope="module")
+def burst(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_app(tmp_path_factory.mktemp("burst") / "app", trainer=BURST)
+
+
+def train(app: Path, slot: str, publish: Any) -> SiteBatch:
+    """Run one real training task; what its result reports."""
+    reports = run(app, slot=slot, session=Session(app, TableSource(), publish)).reports
+    assert reports is not None
+    return reports
+
+
+def steps(items: list[dict[str, Any]], slot: str) -> list[float]:
+    return [item["result"] for item in items if item.get("client") == slot and item.get("label") == "burst"]
+
+
+def told(items: list[dict[str, Any]]) -> list[str]:
+    return [item["log"] for item in items if item["kind"] == "log"]
+
+
+@pytest.mark.parametrize("cut", ["nothing", "live", "result"])
+def test_with_either_channel_cut_everything_arrives_once_and_in_order(burst: Path, server: Server, cut: str) -> None:
+    """The live channel is fire and forget, the result may lose its copy: one of them is enough, both are not two."""
+
+    def publish(batch: SiteBatch) -> None:
+        if cut == "live":
+            raise ConnectionError("the channel is cut")
+        server.live("Trust_1", batch)
+
+    reports = train(burst, "Trust_1", publish)
+    if cut == "result":
+        reports = reports.model_copy(update={"first": reports.made, "items": []})
+    server.result("Trust_1", reports)
+    items, stats = server.end()
+    assert steps(items, "Trust_1") == list(range(1000))
+    assert [item["label"] for item in items if item["kind"] == "metric"].count("train_loss") == 1
+    assert (told(items), stats.losses) == ([], {})
+
+
+def test_a_burst_of_five_sites_out_of_order_is_stored_as_it_was_logged(burst: Path, server: Server) -> None:
+    """5 × 1,000 metrics without a pause, delivered by many threads in any order beside the results: stored = logged."""
+    draw = random.Random(4)
+    slots = [f"Trust_{number}" for number in range(1, 6)]
+    sent: dict[str, list[SiteBatch]] = defaultdict(list)
+    results = {slot: train(burst, slot, sent[slot].append) for slot in slots}
+    assert all(len(sent[slot]) >= 3 for slot in slots)
+    start = threading.Barrier(10)
+
+    def deliver(slot: str, batches: list[SiteBatch]) -> None:
+        start.wait()
+        for batch in batches:
+            server.live(slot, batch)
+        if slot in results and draw.random() < 0.5:
+            server.result(slot, results.pop(slot))
+
+    mixed = {slot: draw.sample(sent[slot], len(sent[slot])) for slot in slots}
+    threads = [
+        threading.Thread(target=deliver, args=(slot, mixed[slot][place::2])) for slot in slots for place in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for slot, reports in results.items():
+        server.result(slot, reports)
+    items, stats = server.end()
+    for slot in slots:
+        assert steps(items, slot) == list(range(1000))
+    assert (told(items), stats.losses) == ([], {})
+
+
+def test_a_site_that_died_in_a_task_leaves_its_gap_at_the_hub_and_in_the_losses(burst: Path, server: Server) -> None:
+    """The result never came: what was numbered and did not come is one row and one count, by the end of the run."""
+    sent: list[SiteBatch] = []
+    reports = train(burst, "Trust_1", sent.append)
+    for first in (0, 300, 700):
+        server.live("Trust_1", reports.model_copy(update={"first": first, "items": reports.items[first:][:200]}))
+    items, stats = server.end()
+    assert steps(items, "Trust_1") == [*range(200), *range(300, 500), *range(700, 900)]
+    assert told(items) == ["reporting: 300 of Trust_1's reports of train, round 1 never came"]
+    (row,) = [item for item in items if item["kind"] == "log"]
+    assert (row["client"], row["global_round"], row["success"]) == ("Trust_1", 1, False)
+    assert stats.losses == {"missing": 300}
+    assert stats.unreported == 0
+
+
+def test_a_result_that_says_more_than_came_is_told_with_what_failed(burst: Path, server: Server) -> None:
+    """A failed task's reply without its reports: its failure and the gap are both at the hub."""
+    reports = train(burst, "Trust_1", None)
+    server.result("Trust_1", reports.model_copy(update={"items": []}), ReturnCode.EXECUTION_EXCEPTION)
+    items, stats = server.end()
+    assert [text for text in told(items) if "reporting" in text] == [
+        "reporting: 1001 of Trust_1's reports of train, round 1 never came"
+    ]
+    assert any("EXECUTION_EXCEPTION" in text for text in told(items))
+    assert stats.losses == {"missing": 1001}
+
+
+def test_what_the_two_channels_bring_twice_is_counted_once(server: Server) -> None:
+    """Numbers that are not finite and reports that are none count once, although they travel twice."""
+    wrong = {**metric().model_dump(mode="json"), "label": ""}
+    odd = [{**metric(label="loss").model_dump(mode="json"), "result": math.nan} for _ in range(5)]
+    batch = SiteBatch(task="train", round=1, items=[wrong, *odd])
+    for send in (server.live, server.result):
+        event = Shareable()
+        # As a site of another make would write it: ours refuses to write what is not finite.
+        facts = batch.model_dump(mode="json", exclude={"items"})
+        event.set_header(BATCH_HEADER, json.dumps({**facts, "made": 6, "items": batch.items}))
+        if send == server.live:
+            server.live_event("Trust_1", event)
+        else:
+            server.widget.inbox.result("Trust_1", event, 1)
+    items, stats = server.end()
+    assert stats.losses == {"invalid": 1, "not_finite": 5}
+    assert len(told(items)) == 2
+
+
+def test_a_report_that_names_another_client_is_refused_counted_and_told(server: Server) -> None:
+    """The authenticated peer decides whose report it is, and a refusal is no gap."""
+    items = [each.model_dump(mode="json") for each in (metric(client="Trust_1"), metric(client="Trust_2"))]
+    server.live("Trust_2", SiteBatch(task="train", round=4, items=items))
+    server.result("Trust_2", SiteBatch(task="train", round=4, items=[*items, "nonsense"], made=3))
+    stored, stats = server.end()
+    assert [item["client"] for item in stored if item["kind"] == "metric"] == ["Trust_2"]
+    # The result is a task of its own here: another id was made for it.
+    assert told(stored) == [
+        "reporting: 1 reports of Trust_2 were refused: they name another client than Trust_2",
+        "reporting: 2 reports of Trust_2 were refused: they name another client than Trust_2",
+    ]
+    assert stats.losses == {"invalid": 3}
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["{", "3", "[]", '{"task": ""}', '{"task": "train", "first": -1}', 7, "[" * 100_000, "1" * 5000, "\ud800"],
+    ids=["half", "number", "list", "no task", "minus one", "no text", "deep", "long number", "half a pair"],
+)
+def test_a_batch_that_cannot_be_read_costs_nothing_but_itself(server: Server, header: object) -> None:
+    """Garbage is counted and told; the failure in the same reply is reported all the same."""
+    reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+    reply.set_header(BATCH_HEADER, header)
+    reply.set_header(ServerCommandKey.FL_CLIENT, Client("Trust_1", "token"))
+    with pytest.raises(ValueError):  # noqa: PT011
+        get_batch(reply)
+    context = FLContext()
+    context.set_prop(FLContextKey.TASK_RESULT, reply, private=True, sticky=False)
+    server.widget.handle_event(EventType.BEFORE_PROCESS_SUBMISSION, context)
+    items, stats = server.end()
+    assert told(items)[0] == "reporting: 1 reports of Trust_1 were refused: they cannot be read"
+    assert "EXECUTION_EXCEPTION" in told(items)[1]
+    assert stats.losses == {"invalid": 1}
+
+
+def test_what_waits_for_a_lost_batch_is_stored_while_the_task_goes_on(tmp_path: Path) -> None:
+    """One lost batch must not hide the rest of a long training: the widget's watch gives it up after 2 s."""
+    now = [0.0]
+    reporting = LocalReporting(uuid4(), tmp_path)
+    inbox = SiteInbox(reporting.reporter, lambda: now[0])
+    event = Shareable()
+    row = LogItem(at=metric().at, client="Trust_1", log="late", success=True).model_dump(mode="json")
+    put_batch(event, SiteBatch(task="train", round=1, first=100, items=[row]))
+    inbox.live("Trust_1", event, 1)
+    inbox.tick()
+    box = reporting.reporter._outbox
+    assert box.is_empty()
+    now[0] += 2.0
+    inbox.tick()
+    assert [record.item()["log"] for record in box.collect()] == ["late"]
+    reporting.close()
