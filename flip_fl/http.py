@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -75,6 +76,8 @@ class HttpClient:
         *,
         route: str,
         json: Any = None,
+        written: bytes | None = None,
+        meanwhile: Callable[[], object] | None = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
@@ -82,7 +85,8 @@ class HttpClient:
     ) -> requests.Response:
         """Send one request to ``base_url/segment/…`` (each segment percent-encoded) and return a 2xx answer.
 
-        ``route`` is the path's pattern for messages; ``timeout_s`` shortens both time-outs. Raises
+        ``route`` is the path's pattern for messages; ``timeout_s`` shortens both time-outs; ``written`` is a body that
+        is JSON already; once it is sent, ``meanwhile`` is called, while the service works on it. Raises
         ``HttpStatusError`` for any other status, redirects included, ``HttpConnectionError`` for no answer, and
         ``ValueError`` for a segment that would make it another path.
         """
@@ -91,9 +95,18 @@ class HttpClient:
         url = "/".join([self.base_url, *(quote(segment, safe="") for segment in segments)])
         connect, read = self._timeout
         timeout = (connect, read) if timeout_s is None else (min(connect, timeout_s), min(read, timeout_s))
+        if written is not None:
+            headers = {"Content-Type": "application/json", **(headers or {})}
         try:
             response = self._session.request(
-                method, url, json=json, params=params, headers=headers, timeout=timeout, allow_redirects=False
+                method,
+                url,
+                data=written if written is None or meanwhile is None else _Body(written, meanwhile),
+                json=json,
+                params=params,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
             )
         except requests.RequestException as error:
             # The library's own text names the host and port; `from None` keeps what was sent out of tracebacks.
@@ -104,6 +117,25 @@ class HttpClient:
 
     def close(self) -> None:
         self._session.close()
+
+
+class _Body:
+    """A request's body as requests reads it. It is asked for more once everything is sent: the moment for ``then``."""
+
+    def __init__(self, written: bytes, then: Callable[[], object]) -> None:
+        self._length = len(written)
+        self._rest = io.BytesIO(written)
+        self._then: Callable[[], object] | None = then
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._rest.read(size)
+        if not block and self._then is not None:
+            then, self._then = self._then, None
+            then()
+        return block
 
 
 def _refused(cause: BaseException) -> bool:

@@ -90,12 +90,37 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class OutboxRow:
+    """One outbox, of a live run or a dead one, as it is on disk. Ages in seconds, times in UTC.
+
+    ``state``: ok, missing or unreadable. ``sending``: a live process sends from it. ``waiting`` counts what the hub
+    does not have yet, by lane (status, failure, event, metric). ``losses`` are all that were ever counted, by reason,
+    ``unreported`` those that the hub has not heard of; ``refused`` is what was set aside, by the hub's code.
+    """
+
+    path: Path
+    state: str
+    sending: bool
+    waiting: dict[str, int]
+    size_bytes: int
+    oldest_age_s: float | None
+    last_ack: datetime | None
+    last_error: str | None
+    last_error_at: datetime | None
+    paused: str | None
+    losses: dict[str, int]
+    unreported: int
+    refused: dict[str, int]
+
+
+@dataclass(frozen=True)
 class DoctorAnswer:
     """``flip-fl doctor``."""
 
     SCHEMA: ClassVar[str] = "flip-fl.doctor/1"
     checks: list[Check]
     settings: list[Setting]
+    outboxes: list[OutboxRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -148,13 +173,14 @@ class Slots:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A model and the trusts that take part."""
+    """A model and the trusts that take part. ``unreachable_since``: its FL server should report and does not."""
 
     id: UUID
     name: str
     project: str
     status: str
     trusts: list[str]
+    unreachable_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +189,27 @@ class Models:
 
     SCHEMA: ClassVar[str] = "flip-fl.models/1"
     models: list[ModelRow]
+
+
+@dataclass(frozen=True)
+class SilentRow:
+    """A run that should report and does not. ``due``: it was (under ``--dry-run``: would be) ended as failed."""
+
+    id: UUID
+    name: str
+    status: str
+    since: datetime
+    due: bool
+
+
+@dataclass(frozen=True)
+class HubSwept:
+    """``flip-fl hub sweep``. ``error_after_s`` is null when no rule is set."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.hub-sweep/1"
+    error_after_s: float | None
+    dry_run: bool
+    silent: list[SilentRow]
 
 
 @dataclass(frozen=True)
@@ -291,6 +338,7 @@ ANSWERS: tuple[Any, ...] = (
     Trusts,
     Slots,
     Models,
+    HubSwept,
     SyncAnswer,
     ResultsAnswer,
     VerifyAnswer,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from flip_fl import __version__, settings
 from flip_fl.commands import hub_probe, outbox_check
-from flip_fl.commands.answers import Check
+from flip_fl.commands.answers import Check, OutboxRow
 from flip_fl.commands.origins import Origins
 from flip_fl.errors import FlipError
+from flip_fl.reporting.stats import read_stats
 from flip_fl.values import Role
 
 _ENGINES = {"nvflare": "nvflare", "flwr": "flower"}
@@ -70,16 +71,20 @@ def disk(origins: Origins, state: Path | None) -> Check:
     return Check("disk", "ok", what)
 
 
-def outboxes(origins: Origins, state: Path | None) -> list[Check]:
+def outboxes(origins: Origins, state: Path | None) -> tuple[list[Check], list[OutboxRow]]:
     """What waits to be sent, how long, and what was lost, of every outbox of the state folder."""
     folder = state or state_folder(origins)
     if folder is None:
-        return [Check("outbox", "ok", "no state folder is set (FLIP_STATE_DIR, --state)")]
+        return [Check("outbox", "ok", "no state folder is set (FLIP_STATE_DIR, --state)")], []
     if not folder.is_dir():
         if state is not None:
-            return [Check("outbox", "fail", f"{folder} is no folder", None, "give the run's state folder with --state")]
-        return [Check("outbox", "ok", f"nothing in {folder} yet")]
-    return outbox_check.checks(folder) or [Check("outbox", "ok", f"none in {folder}: everything was sent")]
+            fix = "give the run's state folder with --state"
+            return [Check("outbox", "fail", f"{folder} is no folder", None, fix)], []
+        return [Check("outbox", "ok", f"nothing in {folder} yet")], []
+    found = [read_stats(path) for path in outbox_check.files([folder])]
+    told = [outbox_check.check(stats) for stats in found]
+    none = Check("outbox", "ok", f"none in {folder}: everything was sent")
+    return told or [none], [outbox_check.row(stats) for stats in found]
 
 
 def local_keys(origins: Origins) -> Check:

@@ -61,10 +61,11 @@ def doctor(
     if file is not None and not file.is_file():
         raise FlipError("E0404", name="--settings", value=file, expected="a readable file", place="the command line")
     origins = Origins(file)
+    told, rows = checks.outboxes(origins, state)
     done = [
         *checks.installation(),
         *checks.configuration(origins),
-        *checks.outboxes(origins, state),
+        *told,
         checks.disk(origins, state),
     ]
     errors: list[FlipError] = []
@@ -73,7 +74,7 @@ def doctor(
     if hub or keys:
         asked, errors = checks.hub(origins, fix_key=_FIX_KEY if keys else None)
         done += asked
-    answer = DoctorAnswer(checks=done, settings=origins.table() if config else [])
+    answer = DoctorAnswer(checks=done, settings=origins.table() if config else [], outboxes=rows)
     failed = [check for check in done if check.state == "fail"]
     if not failed:
         output.answer(answer, _text(answer))

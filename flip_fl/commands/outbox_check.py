@@ -5,15 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flip_fl.commands.answers import Check, CheckState
-from flip_fl.reporting.stats import OutboxStats, find_outboxes, read_stats
+from flip_fl.commands.answers import Check, CheckState, OutboxRow
+from flip_fl.reporting.stats import OutboxStats, find_outboxes
 
 OLD_EVENT_S = 600.0
-
-
-def checks(folder: Path) -> list[Check]:
-    """One check for every outbox of ``folder``, a state folder or a run's folder."""
-    return [_check(read_stats(path)) for path in files([folder])]
 
 
 def files(paths: list[Path]) -> list[Path]:
@@ -26,30 +21,51 @@ def files(paths: list[Path]) -> list[Path]:
     return find_outboxes(wanted)
 
 
-def _check(stats: OutboxStats) -> Check:
+def row(stats: OutboxStats) -> OutboxRow:
+    """The same facts for programs."""
+    return OutboxRow(
+        path=stats.path,
+        state=stats.state,
+        sending=stats.sending,
+        waiting=stats.depth,
+        size_bytes=stats.size_bytes,
+        oldest_age_s=stats.oldest_age_s,
+        last_ack=stats.last_ack,
+        last_error=stats.last_error,
+        last_error_at=stats.last_error_at,
+        paused=stats.paused,
+        losses=stats.losses,
+        unreported=stats.unreported,
+        refused=stats.dead,
+    )
+
+
+def check(stats: OutboxStats) -> Check:
+    """What is to be said of one outbox, how bad it is, and what to do."""
     name = f"outbox {stats.path.stem}"
     sync = f"flip-fl sync {stats.path}"
     if stats.state != "ok":
         return Check(name, "fail", f"{stats.path} is {stats.state}", "what it held cannot be sent", "keep the file")
     what = _what(stats)
-    if stats.paused:
-        return Check(name, "fail", what, f"sending is paused: {stats.paused}", "flip-fl doctor --hub --keys")
     lost = _counts(stats.losses)
     refused = _counts(stats.dead)
-    if lost or refused:
-        parts = [f"lost: {lost}"] if lost else []
-        parts += [f"refused by the hub: {refused}"] if refused else []
-        why = "; ".join(parts)
-        return Check(name, "warn", what, why, sync if stats.pending else None)
-    if stats.pending and not stats.sending:
-        old = (stats.oldest_age_s or 0.0) > OLD_EVENT_S
-        state: CheckState = "warn" if old else "ok"
-        return Check(name, state, what, _error(stats), sync)
-    return Check(name, "ok", what, _error(stats) if stats.pending else None)
+    parts = [f"sending is paused: {stats.paused}"] if stats.paused else []
+    parts += [f"lost: {lost}"] if lost else []
+    parts += [f"refused by the hub: {refused}"] if refused else []
+    error = _error(stats) if stats.pending and not stats.paused else None
+    why = "; ".join([*parts, *([error] if error else [])]) or None
+    if stats.paused:
+        return Check(name, "fail", what, why, "flip-fl doctor --hub --keys")
+    left = sync if stats.pending and not stats.sending else None
+    old = left is not None and (stats.oldest_age_s or 0.0) > OLD_EVENT_S
+    state: CheckState = "warn" if lost or refused or old else "ok"
+    return Check(name, state, what, why, left)
 
 
 def _what(stats: OutboxStats) -> str:
     waiting = f"{stats.pending} waiting"
+    if stats.pending:
+        waiting += f" ({_counts(stats.depth)})"
     if stats.pending and stats.oldest_age_s is not None:
         waiting += f", oldest {age(stats.oldest_age_s)}"
     acknowledged = f"last acknowledged {_ago(stats.last_ack)}" if stats.last_ack else "nothing acknowledged yet"
@@ -63,7 +79,7 @@ def _error(stats: OutboxStats) -> str | None:
 
 
 def _counts(counted: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counted.items()) if count)
+    return ", ".join(f"{count} {reason}" for reason, count in counted.items() if count)
 
 
 def age(seconds: float) -> str:

@@ -81,6 +81,14 @@ class OutboxFile:
         if self._store is not None:
             self._store.landed()
 
+    def checkpoint(self) -> None:
+        """Fold the write-ahead log into the file, on a connection of its own: safe beside all else here."""
+        if self.path is None:
+            return
+        uri = f"{self.path.absolute().as_uri()}?mode=rw"
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0)) as sql:
+            sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
     def close(self) -> None:
         """Close the database; it opens again at the next use. The locks stay."""
         if self._store is not None:

@@ -18,6 +18,7 @@ from flip_fl.reporting.file import OutboxFile, OutboxState, state_of
 from flip_fl.reporting.forking import watch_forks
 from flip_fl.reporting.losses import LossReason, describe
 from flip_fl.reporting.records import Lane, Record, record_of
+from flip_fl.reporting.spill import Spill
 from flip_fl.reporting.stats import read_stats
 from flip_fl.reporting.store import MAX_BYTES, MAX_ROWS, MEMORY, Dead, Store
 from flip_fl.reporting.wake import Wake
@@ -29,10 +30,7 @@ logger = logging.getLogger("flip_fl.reporting")
 # A long transaction would make the other threads' reports wait.
 APPEND_CHUNK = 200
 SETTLE_CHUNK = 100
-MEMORY_ROWS = 10_000
-MEMORY_BYTES = 8 << 20
 CHECKPOINT_BYTES = 4 << 20
-DISK_RETRY_S = 1.0
 YIELD_S = 0.0005
 
 _Answer = TypeVar("_Answer")
@@ -51,20 +49,27 @@ class Outbox:
 
     def __init__(self, path: Path | str, *, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
         self.path = None if str(path) == MEMORY else Path(path)
-        self.state = OutboxState.OK
         self.urgent = Wake()
+        self.more = False
         self._lock = threading.RLock()
         self._file = OutboxFile(self.path, max_rows, max_bytes)
-        self._memory: Store | None = None
+        self._spill = Spill()
+        self._closed = False
         self._entered = False
         self._interrupting: list[Record] = []
         self._unsettled: list[tuple[list[bytes], list[Dead]]] = []
         self._collected: set[bytes] = set()
         self._fresh = 0
+        self._fresh_bytes = 0
         self._since_checkpoint = 0
-        self._next_try = 0.0
+        self._deferred: list[bytes] = []
         self._file.open_checked()
         watch_forks(self)
+
+    @property
+    def state(self) -> OutboxState:
+        """Whether reports reach the disk."""
+        return OutboxState.CLOSED if self._closed else self._spill.state
 
     # -- the reporting side -----------------------------------------------------------------------------------
 
@@ -77,7 +82,9 @@ class Outbox:
         for start in range(0, len(records), APPEND_CHUNK):
             durable = self._append(records[start : start + APPEND_CHUNK]) and durable
         self._fresh += len(records)
-        if self._fresh >= wire.MAX_BATCH_ITEMS or any(record.lane is Lane.STATUS for record in records):
+        self._fresh_bytes += sum(record.size for record in records)
+        full = self._fresh >= wire.MAX_BATCH_ITEMS or self._fresh_bytes >= wire.MAX_BATCH_BYTES
+        if full or any(record.lane is Lane.STATUS for record in records):
             self.urgent.set()
         return durable
 
@@ -100,7 +107,7 @@ class Outbox:
     def acquire_sender(self) -> bool:
         """Become the one sender of this file; False while another process (or object) is."""
         with self._lock:
-            if self.state is OutboxState.CLOSED:
+            if self._closed:
                 return False
             sender = self._file.sender
             return sender is None or sender.held or sender.acquire()
@@ -113,16 +120,23 @@ class Outbox:
     def collect(
         self, limit: int = wire.MAX_BATCH_ITEMS, max_bytes: int = wire.MAX_BATCH_BYTES, *, release: bool = False
     ) -> list[Record]:
-        """The next records to send, as ``Store.collect`` says; those that are only in memory come last."""
+        """The next records to send, as ``Store.collect`` says; those that are only in memory come last.
+
+        ``more`` then says whether they are a full batch, with others waiting behind it.
+        """
+
+        def take(store: Store) -> tuple[list[Record], bool]:
+            return store.collect(limit, max_bytes, release=release), store.cut
+
         with self._lock:
-            if self.state is OutboxState.CLOSED:
+            if self._closed:
                 return []
-            self._fresh = 0
-            self._to_disk()
+            self._fresh = self._fresh_bytes = 0
+            self._spill.to_disk(self._file)
             self._settle_disk()
-            records = self._try(lambda store: store.collect(limit, max_bytes, release=release)) or []
-            if not records and self._memory is not None:
-                records = self._memory.collect(limit, max_bytes, release=release)
+            records, self.more = self._try(take) or ([], False)
+            if not records:
+                records, self.more = self._spill.collect(limit, max_bytes, release=release)
             self._collected = {record.id for record in records}
             return records
 
@@ -131,21 +145,28 @@ class Outbox:
 
         After ``close`` nothing happens: a late answer is no reason to open the file again, and the hub keeps ids once.
         """
-        parts: list[tuple[list[bytes], list[Dead]]] = [([], list(dead))] if dead else []
-        parts += [(list(acked[start : start + SETTLE_CHUNK]), []) for start in range(0, len(acked), SETTLE_CHUNK)]
-        for part in parts:
-            with self._lock:
-                if self.state is OutboxState.CLOSED:
-                    return
-                if self._memory is not None:
-                    self._memory.settle(*part)
-                self._unsettled.append(part)
-                self._collected -= {*part[0], *(corpse.id for corpse in part[1])}
-                self._settle_disk()
-            # A lock that is taken again at once is never had by the thread that waits for it.
-            time.sleep(YIELD_S)
+        self._settle(acked, dead)
         with self._lock:
             self._file.landed()
+
+    def defer(self, acked: Sequence[bytes]) -> None:
+        """The hub has all that was collected last: nobody sends it again. ``settle_deferred`` then forgets it.
+
+        So that the hub works on the next batch meanwhile. Whoever dies in between has sent a copy, which is harmless.
+        """
+        with self._lock:
+            if self._spill.active:
+                self.settle(acked)
+                return
+            self._deferred += acked
+            self._collected = set()
+            self._file.skip_collected()
+
+    def settle_deferred(self) -> bool:
+        """Settle what was deferred; False if there is nothing of it."""
+        deferred, self._deferred = self._deferred, []
+        self._settle(deferred)
+        return bool(deferred)
 
     def mark_attempted(self, row_id: bytes, attempted: bool) -> None:
         """See ``Store.mark_attempted``."""
@@ -166,16 +187,10 @@ class Outbox:
             self._try(partial(Store.put, key=key, value=value))
 
     def checkpoint(self) -> None:
-        """Fold the write-ahead log into the file, if enough has gathered.
-
-        On a connection of its own, so that the reporting threads do not wait for it.
-        """
-        if self.path is None or self.state is OutboxState.CLOSED or self._since_checkpoint < CHECKPOINT_BYTES:
-            return
-        self._since_checkpoint = 0
-        uri = f"{self.path.absolute().as_uri()}?mode=rw"
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0)) as sql:
-            sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        """Fold the write-ahead log into the file, if enough has gathered; the reporting threads do not wait for it."""
+        if not self._closed and self._since_checkpoint >= CHECKPOINT_BYTES:
+            self._since_checkpoint = 0
+            self._file.checkpoint()
 
     # -- both -------------------------------------------------------------------------------------------------
 
@@ -183,15 +198,12 @@ class Outbox:
         """Pending records by lane."""
         with self._lock:
             depth = self._try(Store.depth) or dict.fromkeys(Lane, 0)
-            if self._memory is not None:
-                depth = {lane: rows + depth[lane] for lane, rows in self._memory.depth().items()}
-            return depth
+            return {lane: rows + depth[lane] for lane, rows in self._spill.depth().items()}
 
     def holds_terminal(self) -> bool:
         """Whether a terminal status waits for the other lanes."""
         with self._lock:
-            held = self._try(Store.held)
-            return held is not None or (self._memory is not None and self._memory.held() is not None)
+            return self._try(Store.held) is not None or self._spill.holds_terminal()
 
     def is_empty(self) -> bool:
         return not any(self.depth().values())
@@ -199,14 +211,17 @@ class Outbox:
     def close(self, *, remove_if_done: bool = False) -> bool:
         """Close the file; later reports are refused. True if the file was removed, as ``OutboxFile.give_up`` says."""
         with self._lock:
-            if self.state is OutboxState.CLOSED:
+            if self._closed:
                 return False
-            self._next_try = 0.0
-            self._to_disk()
-            self._settle_disk()
-            removed = self._file.give_up(remove_if_done=remove_if_done and self._memory is None)
-            self._memory, self.state = None, OutboxState.CLOSED
-            return removed
+            with self._inside():
+                self._spill.to_disk(self._file, at_once=True)
+                self._settle_disk()
+            self._write_interrupting()
+            self._closed = True
+            clean = not self._spill.active
+            if lost := self._spill.drop():
+                logger.error("%d reports were in memory only and are lost: the outbox could not be written", lost)
+            return self._file.give_up(remove_if_done=remove_if_done and clean)
 
     def before_fork(self) -> None:
         """No SQLite handle may cross a fork, and none may be in mid-transaction: both sides open anew."""
@@ -220,17 +235,16 @@ class Outbox:
             return
         self._lock = threading.RLock()
         self.urgent = Wake()
-        self._entered, self._interrupting, self._unsettled = False, [], []
+        self._entered, self._interrupting, self._unsettled, self._deferred = False, [], [], []
         self._file.forget()
-        if self._memory is not None:
-            # What waits in memory is the parent's to send.
-            self._memory, self.state = None, OutboxState.OK
+        # What waits in memory is the parent's to send.
+        self._spill.drop()
 
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _append(self, records: Sequence[Record]) -> bool:
         with self._lock:
-            if self.state is OutboxState.CLOSED:
+            if self._closed:
                 return False
             if self._entered:
                 # A signal handler reports in the very thread that is in the middle of a transaction.
@@ -238,50 +252,41 @@ class Outbox:
                 return False
             with self._inside():
                 durable = self._write(records)
-            while self._interrupting:
-                waiting, self._interrupting = self._interrupting, []
-                with self._inside():
-                    self._write(waiting)
+            self._write_interrupting()
             return durable
 
+    def _write_interrupting(self) -> None:
+        while self._interrupting:
+            waiting, self._interrupting = self._interrupting, []
+            with self._inside():
+                self._write(waiting)
+
     def _write(self, records: Sequence[Record]) -> bool:
-        self._to_disk()
-        if self._memory is None:
+        self._spill.to_disk(self._file)
+        if not self._spill.active:
             try:
                 self._file.use(lambda store: store.append(records))
             except (sqlite3.Error, OSError) as error:
-                self._memory = self._degrade(error)
+                self._spill.begin(error)
             else:
                 self._since_checkpoint += sum(record.size for record in records)
                 return True
-        self._memory.append(records)
+        self._spill.append(records)
         return False
 
-    def _to_disk(self) -> None:
-        """Move what is in memory to the disk, if that takes it again."""
-        if self._memory is None or time.monotonic() < self._next_try:
-            return
-        self._next_try = time.monotonic() + DISK_RETRY_S
-        records = self._memory.collect(MEMORY_ROWS * 2, MEMORY_BYTES * 2, release=True)
-        losses = self._memory.unreported()
-        try:
-            self._file.use(lambda store: store.append(records))
-            for reason, count in losses.items():
-                self._file.use(partial(Store.lose, reason=LossReason(reason), count=count))
-        except (sqlite3.Error, OSError):
-            return
-        self._memory.close()
-        self._memory, self.state = None, OutboxState.OK
-        logger.info("the outbox can be written again: %d reports moved from memory to disk", len(records))
-
-    def _degrade(self, error: Exception) -> Store:
-        self.state = state_of(error)
-        self._next_try = time.monotonic() + DISK_RETRY_S
-        logger.error("the outbox cannot be written (%s): reports are kept in memory only", self.state.value)
-        text = f"reporting: the outbox file cannot be written ({self.state.value}); reports are kept in memory"
-        memory = Store(MEMORY, max_rows=MEMORY_ROWS, max_bytes=MEMORY_BYTES)
-        memory.append([record_of(wire.LogItem(at=datetime.now(UTC), log=text, success=False), own=True)])
-        return memory
+    def _settle(self, acked: Sequence[bytes], dead: Sequence[Dead] = ()) -> None:
+        parts: list[tuple[list[bytes], list[Dead]]] = [([], list(dead))] if dead else []
+        parts += [(list(acked[start : start + SETTLE_CHUNK]), []) for start in range(0, len(acked), SETTLE_CHUNK)]
+        for part in parts:
+            with self._lock:
+                if self._closed:
+                    return
+                self._spill.settle(*part)
+                self._unsettled.append(part)
+                self._collected -= {*part[0], *(corpse.id for corpse in part[1])}
+                self._settle_disk()
+            # A lock that is taken again at once is never had by the thread that waits for it.
+            time.sleep(YIELD_S)
 
     def _settle_disk(self) -> None:
         while self._unsettled:
@@ -298,7 +303,7 @@ class Outbox:
     def _try(self, action: Callable[[Store], _Answer]) -> _Answer | None:
         """``action`` on the file; None where the disk does not let it."""
         with self._lock:
-            if self.state is OutboxState.CLOSED or self._entered:
+            if self._closed or self._entered:
                 return None
             try:
                 with self._inside():
@@ -306,6 +311,8 @@ class Outbox:
             except (sqlite3.Error, OSError) as error:
                 logger.debug("the outbox file: %s", state_of(error).value)
                 return None
+            finally:
+                self._write_interrupting()
 
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:

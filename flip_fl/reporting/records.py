@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from enum import IntEnum
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from pydantic_core import PydanticSerializationError
 
@@ -50,13 +49,23 @@ class Record(NamedTuple):
         return self.lane in (Lane.STATUS, Lane.FAILURE)
 
     @property
-    def key(self) -> UUID:
-        return UUID(bytes=self.id)
+    def name(self) -> str:
+        """The id as the hub writes it."""
+        text = self.id.hex()
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     def item(self) -> dict[str, Any]:
         """The ``wire.Item`` as JSON types."""
         item: dict[str, Any] = json.loads(self.body)
         return item
+
+    def is_readable(self) -> bool:
+        """Whether the body is still the JSON object that was kept under this id: disks do change bits."""
+        try:
+            item = json.loads(self.body)
+            return isinstance(item, dict) and item.get("id") == self.name
+        except (ValueError, RecursionError):
+            return False
 
 
 def record_of(item: wire.Item, *, own: bool = False) -> Record:

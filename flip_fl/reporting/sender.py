@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from flip_fl.reporting.backoff import MAX_WAIT_S, Backoff
+from flip_fl.reporting.feedback import Feedback, Problem
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.records import Lane, Record
-from flip_fl.reporting.transmit import Feedback, Problem, Transmitter
+from flip_fl.reporting.transmit import Transmitter
 from flip_fl.wire import MAX_BATCH_ITEMS
 
 logger = logging.getLogger("flip_fl.reporting")
@@ -61,7 +62,7 @@ class Sender:
         backoff: Backoff | None = None,
     ) -> None:
         self._outbox = outbox
-        self._transmitter = Transmitter(hub, model_id)
+        self._transmitter = Transmitter(hub, model_id, outbox.settle_deferred)
         self._pace = pace or Pace()
         self._backoff = backoff or Backoff()
         self._pid = os.getpid()
@@ -112,12 +113,16 @@ class Sender:
         """
         self._deadline = time.monotonic() + timeout_s
         self._closing.set()
-        while not self._outbox.is_empty() and time.monotonic() < self._deadline and not (stop and stop.is_set()):
-            wait = self._step()
-            if self.problem is not None:
-                return self.problem
-            time.sleep(min(wait, CLOSING_WAIT_S))
-        return None
+        try:
+            while not self._outbox.is_empty() and time.monotonic() < self._deadline and not (stop and stop.is_set()):
+                wait = self._step()
+                if self.problem is not None:
+                    return self.problem
+                time.sleep(min(wait, CLOSING_WAIT_S))
+            return None
+        finally:
+            self._outbox.settle_deferred()
+            self._transmitter.close()
 
     # -- the thread -------------------------------------------------------------------------------------------
 
@@ -130,6 +135,7 @@ class Sender:
             while not self._finished():
                 self._wait(self._safe_step())
         finally:
+            self._outbox.settle_deferred()
             self._outbox.release_sender()
             self._transmitter.close()
 
@@ -160,12 +166,12 @@ class Sender:
         self._outbox.checkpoint()
         records = self._collect()
         if not records:
-            return self._idle()
+            return 0.0 if self._outbox.settle_deferred() else self._idle()
         marked = [record for record in records if self._transmitter.needs_mark(record) and not record.attempted]
         for record in marked:
             self._outbox.mark_attempted(record.id, True)
         feedback = self._request(records)
-        self._outbox.settle(feedback.acked, feedback.dead)
+        self._settle(records, feedback)
         settled = {*feedback.acked, *(corpse.id for corpse in feedback.dead)}
         for record in marked:
             if record.id not in settled:
@@ -175,8 +181,15 @@ class Sender:
         wait = self._digest(feedback)
         if feedback.problem is not None:
             return wait
-        more = len(records) >= MAX_BATCH_ITEMS or self._transmitter.single or self._closing.is_set()
+        more = self._outbox.more or self._transmitter.single or self._closing.is_set()
         return 0.0 if more or self._outbox.depth()[Lane.STATUS] else self._pace.flush_s
+
+    def _settle(self, records: list[Record], feedback: Feedback) -> None:
+        self._outbox.settle_deferred()
+        if self._outbox.more and len(feedback.acked) == len(records) and not self._transmitter.single:
+            self._outbox.defer(feedback.acked)
+        else:
+            self._outbox.settle(feedback.acked, feedback.dead)
 
     def _collect(self) -> list[Record]:
         limit = 1 if self._transmitter.single else MAX_BATCH_ITEMS

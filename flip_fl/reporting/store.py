@@ -50,7 +50,11 @@ class Store:
         # The last row of each lane that the sender holds: what is on its way must not be counted as dropped.
         self._in_flight: dict[Lane, int] = {}
         self._skip: dict[Lane, int] = {}
+        self.cut = False
+        # Whether commits wait for the disk now; unknown until the first one says.
+        self._durable: bool | None = None
         self._sql = sqlite3.connect(path, timeout=OTHER_PROCESS_WAIT_S, isolation_level=None, check_same_thread=False)
+        self._sql.text_factory = _text
         try:
             self._sql.execute("PRAGMA journal_mode=WAL").fetchone()
             self._sql.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}").fetchone()
@@ -81,9 +85,11 @@ class Store:
     ) -> list[Record]:
         """The next records to send, most important lane first, in order within a lane; at least one if any may go.
 
-        A terminal status that is the last one stays until the other lanes are empty, or ``release`` is said.
+        A terminal status that is the last one stays until the other lanes are empty, or ``release`` is said. ``cut``
+        then says whether a limit was the end of it.
         """
         held = None if release else self.held()
+        self.cut = True
         chosen: list[Record] = []
         self._in_flight = {}
         size = 0
@@ -99,11 +105,12 @@ class Store:
                 chosen.append(record)
                 self._in_flight[lane] = seq
             if len(chosen) >= limit:
-                break
+                return chosen
+        self.cut = False
         return chosen
 
     def skip_collected(self) -> None:
-        """Pass over what the last ``collect`` returned: it is settled, but the disk cannot be told so now."""
+        """Pass over what the last ``collect`` returned: the hub has it, but the file is not told so yet."""
         self._skip |= self._in_flight
 
     def landed(self) -> None:
@@ -191,7 +198,10 @@ class Store:
         return version
 
     def _transaction(self, *, durable: bool = False) -> _Transaction:
-        return _Transaction(self._sql, durable)
+        if durable is not self._durable:
+            self._sql.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+        return _Transaction(self._sql)
 
     def _insert(self, records: Sequence[Record]) -> int:
         now_ms = time.time_ns() // 1_000_000
@@ -222,7 +232,7 @@ class Store:
         for lane, order in ((Lane.METRIC, "ASC"), (Lane.EVENT, "ASC"), (Lane.FAILURE, "DESC")):
             query = f"SELECT id, size FROM pending WHERE lane = ? AND seq > ? ORDER BY seq {order}"
             victims: list[bytes] = []
-            for row_id, row_size in self._sql.execute(query, (lane, self._in_flight.get(lane, 0))):
+            for row_id, row_size in self._sql.execute(query, (lane, self._sent(lane))):
                 if rows <= self.max_rows and size <= self.max_bytes:
                     break
                 victims.append(row_id)
@@ -230,6 +240,10 @@ class Store:
             if victims:
                 own = sum(record.own for record in self._remove(victims, seen=False))
                 self._lose(LossReason.FULL, len(victims), own)
+
+    def _sent(self, lane: Lane) -> int:
+        """The last row of ``lane`` that the hub has, or may have: of these none is a loss."""
+        return max(self._in_flight.get(lane, 0), self._skip.get(lane, 0))
 
     def _remove(self, ids: Iterable[bytes], *, seen: bool = True) -> list[Record]:
         removed: list[Record] = []
@@ -258,15 +272,18 @@ class Store:
         self._sql.execute("DELETE FROM dead WHERE n <= (SELECT max(n) FROM dead) - ?", (MAX_DEAD,))
 
 
-class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, rolled back on any exception; ``durable`` waits for the disk."""
+def _text(raw: bytes) -> str:
+    """A text from the file; one that the disk has changed must not make its whole batch unreadable."""
+    return raw.decode("utf-8", "replace")
 
-    def __init__(self, sql: sqlite3.Connection, durable: bool) -> None:
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT, rolled back on any exception."""
+
+    def __init__(self, sql: sqlite3.Connection) -> None:
         self._sql = sql
-        self._durable = durable
 
     def __enter__(self) -> None:
-        self._sql.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
         self._sql.execute("BEGIN IMMEDIATE")
 
     def __exit__(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from uuid import UUID
 
 from flip_fl import wire
 from flip_fl.http import HttpConnectionError, HttpStatusError
 from flip_fl.reporting.backoff import retry_after
+from flip_fl.reporting.feedback import Feedback, Problem, set_unreadable_aside
 from flip_fl.reporting.hub_client import NO_SUCH_ROUTE, HubClient
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.records import Lane, Record
@@ -29,42 +29,21 @@ _UNAUTHORISED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _AMBIGUOUS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why the hub took nothing more: ``text`` for people and ``doctor``, without anything that was sent."""
-
-    text: str
-    retry_after_s: float | None = None
-    unauthorised: bool = False
-
-
-@dataclass(slots=True)
-class Feedback:
-    """What became of the records: ``acked`` at the hub, ``dead`` for good, the others stay.
-
-    ``alive``: the hub answered at all; ``stop``: it says that the model was stopped; ``problem``: do not go on now.
-    """
-
-    acked: list[bytes] = field(default_factory=list)
-    dead: list[Dead] = field(default_factory=list)
-    alive: bool = False
-    stop: bool = False
-    problem: Problem | None = None
-
-
 class Transmitter:
     """Speaks to one hub about one model and remembers, for this process, which hub it is.
 
     ``single``: the hub has no batch route, so records go one by one. ``max_bytes`` shrinks when the hub calls a batch
-    too large. Not safe for several threads.
+    too large. ``meanwhile`` is called while the hub works on a batch. Not safe for several threads.
     """
 
-    def __init__(self, hub: HubClient, model_id: UUID) -> None:
+    def __init__(self, hub: HubClient, model_id: UUID, meanwhile: Callable[[], object] | None = None) -> None:
         self._hub = hub
+        self._meanwhile = meanwhile
         self._model_id = model_id
         self.single = False
         self.max_bytes = wire.MAX_BATCH_BYTES
         self._too_large = False
+        self._probed = False
         self._echoes = False
         self._accepts = False
         self._current: bool | None = None
@@ -89,7 +68,7 @@ class Transmitter:
                 if feedback.problem is not None:
                     break
         else:
-            self._too_large = False
+            self._too_large = self._probed = False
             self._batch(records, timeout_s, feedback)
             if self._too_large and not any(corpse.reason is LossReason.TOO_LARGE for corpse in feedback.dead):
                 # No single record was to blame: this hub's limit is lower than ours.
@@ -103,8 +82,8 @@ class Transmitter:
 
     def _batch(self, records: Sequence[Record], timeout_s: float, feedback: Feedback) -> None:
         try:
-            items = [record.item() for record in records]
-            answer = self._hub.post_batch(self._model_id, items, timeout_s=timeout_s)
+            bodies = [record.body for record in records]
+            answer = self._hub.post_bodies(self._model_id, bodies, timeout_s=timeout_s, meanwhile=self._meanwhile)
         except HttpStatusError as error:
             feedback.alive = True
             status = error.status_code
@@ -118,6 +97,7 @@ class Transmitter:
                 feedback.problem = _problem(error)
             return
         except (HttpConnectionError, ValueError) as error:
+            set_unreadable_aside(records, feedback)
             feedback.problem = Problem(_words(error))
             return
         feedback.alive = True
@@ -127,9 +107,18 @@ class Transmitter:
     def _refused_whole(
         self, records: Sequence[Record], error: HttpStatusError, timeout_s: float, feedback: Feedback
     ) -> None:
-        """Halve a batch that was refused as a whole, down to the one that is to blame."""
+        """Halve a batch that was refused as a whole, down to the one that is to blame, if it is the records' fault."""
         too_large = error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         self._too_large = self._too_large or too_large
+        if not (too_large or self._probed):
+            self._probed = True
+            feedback.problem = self._refuses_anything(timeout_s)
+            if feedback.problem is not None:
+                return
+            sound = set_unreadable_aside(records, feedback)
+            if len(sound) < len(records):
+                self._batch(sound, timeout_s, feedback)
+                return
         if len(records) == 1:
             reason = LossReason.TOO_LARGE if too_large else LossReason.REFUSED
             feedback.dead.append(Dead(records[0].id, reason, f"http_{error.status_code}", error.detail))
@@ -140,26 +129,41 @@ class Transmitter:
             if feedback.problem is not None or self.single:
                 return
 
+    def _refuses_anything(self, timeout_s: float) -> Problem | None:
+        """What is wrong with a hub that refuses an empty batch, too: a proxy in front of it, or its address.
+
+        Without this, such a hub would make us set everything aside, the run's end included.
+        """
+        try:
+            self._hub.post_bodies(self._model_id, [], timeout_s=timeout_s)
+        except HttpStatusError as error:
+            return _problem(error, f"{error}, also of a batch without reports")
+        except HttpConnectionError as error:
+            return Problem(_words(error))
+        return None
+
     def _sort(self, records: Sequence[Record], answer: wire.BatchOut, feedback: Feedback) -> None:
         outcomes = {outcome.id: outcome for outcome in answer.results}
-        unanswered = 0
+        missing: list[Record] = []
         for record in records:
-            outcome = outcomes.get(str(record.key))
+            outcome = outcomes.get(record.name)
             if outcome is None:
-                unanswered += 1
+                missing.append(record)
             elif outcome.outcome == "refused":
                 code = outcome.code or "refused"
                 feedback.dead.append(Dead(record.id, LossReason.REFUSED, code, outcome.detail))
             else:
                 feedback.acked.append(record.id)
-        if unanswered:
-            feedback.problem = Problem(f"the hub left out {unanswered} of {len(records)} items in its answer")
+        if left_out := len(set_unreadable_aside(missing, feedback)):
+            feedback.problem = Problem(f"the hub left out {left_out} of {len(records)} items in its answer")
 
     # -- one by one -------------------------------------------------------------------------------------------
 
     def _one(self, record: Record, timeout_s: float, feedback: Feedback) -> None:
         if record.attempted and self.needs_mark(record):
             feedback.dead.append(Dead(record.id, LossReason.AMBIGUOUS, "ambiguous"))
+            return
+        if not set_unreadable_aside([record], feedback):
             return
         item = record.item()
         formless = _formless(item)
@@ -266,9 +270,9 @@ def _formless(item: dict[str, object]) -> bool:
     return item["kind"] == "event" or (item["kind"] == "log" and item.get("client") is None)
 
 
-def _problem(error: HttpStatusError) -> Problem:
+def _problem(error: HttpStatusError, text: str | None = None) -> Problem:
     headers = {} if error.response is None else error.response.headers
-    return Problem(str(error), retry_after(headers), unauthorised=error.status_code in _UNAUTHORISED)
+    return Problem(text or str(error), retry_after(headers), unauthorised=error.status_code in _UNAUTHORISED)
 
 
 def _words(error: Exception) -> str:

@@ -13,7 +13,9 @@ from flip_fl.commands.answers import DoctorAnswer, SyncAnswer
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.records import record_of
-from flip_fl.wire import LogItem
+from flip_fl.reporting.store import Dead
+from flip_fl.values import ModelStatus
+from flip_fl.wire import LogItem, StatusItem
 from tests.contract.test_cli_json import checked
 from tests.support.cli import flip_fl, served_hub
 
@@ -24,7 +26,7 @@ def fill(state: Path, *, rows: int = 3, model_id: UUID = MODEL, lost: int = 0, p
     """An outbox as a run leaves it that could not send: ``rows`` log rows."""
     path = state / "outbox" / f"{model_id}.sqlite"
     outbox = Outbox(path)
-    outbox.append([record_of(LogItem(at=datetime.now(UTC), log=f"row {number}")) for number in range(rows)])
+    outbox.append([record_of(row(number)) for number in range(rows)])
     if lost:
         outbox.lose(LossReason.FULL, lost)
     outbox.note(paused=paused)
@@ -46,7 +48,7 @@ def test_what_waits_is_told_with_the_command_that_sends_it(tmp_path: Path) -> No
     state, what, _, fix = state_of(checked(done.document(), DoctorAnswer), "outbox")
     assert done.exit_code == 0
     assert state == "ok"
-    assert what.startswith("3 waiting, oldest ")
+    assert what.startswith("3 waiting (3 event), oldest ")
     assert what.endswith("; nothing acknowledged yet")
     assert fix == f"flip-fl sync outbox/{MODEL}.sqlite"
     assert path.read_bytes() == before
@@ -58,6 +60,40 @@ def test_losses_are_a_warning_by_reason_and_do_not_fail_the_doctor(tmp_path: Pat
     done = flip_fl("doctor", "--json", cwd=tmp_path, env={"FLIP_STATE_DIR": str(tmp_path / "state")})
     state, _, why, _ = state_of(checked(done.document(), DoctorAnswer), "outbox")
     assert (done.exit_code, state, why) == (0, "warn", "lost: 7 full")
+
+
+def test_a_live_and_a_dead_outbox_are_told_in_full(tmp_path: Path) -> None:
+    """Protects the answer to "what has become of my reports?", while the run goes on and after it was killed."""
+    outbox = Outbox(tmp_path / "outbox" / f"{MODEL}.sqlite")
+    assert outbox.acquire_sender()
+    now = datetime.now(UTC)
+    made = [record_of(StatusItem(at=now, status=ModelStatus.RUNNING)), *(record_of(row(n)) for n in range(4))]
+    outbox.append(made)
+    outbox.settle([made[1].id], [Dead(made[2].id, LossReason.REFUSED, "unknown_client", "who?")])
+    outbox.lose(LossReason.FULL, 7)
+    outbox.note(last_error="POST: HTTP 500", last_error_ms="1700000000000")
+    live = flip_fl("doctor", "--state", ".", "--json", cwd=tmp_path)
+    text = flip_fl("doctor", "--state", ".", cwd=tmp_path).stdout
+    outbox.close()
+    dead = flip_fl("doctor", "--state", ".", "--json", cwd=tmp_path)
+    rows = [checked(done.document(), DoctorAnswer).outboxes[0] for done in (live, dead)]
+    assert [found.sending for found in rows] == [True, False]
+    for found in rows:
+        assert (found.state, found.waiting) == ("ok", {"status": 1, "failure": 0, "event": 2, "metric": 0})
+        assert (found.losses, found.unreported, found.refused) == ({"full": 7, "refused": 1}, 8, {"unknown_client": 1})
+        assert (found.last_error, found.paused) == ("POST: HTTP 500", None)
+        assert found.oldest_age_s is not None
+        assert found.oldest_age_s < 60
+        assert str(found.last_error_at).startswith("2023-11-14")
+        assert str(found.last_ack)[:4] == str(now.year)
+    assert "3 waiting (1 status, 2 event), oldest " in text
+    assert "last acknowledged " in text
+    assert "; being sent" in text
+    assert "why: lost: 7 full, 1 refused; refused by the hub: 1 unknown_client; last error: POST: HTTP 500 (" in text
+
+
+def row(number: int) -> LogItem:
+    return LogItem(at=datetime.now(UTC), log=f"row {number}")
 
 
 def test_a_paused_sender_fails_the_doctor(tmp_path: Path) -> None:

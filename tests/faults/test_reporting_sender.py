@@ -17,7 +17,7 @@ from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.records import Lane
 from flip_fl.reporting.sender import Pace, Sender
 from flip_fl.values import ModelStatus
-from flip_fl.wire import MetricItem
+from flip_fl.wire import MAX_BATCH_BYTES, MetricItem
 from tests.support.reporting import MODEL, QUICK, event, failure, metric, note, put, settings, status, wait_until
 from tests.support.scripted_hub import Fault, ScriptedHub, scripted_hub, separate_hub
 
@@ -129,6 +129,29 @@ def test_a_backlog_goes_in_full_batches_over_one_connection(box: Outbox, hub: Sc
     assert [seen.items for seen in hub.seen] == [500, 500, 500, 500, 200]
 
 
+def test_full_batches_of_long_texts_follow_each_other_without_a_pause(box: Outbox, hub: ScriptedHub) -> None:
+    """A batch that its bytes have filled is as full as one of 500 items: a second's pause after each would be days."""
+    put(box, *(failure("x" * 30_000) for _ in range(300)))
+    with sending(box, hub, pace=Pace(flush_s=30)):
+        delivered(box)
+        put(box, *(failure("x" * 30_000) for _ in range(35)))
+        delivered(box)
+    assert len(hub.stored) == 335
+    assert all(seen.size <= MAX_BATCH_BYTES for seen in hub.seen)
+
+
+def test_retry_after_is_waited_for_in_both_forms(box: Outbox, hub: ScriptedHub) -> None:
+    """A hub that asks for a pause gets it, whatever its clock says."""
+    date = {"Date": "Wed, 21 Oct 2015 07:28:00 GMT", "Retry-After": "Wed, 21 Oct 2015 07:28:01 GMT"}
+    hub.faults.extend([Fault("answer", 429, {"Retry-After": "1"}), Fault("answer", 503, date)])
+    put(box, *burst(3))
+    with sending(box, hub):
+        delivered(box)
+    first, second, third = (seen.at for seen in hub.seen)
+    assert second - first >= 0.95
+    assert third - second >= 0.95
+
+
 def test_the_end_is_told_after_everything_else(box: Outbox, hub: ScriptedHub) -> None:
     """Whoever sees a finished run sees all of its metrics."""
     put(box, status(ModelStatus.RUNNING), *burst(1200), status(ModelStatus.RESULTS_UPLOADED), failure(), event())
@@ -176,6 +199,20 @@ def test_a_whole_batch_that_is_refused_is_halved_to_the_one_to_blame(box: Outbox
     assert losses(box) == {"refused": 2}
     assert dead(box) == {"http_422": 2}
     assert len(hub.seen) < 30
+
+
+@pytest.mark.parametrize("code", [400, 422])
+def test_a_hub_that_refuses_everything_is_a_hub_in_trouble(box: Outbox, hub: ScriptedHub, code: int) -> None:
+    """A proxy that says 400 to all it does not know once had every report set aside, the run's end included."""
+    hub.always = Fault("answer", code)
+    put(box, *burst(600), status(ModelStatus.ERROR, "why"))
+    with sending(box, hub) as sender:
+        wait_until(lambda: sender.problem is not None)
+        assert str(code) in (sender.problem.text if sender.problem else "")
+        hub.always = None
+        delivered(box)
+    assert len(hub.stored) == 601
+    assert losses(box) == {}
 
 
 def test_a_batch_that_is_too_large_is_halved_and_the_limit_remembered(box: Outbox, hub: ScriptedHub) -> None:

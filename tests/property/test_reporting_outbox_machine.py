@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -34,6 +35,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.order: list[bytes] = []
         self.hub: list[bytes] = []
         self.buried: set[bytes] = set()
+        self.crashes = 0
 
     @initialize()
     def open(self) -> None:
@@ -90,8 +92,13 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule()
     def crash_and_reopen(self) -> None:
-        """What a kill leaves: the file and its log, no close. The old handle is only let go of."""
+        """What a kill leaves: the file and its log as they are, without a close."""
+        left = self.path.with_name(f"{self.crashes}.sqlite")
+        self.crashes += 1
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{self.path}{suffix}", f"{left}{suffix}")
         self.box.close()
+        self.path = left
         self.box = Outbox(self.path, max_rows=MAX_ROWS)
 
     def rows(self) -> list[tuple[bytes, int]]:

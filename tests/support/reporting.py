@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -67,3 +68,15 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0, what: str
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s} s"
         time.sleep(0.01)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run ``work`` in a forked child; its exit code: 0 if it returned something true, else 2, or 1 after an error."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if work() else 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -45,6 +45,7 @@ class Seen:
     at: float
     key: str | None
     body: Any = None
+    size: int = 0
 
 
 class ScriptedHub:
@@ -168,7 +169,7 @@ def _handler(hub: ScriptedHub) -> type[BaseHTTPRequestHandler]:
             key = self.headers.get(ID_HEADER)
             is_batch = self.path.endswith("/events")
             count = len(body["items"]) if is_batch and body else 1
-            hub.note(Seen(self.command, self.path, count, time.monotonic(), key, body))
+            hub.note(Seen(self.command, self.path, count, time.monotonic(), key, body, len(raw)))
             fault = hub.next_fault()
             if fault is not None and fault.kind == "slow":
                 time.sleep(fault.seconds)
@@ -218,7 +219,9 @@ def _handler(hub: ScriptedHub) -> type[BaseHTTPRequestHandler]:
 
         def reply(self, status: int, body: Any, headers: Mapping[str, str]) -> None:
             payload = b"" if body is None else json.dumps(body).encode()
-            self.send_response(status)
+            # A scripted clock replaces the real one.
+            begin = self.send_response_only if "Date" in headers else self.send_response
+            begin(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Type", "application/json")

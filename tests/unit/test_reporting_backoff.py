@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flip_fl.reporting.backoff import MIN_WAIT_S, Backoff, retry_after
+from flip_fl.reporting.backoff import MAX_WAIT_S, MIN_WAIT_S, Backoff, retry_after
 
 
 def test_waits_are_drawn_up_to_a_doubling_ceiling_of_30_seconds() -> None:
@@ -20,6 +20,15 @@ def test_waits_are_drawn_up_to_a_doubling_ceiling_of_30_seconds() -> None:
     assert ceilings == [1, 2, 4, 8, 16, 30, 30, 30]
     assert waits == ceilings
     assert Backoff(lambda low, high: low).failed() == MIN_WAIT_S
+
+
+def test_no_two_senders_wait_alike() -> None:
+    """Without jitter a hundred FL servers would come back in the same second, and the hub would go down again."""
+    waits = [[backoff.failed() for _ in range(8)] for backoff in (Backoff(), Backoff())]
+    assert waits[0] != waits[1]
+    assert all(MIN_WAIT_S <= wait <= MAX_WAIT_S for wait in waits[0] + waits[1])
+    # Full jitter: half of the first waits are in the lower half of their second.
+    assert 50 < sum(Backoff().failed() < 0.5 for _ in range(200)) < 150
 
 
 def test_a_success_starts_the_waits_anew() -> None:

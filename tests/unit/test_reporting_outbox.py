@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -20,10 +18,9 @@ from flip_fl.errors import FlipError
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.outbox import Outbox, OutboxState
 from flip_fl.reporting.records import MAX_TEXT_CHARS, Lane, record_of
-from flip_fl.reporting.stats import find_outboxes
 from flip_fl.reporting.store import Dead
 from flip_fl.values import ModelStatus
-from tests.support.reporting import MODEL, event, failure, metric, note, put, records, status
+from tests.support.reporting import MODEL, event, failure, in_child, metric, note, put, records, status
 
 
 @pytest.fixture
@@ -164,18 +161,6 @@ def test_a_sender_that_died_does_not_hold_the_file(path: Path) -> None:
         assert box.acquire_sender()
 
 
-def in_child(work: object) -> int:
-    """Run ``work`` in a forked child; its exit code."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if work() else 2  # type: ignore[operator]
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def test_a_forked_child_reports_into_its_parents_outbox(box: Outbox) -> None:
     """Engines fork; a SQLite handle or a lock carried across a fork corrupts or hangs."""
     assert box.acquire_sender()
@@ -223,42 +208,6 @@ def test_a_forked_child_neither_sends_nor_keeps_the_lock(box: Outbox, path: Path
         os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize("damage", ["not a database at all, but long enough to be one" * 100, None])
-def test_a_corrupt_file_is_set_aside_and_the_loss_is_reported(path: Path, damage: str | None) -> None:
-    """A broken disk costs what it destroyed, and neither the run nor the knowledge of the loss."""
-    first = Outbox(path)
-    put(first, *(metric(float(n)) for n in range(500)))
-    first.close()
-    if damage is None:
-        raw = bytearray(path.read_bytes())
-        raw[4096:12288] = os.urandom(8192)
-        path.write_bytes(raw)
-    else:
-        path.write_text(damage)
-    box = Outbox(path)
-    put(box, failure())
-    assert box.report_losses()
-    assert [record.item()["log"] for record in box.collect()][1].startswith("reporting: 1 outbox file(s) that could")
-    assert len(list(path.parent.glob("*.sqlite.corrupt-*"))) >= 1
-    assert find_outboxes([path.parent]) == [path]
-
-
-def test_a_file_that_turns_corrupt_under_way_is_set_aside_too(box: Outbox, path: Path) -> None:
-    """The run goes on reporting into a new file."""
-    put(box, *(metric(float(n)) for n in range(500)))
-    with sqlite3.connect(path) as sql:
-        sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    sql.close()
-    raw = bytearray(path.read_bytes())
-    raw[4096:] = os.urandom(len(raw) - 4096)
-    path.write_bytes(raw)
-    box.before_fork()
-    box.after_fork(in_child=False)
-    assert box.append(records(failure()))
-    assert box.depth()[Lane.FAILURE] == 1
-    assert Outbox.stats(path).losses == {"corrupt_file": 1}
-
-
 def test_a_newer_files_version_is_refused_by_name(box: Outbox, path: Path) -> None:
     """An older flip_fl must not misread what a newer one has left."""
     box.close()
@@ -278,79 +227,6 @@ def test_a_folder_that_cannot_be_made_refuses_the_start(tmp_path: Path) -> None:
     assert caught.value.code == "E0412"
     assert str(tmp_path) in caught.value.what
     assert "FLIP_STATE_DIR" in caught.value.fix
-
-
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from flip_fl.reporting.outbox import DISK_RETRY_S, Outbox, OutboxState
-from flip_fl.reporting.records import Lane
-from tests.support.reporting import failure, metric, put, records, status
-import time
-box = Outbox(Path(sys.argv[1]))
-early = put(box, *(metric(float(n)) for n in range(300)))
-soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (Path(sys.argv[1] + "-wal").stat().st_size, hard))
-late = [metric(1000.0 + n) for n in range(300)]
-assert not any([box.append(records(item)) for item in late])
-assert box.state is OutboxState.IO_ERROR, box.state
-assert sum(box.depth().values()) == 601, box.depth()
-first = box.collect()
-box.settle([record.id for record in first])
-second = box.collect()
-assert not {record.id for record in first} & {record.id for record in second}
-resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-time.sleep(DISK_RETRY_S + 0.1)
-assert box.append(records(failure()))
-assert box.state is OutboxState.OK
-box.collect()
-print(sum(box.depth().values()) + len(first))
-"""
-
-
-def test_a_disk_that_takes_no_more_is_a_state_and_loses_nothing_while_the_process_lives(path: Path) -> None:
-    """Reports go to memory, still reach the hub, what it has is not sent again, and it is durable again later."""
-    run = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0, run.stderr
-    # 300 early, 300 late, one row that says so, one failure at the end
-    assert run.stdout.strip() == "602"
-
-
-def test_a_full_database_is_told_apart_from_a_broken_disk(box: Outbox) -> None:
-    """Who reads the log must know whether to make room or to change the disk."""
-    put(box, metric())
-    # SQLite's own limit: the next page is refused exactly as on a full disk.
-    store = box._file._open()
-    store._sql.execute("PRAGMA max_page_count = 1")
-    assert not box.append(records(*(note("x" * 3000) for _ in range(100))))
-    assert box.state is OutboxState.DISK_FULL
-    assert box.depth()[Lane.EVENT] == 100
-    assert box.depth()[Lane.FAILURE] == 1
-
-
-def test_a_folder_that_turns_read_only_is_told_apart_too(tmp_path: Path) -> None:
-    """A remount or a changed owner in the middle of a run: reports go to memory, and the log says why."""
-    folder = Path(tempfile.mkdtemp())
-    box = Outbox(folder / "outbox.sqlite")
-    put(box, metric())
-    folder.chmod(0o755)
-
-    def work() -> bool:
-        # A fork makes the file be opened anew, here by somebody who may not.
-        if os.geteuid() == 0:
-            os.setuid(65534)
-        kept = box.append(records(failure()))
-        return not kept and box.state is OutboxState.READ_ONLY and box.depth()[Lane.FAILURE] == 2
-
-    try:
-        for file in folder.iterdir():
-            file.chmod(0o444)
-        folder.chmod(0o555)
-        assert in_child(work) == 0
-    finally:
-        folder.chmod(0o755)
-        box.close()
-        shutil.rmtree(folder)
 
 
 def test_counters_are_readable_from_outside_live_and_afterwards(box: Outbox, path: Path) -> None:
@@ -468,6 +344,25 @@ def test_a_signal_handler_may_report_in_the_middle_of_a_report(box: Outbox) -> N
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     assert box.depth() == {Lane.STATUS: 1, Lane.FAILURE: 0, Lane.EVENT: 0, Lane.METRIC: 100}
+
+
+def test_what_a_signal_handler_reports_while_something_else_is_written_is_not_forgotten(box: Outbox) -> None:
+    """Ctrl-C may come while losses are counted or the run's cause is kept, and be the last that is reported."""
+    for round_ in range(1, 9):
+        fired: list[object] = []
+
+        def handler(*_: object, fired: list[object] = fired) -> None:
+            fired.append(put(box, failure()))
+
+        previous = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
+        try:
+            while not fired:
+                box.lose(LossReason.INVALID, 1)
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+        assert box.path is not None
+        assert Outbox.stats(box.path).depth["failure"] == round_
 
 
 def test_many_threads_report_at_once_and_nothing_is_missing(box: Outbox) -> None:
