@@ -753,6 +753,15 @@ _ENTRIES = (
         "use --port 0 for a free one",
         "The hub listens on 127.0.0.1 only until people can log in.",
     ),
+    Entry(
+        "E1007",
+        ExitCode.UNREACHABLE,
+        "no run can be called silent: the hub has not been there in the last {seconds} s",
+        "nobody can report to a hub that is away; it notes every few seconds that it is there",
+        "flip-fl hub serve --dir {dir}",
+        "Silence is counted from the moment on which the hub is there again.",
+        retryable=True,
+    ),
     # -- data ---------------------------------------------------------------------------------------------------
     Entry(
         "E0901",

@@ -109,7 +109,11 @@ class DevSettings(RoleSettings):
 
 
 class HubSettings(RoleSettings):
-    """The hub: its database and the hash of the service key (empty: closed)."""
+    """The hub: its database, the hash of the service key (empty: closed), and what it does about silent FL servers.
+
+    A run that reports nothing for ``unreachable_after_s`` is shown as unreachable. With ``stale_error_after_s`` (off
+    by default) it ends as ERROR after that time, and its net is free again.
+    """
 
     role: ClassVar[str] = "hub"
     database_url: str = Field("sqlite:///hub.sqlite", alias="FLIP_HUB_DATABASE_URL")
@@ -117,6 +121,10 @@ class HubSettings(RoleSettings):
         "", alias="INTERNAL_SERVICE_KEY_HASH"
     )
     service_key_header: _Header = Field("X-Internal-Service-Key", alias="INTERNAL_SERVICE_KEY_HEADER")
+    unreachable_after_s: Annotated[float, Field(ge=30, le=86_400)] = Field(120, alias="FLIP_HUB_UNREACHABLE_AFTER_S")
+    stale_error_after_s: Annotated[float, Field(ge=60, le=31_536_000)] | None = Field(
+        None, alias="FLIP_HUB_STALE_ERROR_AFTER_S"
+    )
 
 
 class _Mode(RoleSettings):
@@ -289,6 +297,8 @@ _EXPECTED = {
     "LOCAL_DEV": "true or false",
     "FLIP_ROLE": "server or client",
     "FLIP_HUB_DIALECT": "both, older or current",
+    "FLIP_HUB_UNREACHABLE_AFTER_S": "seconds from 30 to 86400",
+    "FLIP_HUB_STALE_ERROR_AFTER_S": "seconds from 60 to 31536000, or empty for never",
     "DEV_MISSING_STUDY": "empty or error",
 }
 

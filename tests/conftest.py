@@ -55,8 +55,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def _hub_server(_sqlite_template: Path) -> Iterator[HubServer]:
-    with hub_server(f"sqlite:///{_sqlite_template}") as server:
+def _hub_server(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    # A hub writes to its database now and then, and the template is copied by others.
+    path = tmp_path_factory.mktemp("hub") / "hub.sqlite"
+    shutil.copy(_sqlite_template, path)
+    with hub_server(f"sqlite:///{path}") as server:
         yield server
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flip_fl.commands import hub_members
+from flip_fl.commands import hub_members, hub_sweep
 from flip_fl.commands.common import guided, guided_group
 from flip_fl.commands.hub_home import DATABASE, HERE, SETTINGS, DirOption, hub_settings
 from flip_fl.commands.output import Output
@@ -44,6 +44,7 @@ def build() -> typer.Typer:
         "serve",
         cls=guided("flip-fl hub serve --port 8000", "flip-fl hub serve --dir other-hub", exits=(ExitCode.UNREACHABLE,)),
     )(serve)
+    group.command("sweep", cls=guided(*hub_sweep.EXAMPLES, exits=(ExitCode.UNREACHABLE,)))(hub_sweep.sweep)
     for name, below in hub_members.build():
         group.add_typer(below, name=name)
     return group

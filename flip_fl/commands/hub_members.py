@@ -16,6 +16,7 @@ from flip_fl.commands.table import table
 from flip_fl.errors import ExitCode
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from sqlmodel import Session
@@ -139,12 +140,18 @@ def add_model(
 
 
 def list_models(context: typer.Context, directory: DirOption = HERE) -> Any:
-    """List the models, newest first."""
+    """List the models, newest first, and say which runs are not heard of."""
     from flip_fl.commands.answers import Models
     from flip_fl.hub import admin
+    from flip_fl.hub.silence import SilenceRule, silent_runs
+    from flip_fl.hub.tables import utc_now
 
-    with _session(directory) as session:
-        rows = [_model_row(model) for model in admin.list_models(session)]
+    settings = hub_settings(directory)
+    with admin.open_session(settings.database_url) as session:
+        models = admin.list_models(session)
+        silent = silent_runs(session, SilenceRule.of(settings).unreachable_after, utc_now())
+    since = {run.model_id: run.since for run in silent}
+    rows = [_model_row(model, since.get(model.id)) for model in models]
     Output.of(context).answer(Models(rows), _models_text(rows))
     return 0
 
@@ -171,10 +178,12 @@ def _trust_row(trust: admin.TrustInfo) -> TrustRow:
     return TrustRow(trust.id, trust.name, trust.code, trust.slot)
 
 
-def _model_row(model: admin.ModelInfo) -> ModelRow:
+def _model_row(model: admin.ModelInfo, unreachable_since: datetime | None = None) -> ModelRow:
     from flip_fl.commands.answers import ModelRow
 
-    return ModelRow(model.id, model.name, model.project, model.status.value, list(model.trusts))
+    return ModelRow(
+        model.id, model.name, model.project, model.status.value, list(model.trusts), unreachable_since=unreachable_since
+    )
 
 
 def _trusts_text(rows: list[TrustRow]) -> str:
@@ -190,15 +199,22 @@ def _slots_text(rows: list[SlotRow]) -> str:
 
 
 def _models_text(rows: list[ModelRow]) -> str:
-    from flip_fl.dashboard.words import status_word
-    from flip_fl.values import ModelStatus
-
     if not rows:
         return "no models yet"
-    body = [
-        [r.name, r.project, status_word(ModelStatus(r.status)), ", ".join(r.trusts) or "-", str(r.id)] for r in rows
-    ]
+    body = [[r.name, r.project, _state(r), ", ".join(r.trusts) or "-", str(r.id)] for r in rows]
     return table(["model", "project", "status", "trusts", "id"], body)
+
+
+def _state(row: ModelRow) -> str:
+    from datetime import UTC, datetime
+
+    from flip_fl.dashboard.words import clock, status_word
+    from flip_fl.values import ModelStatus
+
+    word = status_word(ModelStatus(row.status))
+    if row.unreachable_since is None:
+        return word
+    return f"{word} (no news since {clock(row.unreachable_since, datetime.now(UTC))})"
 
 
 _Commands = dict[str, tuple[Callable[..., Any], tuple[str, ...]]]

@@ -29,7 +29,8 @@ def text(value: object) -> str:
 
 def body(story: Story) -> str:
     """The whole run as HTML."""
-    parts = [_state(story), _failures(story), _baselines(story), _curves(story), _rounds(story), _results(story)]
+    parts = [_state(story), _failures(story), _losses(story), _baselines(story), _curves(story)]
+    parts += [_rounds(story), _results(story)]
     return f'<main id="main" class="wrap static">{"".join(parts)}{_history(story)}{_activity(story)}</main>'
 
 
@@ -65,6 +66,11 @@ def _failure(failure: Failure) -> str:
         f'<p class="meta"><span>{text(" · ".join(part for part in about if part))}</span>{_when(failure.at)}</p>'
         f"<details><summary>Full text</summary><pre>{text(failure.detail)}</pre></details></article>"
     )
+
+
+def _losses(story: Story) -> str:
+    lines = "".join(f"<li>{_when(loss.at)} {text(loss.text)}</li>" for loss in story.losses)
+    return _section("Lost reports", f"<ul>{lines}</ul>") if lines else ""
 
 
 def _baselines(story: Story) -> str:

@@ -148,6 +148,22 @@ class StoredResults(_Part):
     sha256: str | None = None
 
 
+class Silence(_Part):
+    """The FL server has not been heard of ``since`` then; ``ends_at`` is when the hub's rule ends the run."""
+
+    since: UtcTime
+    ends_at: UtcTime | None = None
+
+
+class Loss(_Part):
+    """Reports that never reached the hub, as whoever counted them says it; ``slot`` is the site's that made them."""
+
+    at: UtcTime
+    text: str
+    slot: str | None = None
+    round: int | None = None
+
+
 class BaselineRow(_Part):
     """One model as the app's ``validate`` scores it at one site: the global, a site's own, or the central one."""
 
@@ -157,12 +173,16 @@ class BaselineRow(_Part):
 
 
 class Headline(_Part):
-    """The state in words (see ``words``), as command line and page show it."""
+    """The state in words (see ``words``), as command line and page show it.
+
+    ``hint`` stands beside the state, never instead of it; ``text`` ends with it.
+    """
 
     word: str
     detail: str
     text: str
     tone: words.Tone
+    hint: str = ""
 
 
 class Story(_Part):
@@ -182,6 +202,8 @@ class Story(_Part):
     failures: list[Failure] = []
     results: StoredResults | None = None
     baselines: list[BaselineRow] = []
+    unreachable: Silence | None = None
+    losses: list[Loss] = []
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -194,7 +216,11 @@ class Story(_Part):
             by=self._stopped_by(),
             cause=self._cause(),
         )
-        return Headline(word=state.word, detail=state.detail, text=state.text, tone=state.tone)
+        if self.unreachable is None:
+            return Headline(word=state.word, detail=state.detail, text=state.text, tone=state.tone)
+        hint = words.silence(self.unreachable.since, self.generated_at, ends_at=self.unreachable.ends_at)
+        text = f"{state.text} - {hint[0].lower()}{hint[1:]}"
+        return Headline(word=state.word, detail=state.detail, text=text, tone="warn", hint=hint)
 
     @property
     def last_round(self) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -134,6 +135,28 @@ def site_list(names: Sequence[str], total: int | None = None) -> str:
     if len(names) <= 2:
         return " and ".join(names)
     return f"all {len(names)} sites" if total == len(names) else f"{len(names)} sites"
+
+
+def silence(since: datetime, now: datetime, *, ends_at: datetime | None = None) -> str:
+    """What is said beside the state of a run whose FL server is not heard of; ``ends_at`` is when a rule ends it."""
+    text = f"No news from the FL server since {clock(since, now)} ({span(now - since)})"
+    return text if ends_at is None else f"{text}; unless it reports, the run ends as failed at {clock(ends_at, now)}"
+
+
+def span(duration: timedelta) -> str:
+    """A duration as people say it: ``45 s``, ``12 min``, ``2 h 5 min``, ``3 d 4 h``."""
+    seconds = max(0, int(duration.total_seconds()))
+    for size, unit, part, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= size:
+            rest = seconds % size // part
+            return f"{seconds // size} {unit} {rest} {smaller}" if rest else f"{seconds // size} {unit}"
+    return f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
+
+
+def clock(moment: datetime, now: datetime) -> str:
+    """A moment as people read it at ``now``: ``14:02 UTC``, with the day if that is another one."""
+    moment, now = moment.astimezone(UTC), now.astimezone(UTC)
+    return f"{moment:%H:%M} UTC" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def ordinal(number: int) -> str:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Engine
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 
 from flip_fl import __version__
-from flip_fl.hub import database
+from flip_fl.hub import database, presence
 from flip_fl.hub.body_limit import BodyLimit
 from flip_fl.hub.refusals import public_errors
 from flip_fl.hub.routes import fl, read, slots
 from flip_fl.hub.security import require_service_key
+from flip_fl.hub.silence import SilenceRule
+from flip_fl.hub.sweep import sweep
+from flip_fl.hub.tables import utc_now
 from flip_fl.settings import HubSettings
 from flip_fl.wire import MAX_BATCH_BYTES
 
@@ -42,8 +47,8 @@ def create_app(settings: HubSettings) -> FastAPI:
     app.state.engine = database.open_engine(settings.database_url)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_exception_handler(RequestValidationError, _refuse_input)
-    app.add_exception_handler(OperationalError, _refuse_busy)
-    app.add_exception_handler(PoolTimeoutError, _refuse_busy)
+    for unwell in (OperationalError, InternalError, InterfaceError, PoolTimeoutError):
+        app.add_exception_handler(unwell, _refuse_busy)
     for path in ("/health", "/api/health"):
         app.add_api_route(path, _health, methods=["GET"])
     api = APIRouter(prefix="/api", dependencies=[Depends(require_service_key)])
@@ -58,8 +63,39 @@ def create_app(settings: HubSettings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await run_in_threadpool(database.require_current_schema, app.state.engine)
-    yield
-    app.state.engine.dispose()
+    # Before the first request: a hub that was away must not call silent who could not reach it.
+    await run_in_threadpool(look_after, app.state.engine, app.state.settings)
+    keeper = asyncio.create_task(_keep(app))
+    try:
+        yield
+    finally:
+        keeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeper
+        app.state.engine.dispose()
+
+
+async def _keep(app: FastAPI) -> None:
+    while True:
+        await asyncio.sleep(presence.NOTE_EVERY.total_seconds())
+        await run_in_threadpool(look_after, app.state.engine, app.state.settings)
+
+
+def look_after(engine: Engine, settings: HubSettings) -> None:
+    """What a hub does every few seconds: note that it is there, and end silent runs if an operator wants that.
+
+    A database that does not answer is logged; there is a next time.
+    """
+    error_after = SilenceRule.of(settings).error_after
+    try:
+        with database.writing(engine) as session:
+            presence.note(session, utc_now())
+            ended = [] if error_after is None else sweep(session, error_after, utc_now())
+    except SQLAlchemyError as error:
+        _logger.error("the hub could not look after its runs (%s)", type(error).__name__)
+        return
+    for run in ended:
+        _logger.warning("model %s was ended as failed: no news from its FL server", run.model_id)
 
 
 def _health() -> dict[str, str]:

@@ -4,37 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any, assert_never
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import insert
-from sqlmodel import Session
+from sqlalchemy import Table, insert
+from sqlmodel import Session, SQLModel
 
 from flip_fl.hub.clients import Participant, participants
 from flip_fl.hub.intake import Refusal, check_client, details_text, metric_row, take_status, unattributed
+from flip_fl.hub.items import AnyItem, Refused
 from flip_fl.hub.ledger import claim, mark_late
 from flip_fl.hub.model_service import lock_model, log_text
-from flip_fl.hub.refusals import first_error
+from flip_fl.hub.silence import hear
 from flip_fl.hub.tables import FlLog, FlMetric, Model, utc_now
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
-from flip_fl.wire import BatchOut, EventItem, Item, ItemOutcome, LogItem, MetricItem, StatusItem
+from flip_fl.wire import BatchOut, EventItem, ItemOutcome, LogItem, MetricItem, StatusItem
 
-_ITEMS: TypeAdapter[StatusItem | MetricItem | LogItem | EventItem] = TypeAdapter(Item)
-_AnyItem = StatusItem | MetricItem | LogItem | EventItem
-_MAX_ID_CHARS = 64
-# A clock outside of these years is broken, and some databases could not hold it.
-_YEARS = range(2000, 2200)
+_METRICS: Table = SQLModel.metadata.tables[str(FlMetric.__tablename__)]
+_LOGS: Table = SQLModel.metadata.tables[str(FlLog.__tablename__)]
 
 
-def store_batch(model_id: UUID, raw_items: Sequence[Mapping[str, Any]], session: Session) -> BatchOut:
+def store_batch(
+    model_id: UUID, items: Sequence[AnyItem | Refused], session: Session, *, unreachable_after: timedelta
+) -> BatchOut:
     """Store what can be stored, commit, and say of each item in order what became of it.
 
-    An item that cannot be read, names an unknown client or belongs to no live model is refused by itself; an id
-    that the ledger holds is a duplicate. Raises what the database raises, and then nothing is stored.
+    An item that could not be read, names an unknown client or belongs to no live model is refused by itself; an id
+    that the ledger holds is a duplicate. A batch, an empty one too, shows that the FL server is there. Raises what
+    the database raises, and then nothing is stored.
     """
-    read = [_read(raw) for raw in raw_items]
     model = lock_model(model_id, session)
     if model is None or model.deleted:
         session.rollback()
@@ -43,17 +42,18 @@ def store_batch(model_id: UUID, raw_items: Sequence[Mapping[str, Any]], session:
             if model is None
             else Refusal("deleted_model", f"Model ID: {model_id} is deleted")
         )
-        results = [_refused(raw, refusal) for raw in raw_items]
+        results = [_refused(item.id, refusal) for item in items]
         return BatchOut(results=results, stop=model is not None)
-    slots = {item.client for item in read if not isinstance(item, Refusal | StatusItem) and item.client is not None}
+    hear(model, session, unreachable_after)
+    slots = {item.client for item in items if not isinstance(item, Refused | StatusItem) and item.client is not None}
     known = participants(model_id, slots, session)
-    judged = [item if isinstance(item, Refusal) else _judge(item, known, model_id) or item for item in read]
-    fresh = claim(model_id, [(item.id, item.at) for item in judged if not isinstance(item, Refusal)], session)
+    judged = [item if isinstance(item, Refused) else _judged(item, known, model_id) for item in items]
+    fresh = claim(model_id, [item.id for item in judged if not isinstance(item, Refused)], session)
     store = _Store(model, known, session)
     results = []
-    for raw, item in zip(raw_items, judged, strict=True):
-        if isinstance(item, Refusal):
-            results.append(_refused(raw, item))
+    for item in judged:
+        if isinstance(item, Refused):
+            results.append(_refused(item.id, item.refusal))
         elif item.id in fresh:
             # A second item with this id in the same batch is a copy like any other.
             fresh.discard(item.id)
@@ -77,7 +77,7 @@ class _Store:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     logs: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, item: _AnyItem) -> bool | None:
+    def add(self, item: AnyItem) -> bool | None:
         """Take one judged item; for a status whether it was applied, else None."""
         match item:
             case StatusItem():
@@ -111,10 +111,11 @@ class _Store:
         return None
 
     def flush(self) -> None:
+        # Into the tables and past the mapping: that would cost more than the database.
         if self.metrics:
-            self.session.execute(insert(FlMetric), self.metrics)
+            self.session.execute(insert(_METRICS), self.metrics)
         if self.logs:
-            self.session.execute(insert(FlLog), self.logs)
+            self.session.execute(insert(_LOGS), self.logs)
         self.metrics, self.logs = [], []
 
     def _status(self, item: StatusItem) -> bool:
@@ -122,7 +123,7 @@ class _Store:
         self.flush()
         applied = take_status(self.model, item.status, self.session, reason=item.reason, at=item.at)
         if not applied:
-            mark_late(self.model.id, item.id, item.status, self.session)
+            mark_late(self.model.id, item.id, item.status, item.at, self.session)
         return applied
 
     def _log(self, item: LogItem) -> None:
@@ -154,38 +155,20 @@ class _Store:
         )
 
 
-def _read(raw: Mapping[str, Any]) -> _AnyItem | Refusal:
-    if "id" not in raw:
-        # A made-up id would let a copy in.
-        return Refusal("invalid", "id: Field required")
-    try:
-        item = _ITEMS.validate_python(dict(raw))
-    except ValidationError as error:
-        return Refusal("invalid", first_error(error.errors(include_url=False)))
-    if item.at.year not in _YEARS:
-        return Refusal("invalid", f"at: must lie in the years {_YEARS.start} to {_YEARS.stop - 1}")
-    at = item.at.replace(tzinfo=UTC) if item.at.tzinfo is None else item.at.astimezone(UTC)
-    return item.model_copy(update={"at": at})
-
-
-def _judge(item: _AnyItem, known: Mapping[str, Participant], model_id: UUID) -> Refusal | None:
+def _judged(item: AnyItem, known: Mapping[str, Participant], model_id: UUID) -> AnyItem | Refused:
     match item:
         case StatusItem():
-            return None
+            return item
         case LogItem(success=False) | LogItem(client=None) | EventItem(client=None):
             # A failure report is kept whoever it is from.
-            return None
+            return item
         case MetricItem() | LogItem() | EventItem():
             client = str(item.client)
-            return check_client(known.get(client), client, model_id)
+            refusal = check_client(known.get(client), client, model_id)
+            return item if refusal is None else Refused(str(item.id), refusal)
         case _:
             assert_never(item)
 
 
-def _refused(raw: Mapping[str, Any], refusal: Refusal) -> ItemOutcome:
-    # The id is quoted only where it is one: anything else is input, which answers do not echo.
-    try:
-        name = str(UUID(str(raw.get("id"))[:_MAX_ID_CHARS]))
-    except ValueError:
-        name = ""
-    return ItemOutcome(id=name, outcome="refused", code=refusal.code, detail=refusal.detail)
+def _refused(given: UUID | str, refusal: Refusal) -> ItemOutcome:
+    return ItemOutcome(id=str(given), outcome="refused", code=refusal.code, detail=refusal.detail)

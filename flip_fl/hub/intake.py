@@ -33,6 +33,7 @@ def take_status(
     status: ModelStatus,
     session: Session,
     *,
+    by: str = FL_SERVER,
     reason: str | None = None,
     at: datetime | None = None,
 ) -> bool:
@@ -40,7 +41,7 @@ def take_status(
 
     A change (not a repeat) writes the status's fixed sentence; a reason becomes a row of its own beside it.
     """
-    taken, changed = apply_status(model, status, session, by=FL_SERVER, reason=log_text(reason), at=at)
+    taken, changed = apply_status(model, status, session, by=by, reason=log_text(reason), at=at)
     if not taken:
         return False
     rows = [STATUS_SENTENCES.get(status)] if changed else []

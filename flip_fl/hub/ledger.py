@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlmodel import Session, col
 
-from flip_fl.hub.once import insert_once
 from flip_fl.hub.tables import EventLedger
 from flip_fl.values import ModelStatus
+
+# One parameter holds all ids, so that the statement is the same for any number of them. Time-ordered ids are appended
+# to the key's index; of equal ones the first is entered.
+_CLAIM = {
+    "sqlite": text(
+        "INSERT INTO fl_event_ledger (model_id, event_id, applied) "
+        "SELECT :model, value, 1 FROM json_each(:events) WHERE true ON CONFLICT DO NOTHING RETURNING event_id"
+    ),
+    "postgresql": text(
+        "INSERT INTO fl_event_ledger (model_id, event_id, applied) "
+        "SELECT :model, event, true FROM unnest(CAST(:events AS uuid[])) AS event "
+        "ON CONFLICT DO NOTHING RETURNING event_id"
+    ),
+}
 
 
 def event_id(idempotency_key: str) -> UUID:
@@ -23,16 +37,22 @@ def event_id(idempotency_key: str) -> UUID:
         return UUID(bytes=hashlib.sha256(idempotency_key.encode()).digest()[:16])
 
 
-def claim(model_id: UUID, events: Sequence[tuple[UUID, datetime]], session: Session) -> set[UUID]:
-    """Enter (id, when) pairs; returns the ids that are new. Does not commit: a rolled-back id is free again."""
-    rows = [{"model_id": model_id, "event_id": event, "occurred_at": at, "applied": True} for event, at in events]
-    return set(insert_once(EventLedger, rows, "event_id", session))
+def claim(model_id: UUID, events: Sequence[UUID], session: Session) -> set[UUID]:
+    """Enter ids; returns those that are new. Does not commit: a rolled-back id is free again."""
+    if not events:
+        return set()
+    dialect = session.get_bind().dialect.name
+    if dialect == "postgresql":
+        return set(session.execute(_CLAIM[dialect], {"model": model_id, "events": list(events)}).scalars())
+    # SQLite holds ids as text, see the type ``Uuid``.
+    facts = {"model": model_id.hex, "events": json.dumps([event.hex for event in events])}
+    return {UUID(found) for found in session.execute(_CLAIM[dialect], facts).scalars()}
 
 
-def mark_late(model_id: UUID, event: UUID, status: ModelStatus, session: Session) -> None:
+def mark_late(model_id: UUID, event: UUID, status: ModelStatus, at: datetime, session: Session) -> None:
     """Note at an entered id that its status came too late to count. Does not commit."""
     session.exec(
         update(EventLedger)
         .where(col(EventLedger.model_id) == model_id, col(EventLedger.event_id) == event)
-        .values(applied=False, status=status)
+        .values(applied=False, status=status, occurred_at=at)
     )

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
+from flip_fl.dashboard.story import FL_SERVER
 from flip_fl.hub import clients, nets
 from flip_fl.hub.curves import IModelMetrics, curves
 from flip_fl.hub.tables import FlLog, Model, ModelsAudit, ModelTrustIntersect, StatusHistory, Trust, utc_now
@@ -37,6 +38,7 @@ _LATE_AFTER_STOP = frozenset(
     }
 )
 
+_QUEUED = (ModelStatus.PENDING, ModelStatus.INITIATED)
 _BY_HUB = "hub"
 
 
@@ -130,6 +132,9 @@ def apply_status(
             _add_reason(model.id, status, reason, session)
         return True, False
     model.status = status
+    if status in _QUEUED and by != FL_SERVER:
+        # A run that waits in the queue is not awaited; its server will be from its first report on.
+        model.heard_at = None
     user = None if user_id is None else str(user_id)
     session.add(
         StatusHistory(

@@ -27,7 +27,7 @@ def refusal(presented: str | None, key_hash: str) -> str | None:
     return None if hmac.compare_digest(digest, key_hash.lower()) else _INVALID
 
 
-def require_service_key(request: Request) -> None:
+async def require_service_key(request: Request) -> None:
     """A dependency: 401 unless the request carries the service key."""
     settings: HubSettings = request.app.state.settings
     reason = refusal(request.headers.get(settings.service_key_header), settings.service_key_hash)

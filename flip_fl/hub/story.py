@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlmodel import Session, col, select
@@ -14,9 +14,11 @@ from flip_fl.dashboard.story import (
     SCHEMA,
     Failure,
     FeedRow,
+    Loss,
     Plot,
     Point,
     Series,
+    Silence,
     StoredResults,
     Story,
     StoryModel,
@@ -26,6 +28,7 @@ from flip_fl.dashboard.story import (
 from flip_fl.hub.curves import MetricRow, metric_rows, series_names
 from flip_fl.hub.feed import LogRow, log_rows
 from flip_fl.hub.rounds import story_rounds, total_rounds
+from flip_fl.hub.silence import SilenceRule, silent_runs
 from flip_fl.hub.tables import (
     EventLedger,
     FlJob,
@@ -49,12 +52,17 @@ _KINDS: Mapping[str, str] = {
 # How a site reports a number that JSON cannot carry, and how it reports anything else that it kept back.
 _NOT_FINITE = re.compile(r"^metric '(?P<label>.+?)' of .* is (?:nan|inf|-inf): not stored")
 _KEPT_BACK = re.compile(r"\bnot stored(?: \(\d+ times\))?$")
+# How a sender begins a row about reports that were lost.
+_LOSS = "reporting: "
 _UNATTRIBUTED = "[unattributed client '"
 _TRACEBACK = "Traceback (most recent call last)"
 
 
-def build_story(model_id: UUID, session: Session) -> Story | None:
-    """Everything the hub knows of a run, deleted ones too; None if the model is absent."""
+def build_story(model_id: UUID, session: Session, *, rule: SilenceRule | None = None) -> Story | None:
+    """Everything the hub knows of a run, deleted ones too; None if the model is absent.
+
+    ``rule`` says when a run counts as unreachable; without one none does.
+    """
     found = session.exec(
         select(Model, Project.name)
         .join(Project, col(Project.id) == col(Model.project_id))
@@ -68,9 +76,10 @@ def build_story(model_id: UUID, session: Session) -> Story | None:
     sites = _sites(model_id, rows, metrics, session)
     failures = [row for row in rows if _kind(row) == "failure"]
     history = _history(model_id, session)
+    now = utc_now()
     return Story(
         schema=SCHEMA,
-        generated_at=utc_now(),
+        generated_at=now,
         model=StoryModel(id=str(model_id), name=model.name, description=model.description, project=project),
         status=model.status,
         reason=next((change.reason for change in reversed(history) if change.applied), None),
@@ -82,7 +91,25 @@ def build_story(model_id: UUID, session: Session) -> Story | None:
         feed=[_feed_row(row) for row in sorted(rows, key=lambda row: (row.at, row.id))],
         failures=_failures(failures),
         results=_results(rows),
+        unreachable=_unreachable(model_id, session, rule, now),
+        losses=[
+            Loss(at=row.at, text=row.text.removeprefix(_LOSS), slot=row.slot, round=row.global_round)
+            for row in rows
+            if _is_loss(row)
+        ],
     )
+
+
+def _unreachable(model_id: UUID, session: Session, rule: SilenceRule | None, now: datetime) -> Silence | None:
+    found = [] if rule is None else silent_runs(session, rule.unreachable_after, now, model_id)
+    if rule is None or not found:
+        return None
+    ends_at = None if rule.error_after is None else now + max(timedelta(0), rule.error_after - found[0].counted)
+    return Silence(since=found[0].since, ends_at=ends_at)
+
+
+def _is_loss(row: LogRow) -> bool:
+    return not row.success and row.event_type is None and row.text.startswith(_LOSS)
 
 
 def _history(model_id: UUID, session: Session) -> list[Transition]:
@@ -98,7 +125,7 @@ def _history(model_id: UUID, session: Session) -> list[Transition]:
         Transition(at=row.at, previous=row.previous, status=row.status, by=row.by, reason=row.reason) for row in changes
     ]
     for row in late:
-        if row.status is None:
+        if row.status is None or row.occurred_at is None:
             continue
         ignored = Transition(
             at=row.occurred_at, previous=None, status=row.status, by=FL_SERVER, applied=False, reason=None
@@ -175,7 +202,7 @@ def _kind(row: LogRow) -> str:
         return "status"
     if row.event_type is not None:
         return _KINDS.get(row.event_type, "event")
-    if row.success or _KEPT_BACK.search(row.text):
+    if row.success or _KEPT_BACK.search(row.text) or _is_loss(row):
         return "log"
     # Rows of the hub and the server that report a loss are no failure of anybody; a traceback is.
     reported = row.slot is not None or row.text.startswith(_UNATTRIBUTED) or _TRACEBACK in row.text

@@ -102,7 +102,11 @@ class Trust(SQLModel, table=True):
 
 
 class Model(SQLModel, table=True):
-    """One model and its run. Deleting flags it; rows about it stay."""
+    """One model and its run. Deleting flags it; rows about it stay.
+
+    ``heard_at`` is when the FL server last reported on it, by the hub's clock and to within seconds; null while a run
+    waits in the queue.
+    """
 
     __tablename__ = "model"
     id: UUID = Field(default_factory=uuid4, primary_key=True, sa_type=Uuid)
@@ -112,6 +116,7 @@ class Model(SQLModel, table=True):
     status: ModelStatus = Field(default=ModelStatus.PENDING, sa_type=StatusText)
     deleted: bool = Field(default=False)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    heard_at: datetime | None = Field(default=None, sa_type=UtcDateTime, nullable=True)
 
 
 class ModelTrustIntersect(SQLModel, table=True):
@@ -149,15 +154,17 @@ class StatusHistory(SQLModel, table=True):
 class EventLedger(SQLModel, table=True):
     """The ids of everything that was stored, so that a copy is recognised.
 
-    ``applied`` is false for a status that came too late to count; ``status`` says which.
+    ``applied`` is false for a status that came too late to count; ``status`` and ``occurred_at`` say which and when.
     """
 
     __tablename__ = "fl_event_ledger"
+    # On SQLite the key is the table: an index of its own beside it would double what is written.
+    __table_args__ = {"sqlite_with_rowid": False}
     model_id: UUID = Field(foreign_key="model.id", primary_key=True, sa_type=Uuid)
     event_id: UUID = Field(primary_key=True, sa_type=Uuid)
     status: ModelStatus | None = Field(default=None, sa_type=StatusText, nullable=True)
     applied: bool = Field(default=True)
-    occurred_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    occurred_at: datetime | None = Field(default=None, sa_type=UtcDateTime, nullable=True)
 
 
 class FlLog(SQLModel, table=True):
@@ -261,3 +268,12 @@ class FlScheduler(SQLModel, table=True):
     net_id: UUID = Field(foreign_key="fl_nets.id", primary_key=True, sa_type=Uuid)
     status: str = Field(default=NetStatus.AVAILABLE, sa_type=String(32))
     job_id: UUID | None = Field(default=None, foreign_key="fl_job.id", index=True, sa_type=Uuid, nullable=True)
+
+
+class HubPresence(SQLModel, table=True):
+    """Since when a hub has been there without a break, and when it last was: one row, whose id is 1."""
+
+    __tablename__ = "fl_hub_presence"
+    id: int = Field(primary_key=True, sa_type=Integer, sa_column_kwargs={"autoincrement": False})
+    up_since: datetime = Field(sa_type=UtcDateTime)
+    seen_at: datetime = Field(sa_type=UtcDateTime)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from flip_fl.commands.answers import HubMade, Models, Slots, Trusts
+from flip_fl.commands.answers import HubMade, HubSwept, Models, Slots, Trusts
 from tests.contract.test_cli_json import checked
 from tests.support.cli import SCRIPT, environment, flip_fl, served_hub
 
@@ -149,3 +151,35 @@ def test_the_key_that_init_showed_opens_the_hub(tmp_path: Path) -> None:
     with served_hub(tmp_path) as hub:
         done = flip_fl("doctor", "--hub", cwd=tmp_path, env=hub.server_env())
         assert done.exit_code == 0, done.stdout + done.stderr
+
+
+def test_silent_runs_are_listed_and_ended_only_when_told_to(made: Path) -> None:
+    """Protects runs from an operator's look: listing and a dry run change nothing, the rule ends and says which."""
+    flip_fl("hub", "trust", "add", "Kings", cwd=made)
+    flip_fl("hub", "model", "add", "Breast cancer", cwd=made)
+    away = flip_fl("hub", "sweep", "--error-after", "600", "--json", cwd=made)
+    assert (away.exit_code, away.document()["code"]) == (3, "FLIP-E1007")
+    _silent_for(made / "hub" / "hub.sqlite", timedelta(seconds=4000))
+    listed = flip_fl("hub", "model", "list", cwd=made).stdout
+    assert "Training (no news since " in listed
+    (model,) = checked(flip_fl("hub", "model", "list", "--json", cwd=made).document(), Models).models
+    assert (model.status, model.unreachable_since is not None) == ("RUNNING", True)
+    looked = flip_fl("hub", "sweep", cwd=made)
+    assert "(1 h 6 min)" in looked.stdout
+    assert "no rule is set" in looked.stderr
+    for words, status in ((("--dry-run",), "RUNNING"), ((), "ERROR")):
+        done = flip_fl("hub", "sweep", "--error-after", "3600", *words, "--json", cwd=made)
+        answer = checked(done.document(), HubSwept)
+        assert [(row.id, row.due) for row in answer.silent] == [(model.id, True)]
+        (after,) = checked(flip_fl("hub", "model", "list", "--json", cwd=made).document(), Models).models
+        assert after.status == status
+    assert flip_fl("hub", "sweep", "--error-after", "3600", cwd=made).stdout == "every run under way reports\n"
+
+
+def _silent_for(database: Path, silence: timedelta) -> None:
+    """A run under way whose server's last word is that old, at a hub that is there."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    with sqlite3.connect(database) as connection:
+        heard, long_ago = str(now - silence), str(now - timedelta(days=1))
+        connection.execute("UPDATE model SET status = 'RUNNING', heard_at = ?", [heard])
+        connection.execute("INSERT INTO fl_hub_presence VALUES (1, ?, ?)", [long_ago, str(now)])

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import MetaData, insert, text
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, SQLModel
+from sqlmodel import Session, SQLModel, select
 
 from flip_fl.errors import ExitCode, FlipError
 from flip_fl.hub import admin, database
-from flip_fl.hub.tables import FlLog, Project, as_utc
+from flip_fl.hub.ledger import claim
+from flip_fl.hub.tables import EventLedger, FlLog, Model, Project, as_utc
+from flip_fl.values import ModelStatus
+from flip_fl.wire import new_event_id
 from tests.support.databases import PostgresServer
 from tests.support.hub import world
 
@@ -61,6 +69,64 @@ def test_initialising_twice_keeps_what_is_there(empty_url: str) -> None:
     admin.init_database(empty_url)
     with admin.open_session(empty_url) as session:
         assert [project.name for project in admin.list_projects(session)] == ["p"]
+
+
+def test_a_filled_database_of_an_older_version_is_migrated(empty_url: str) -> None:
+    """Everything is kept: rows, ids, what came late; a copy is still a copy; a run under way was last heard of then."""
+    ids = [new_event_id() for _ in range(3)]
+    _older_database(empty_url, ids)
+    admin.init_database(empty_url)
+    engine = database.open_engine(empty_url)
+    with Session(engine) as session:
+        (model,) = session.exec(select(Model)).all()
+        assert (model.id, model.status) == (_OLD_MODEL, ModelStatus.RUNNING)
+        assert model.heard_at == datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
+        late = {row.event_id: row for row in session.exec(select(EventLedger)).all()}
+        assert set(late) == set(ids)
+        assert (late[ids[2]].applied, late[ids[2]].status) == (False, ModelStatus.ERROR)
+        assert late[ids[2]].occurred_at == datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)
+        fresh = new_event_id()
+        assert claim(model.id, [*ids, fresh], session) == {fresh}
+        with pytest.raises(IntegrityError):
+            claim(uuid4(), [new_event_id()], session)
+    engine.dispose()
+
+
+_OLD_MODEL = UUID("0190a6c1-0000-7000-8000-000000000001")
+
+
+def _older_database(url: str, ids: Sequence[UUID]) -> None:
+    """A database as the first version left it, with a run under way."""
+    engine = database.open_engine(url)
+    if engine.dialect.name == "sqlite":
+        Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        kept = MetaData()
+        kept.reflect(connection)
+        tables = kept.tables
+        at = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)
+
+        def spelt(value: UUID) -> Any:
+            return value.hex if engine.dialect.name == "sqlite" else value
+
+        project, model = spelt(uuid4()), spelt(_OLD_MODEL)
+        connection.execute(insert(tables["project"]), {"id": project, "name": "p", "created_at": at})
+        facts = {"id": model, "project_id": project, "name": "m", "description": "", "status": "RUNNING"}
+        connection.execute(insert(tables["model"]), facts | {"deleted": False, "created_at": at})
+        for seconds in (0, 5):
+            row = {"model_id": model, "occurred_at": at, "success": True, "log": "x"}
+            connection.execute(
+                insert(tables["fl_logs"]), row | {"log_date": datetime(2026, 3, 1, 12, 0, seconds, tzinfo=UTC)}
+            )
+        for number, event in enumerate(ids):
+            late = number == 2
+            facts = {"model_id": model, "event_id": spelt(event), "status": "ERROR" if late else None}
+            connection.execute(insert(tables["fl_event_ledger"]), facts | {"applied": not late, "occurred_at": at})
+    engine.dispose()
 
 
 def test_two_processes_may_initialise_at_once(empty_url: str) -> None:

@@ -337,6 +337,15 @@ def test_who_is_awaited_is_named(browser: Browser, pages: dict[str, Path]) -> No
     assert browser.js("document.querySelectorAll('.rounds .cell.missed').length") == 0
 
 
+def test_a_silent_server_and_lost_reports_are_told(browser: Browser, pages: dict[str, Path]) -> None:
+    """A page that looks alive says that nothing was heard, since when, what happens next, and what was lost."""
+    _open(browser, pages["running"])
+    line = browser.js("document.querySelector('.state .line').textContent")
+    assert "round 2 of 5 – no news from the FL server since 13:03 UTC (5 min); unless it reports, the run ends" in line
+    assert browser.js("document.querySelector('.state').classList.contains('warn')") is True
+    assert "12 of Trust_1's reports" in browser.js("document.querySelector('#losses').textContent")
+
+
 def test_models_are_compared_by_site(browser: Browser, pages: dict[str, Path]) -> None:
     """Every model stands beside the others on each site; the best is marked in words, not by colour alone."""
     _open(browser, pages["finished"])

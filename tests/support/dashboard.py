@@ -15,9 +15,11 @@ from flip_fl.dashboard.story import (
     CellState,
     Failure,
     FeedRow,
+    Loss,
     Plot,
     Point,
     Series,
+    Silence,
     StoredResults,
     Story,
     StoryModel,
@@ -434,14 +436,16 @@ def large(site_count: int = 20, round_count: int = 100, label_count: int = 8) ->
 
 
 def running() -> Story:
-    """Round 2 of 5 is open: one site has answered, the other is awaited."""
+    """Round 2 of 5 is open: one site has answered, the other is awaited; then the FL server fell silent."""
     base = finished()
     done = rounds(2, ["Trust_1", "Trust_2"], state=lambda n, k: "missed" if (n, k) == (2, 2) else "returned")
     done[-1] = done[-1].model_copy(update={"aggregated_at": None, "returned": 1})
     return Story(
-        generated_at=at(18),
+        generated_at=at(318),
         model=base.model,
         status=ModelStatus.RUNNING,
+        unreachable=Silence(since=at(18), ends_at=at(3618)),
+        losses=[Loss(at=at(17), text="12 of Trust_1's reports of train, round 1 never came", slot="Trust_1", round=1)],
         total_rounds=5,
         history=history(*_BEGIN),
         sites=base.sites,
@@ -487,6 +491,7 @@ def hostile() -> Story:
             FeedRow(id=2, at=at(2), kind="log", text=evil, slot=slot),
             FeedRow(id=3, at=at(2), kind="constructor", text="a kind that every object has", slot="__proto__"),
         ],
+        losses=[Loss(at=at(1), text=evil, slot=slot, round=1)],
         failures=[Failure(at=at(1), headline=evil, detail=evil, slots=[slot, evil], round=1, task=evil)],
         results=StoredResults(address=evil, at=at(2), size_bytes=1, sha256=evil),
         baselines=[

@@ -174,4 +174,4 @@ def outcomes(answer: Mapping[str, Any]) -> list[str]:
 
 
 def codes(answer: Mapping[str, Any]) -> Sequence[str | None]:
-    return [result["code"] for result in answer["results"]]
+    return [result.get("code") for result in answer["results"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import pytest
 
@@ -101,3 +102,36 @@ def test_the_headline_names_the_cause_that_ended_the_run(
 def test_a_stop_names_the_person_and_not_the_late_callback() -> None:
     """A status that came after the stop was ignored, so the headline ignores it, too."""
     assert dashboard.stopped().headline.text == "Stopped by A. Smith in round 3"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "0 s"),
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (86400, "1 d"),
+        (273600, "3 d 4 h"),
+    ],
+)
+def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
+    """How long a server was not heard of is read at a glance."""
+    assert words.span(timedelta(seconds=seconds)) == text
+
+
+def test_a_silent_server_is_said_beside_the_state_and_never_instead_of_it() -> None:
+    """A run is not called failed because nothing is heard of it: state first, then since when, then what comes next."""
+    story = dashboard.running()
+    head = story.headline
+    assert (head.word, head.detail, head.tone) == ("Training", "round 2 of 5", "warn")
+    assert head.hint == (
+        "No news from the FL server since 13:03 UTC (5 min); unless it reports, the run ends as failed at 14:03 UTC"
+    )
+    assert head.text == f"Training, round 2 of 5 - {head.hint[0].lower()}{head.hint[1:]}"
+    assert story.model_copy(update={"unreachable": None}).headline.text == "Training, round 2 of 5"
+    later = words.silence(dashboard.at(18), dashboard.at(18) + timedelta(days=1))
+    assert later == "No news from the FL server since 2026-11-22 13:03 UTC (1 d)"

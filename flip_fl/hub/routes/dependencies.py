@@ -11,6 +11,7 @@ from sqlmodel import Session
 
 from flip_fl.hub import database
 from flip_fl.hub.model_service import IDetailedModelStatus, get_model_status, lock_model
+from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.tables import Model
 from flip_fl.wire import DETAIL_MODEL_MISSING, IDEMPOTENCY_HEADER
 
@@ -25,8 +26,13 @@ def _reading(request: Request) -> Iterator[Session]:
         yield session
 
 
+def _rule(request: Request) -> SilenceRule:
+    return SilenceRule.of(request.app.state.settings)
+
+
 Writing = Annotated[Session, Depends(_writing)]
 Reading = Annotated[Session, Depends(_reading)]
+Rule = Annotated[SilenceRule, Depends(_rule)]
 IdempotencyKey = Annotated[str | None, Header(alias=IDEMPOTENCY_HEADER, min_length=1, max_length=255)]
 
 

@@ -5,41 +5,53 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from sqlalchemy import insert
 from sqlmodel import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
 
+from flip_fl.hub import database
 from flip_fl.hub.batch import store_batch
 from flip_fl.hub.clients import Participant, older_participant, participants
 from flip_fl.hub.intake import check_client, metric_row, take_status, unattributed
+from flip_fl.hub.items import NoBatch, read_items
 from flip_fl.hub.ledger import claim, event_id, mark_late
 from flip_fl.hub.model_service import add_log, get_model_status
-from flip_fl.hub.routes.dependencies import IdempotencyKey, Writing, deleted, live_model
+from flip_fl.hub.routes.dependencies import IdempotencyKey, Rule, Writing, deleted, live_model
+from flip_fl.hub.silence import SilenceRule, hear, hear_of
 from flip_fl.hub.tables import FlMetric, utc_now
 from flip_fl.values import ModelStatus
 from flip_fl.wire import IDEMPOTENCY_HEADER, BatchIn, BatchOut, LogIn, MetricIn
 
 router = APIRouter(prefix="/model/{model_id}")
 
+_BATCH_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": BatchIn.model_json_schema()}}}
+}
+
 
 @router.put("/status/{status}")
 def put_status(
-    model_id: UUID, status: ModelStatus, session: Writing, response: Response, key: IdempotencyKey = None
+    model_id: UUID, status: ModelStatus, session: Writing, rule: Rule, response: Response, key: IdempotencyKey = None
 ) -> dict[str, str]:
     """Set the status. One that comes after STOPPED is answered like any other and changes nothing."""
     model = live_model(model_id, session)
+    hear(model, session, rule.unreachable_after)
     if _is_new(model_id, key, session, response) and not take_status(model, status, session) and key is not None:
-        mark_late(model_id, event_id(key), status, session)
+        mark_late(model_id, event_id(key), status, utc_now(), session)
     session.commit()
     return {"success": "status set"}
 
 
 @router.post("/metrics", status_code=204)
 def post_metric(
-    model_id: UUID, metric: MetricIn, session: Writing, response: Response, key: IdempotencyKey = None
+    model_id: UUID, metric: MetricIn, session: Writing, rule: Rule, response: Response, key: IdempotencyKey = None
 ) -> None:
     """Store one metric of one client."""
     participant = _attributed(model_id, metric, session)
+    hear_of(model_id, session, rule.unreachable_after)
     if _is_new(model_id, key, session, response):
         x_label, x_value = metric.coordinate()
         row = metric_row(
@@ -58,7 +70,7 @@ def post_metric(
 
 @router.post("/logs")
 def post_log(
-    model_id: UUID, row: LogIn, session: Writing, response: Response, key: IdempotencyKey = None
+    model_id: UUID, row: LogIn, session: Writing, rule: Rule, response: Response, key: IdempotencyKey = None
 ) -> dict[str, str]:
     """Store one log row or typed event. A failure report is kept even when its client cannot be named."""
     text = row.log
@@ -73,6 +85,7 @@ def post_log(
         participant = _claimed(model_id, row, session)
         if participant is None or not participant.associated:
             text, participant = unattributed(participant, claimed, text or ""), None
+    hear_of(model_id, session, rule.unreachable_after)
     if _is_new(model_id, key, session, response):
         add_log(
             model_id,
@@ -90,11 +103,23 @@ def post_log(
     return {"detail": "Created"}
 
 
-@router.post("/events")
-def post_batch(model_id: UUID, batch: BatchIn, session: Writing) -> BatchOut:
+@router.post("/events", response_model=BatchOut, openapi_extra=_BATCH_BODY)
+async def post_batch(model_id: UUID, request: Request, rule: Rule) -> Response:
     """Store many facts at once; each gets an outcome of its own, in order."""
-    items: list[dict[str, Any]] = batch.items
-    return store_batch(model_id, items, session)
+    # The body goes past the framework, which would read, check and write everything once more.
+    body = await request.body()
+    answer = await run_in_threadpool(_store, request.app.state, model_id, body, rule)
+    return Response(answer, media_type="application/json")
+
+
+def _store(state: State, model_id: UUID, body: bytes, rule: SilenceRule) -> str:
+    try:
+        items = read_items(body)
+    except NoBatch as error:
+        raise RequestValidationError(error.errors) from None
+    with database.writing(state.engine) as session:
+        answer = store_batch(model_id, items, session, unreachable_after=rule.unreachable_after)
+    return answer.model_dump_json(exclude_none=True)
 
 
 def _claimed(model_id: UUID, body: MetricIn | LogIn, session: Session) -> Participant | None:
@@ -120,4 +145,4 @@ def _is_new(model_id: UUID, key: str | None, session: Session, response: Respons
     if key is None:
         return True
     response.headers[IDEMPOTENCY_HEADER] = key
-    return bool(claim(model_id, [(event_id(key), utc_now())], session))
+    return bool(claim(model_id, [event_id(key)], session))

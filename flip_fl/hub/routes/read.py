@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -19,8 +20,10 @@ from flip_fl.hub.model_service import (
     get_metrics,
     get_model_status,
 )
-from flip_fl.hub.routes.dependencies import Reading, Writing, live_model, live_status, missing
+from flip_fl.hub.routes.dependencies import Reading, Rule, Writing, live_model, live_status, missing
+from flip_fl.hub.silence import silent_runs
 from flip_fl.hub.story import build_story
+from flip_fl.hub.tables import utc_now
 from flip_fl.values import ModelStatus
 
 router = APIRouter(prefix="/model/{model_id}")
@@ -34,6 +37,12 @@ class ModelEdit(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=75, pattern=r"^[^\x00]*$")]
     description: Annotated[str, Field(max_length=250, pattern=r"^[^\x00]*$")] = ""
+
+
+class StatusOut(IDetailedModelStatus):
+    """``GET /model/{id}/status``. ``unreachableSince``: the FL server should report and does not, since then."""
+
+    unreachableSince: datetime | None = None
 
 
 @router.get("/metrics")
@@ -51,19 +60,20 @@ def read_logs(model_id: UUID, session: Reading) -> list[ILogRow]:
 
 
 @router.get("/status")
-def read_status(model_id: UUID, session: Reading) -> IDetailedModelStatus:
+def read_status(model_id: UUID, session: Reading, rule: Rule) -> StatusOut:
     """The status, of deleted models too. 404 if absent."""
     status = get_model_status(model_id, session)
     if status is None:
         raise missing(model_id)
-    return status
+    found = silent_runs(session, rule.unreachable_after, utc_now(), model_id)
+    return StatusOut(**status.model_dump(), unreachableSince=found[0].since if found else None)
 
 
 @router.get("/story")
-def read_story(model_id: UUID, session: Reading) -> Story:
+def read_story(model_id: UUID, session: Reading, rule: Rule) -> Story:
     """The whole run as one document. 404 if absent, 400 if deleted."""
     live_status(model_id, session)
-    story = build_story(model_id, session)
+    story = build_story(model_id, session, rule=rule)
     if story is None:
         raise missing(model_id)
     return story

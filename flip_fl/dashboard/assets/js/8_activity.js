@@ -29,6 +29,13 @@ function userFrames(detail) {
   return out.slice(-6);
 }
 
+function losses(model) {
+  const list = model.story.losses;
+  if (!list.length) return null;
+  const rows = list.map((x) => h("li", {}, time(x.at), h("span", {}), h("span", { class: "soft" }, x.round ? `round ${x.round}` : ""), x.slot && model.bySlot.has(x.slot) ? siteName(model.bySlot.get(x.slot)) : h("span", {}), h("span", { class: "text" }, x.text)));
+  return section("losses", "Lost reports", "What was reported and never reached the hub, as whoever counted it says.", h("ol", { class: "feed", tabindex: "0", role: "list", "aria-label": "Lost reports" }, rows));
+}
+
 function results(model) {
   const { story } = model, r = story.results;
   const command = (text) => h("div", { class: "command copyline" }, h("code", {}, text), copyButton(text, "the command"));

@@ -19,6 +19,7 @@ function headline(model) {
     if (a.rows.length) add(main.label, number(a.median, main.places), a.rows.length > 1 ? `median of ${plural(a.rows.length, "site")}, ${x ? `round ${x}` : "final"}` : x ? `round ${x}` : "final");
   }
   add("Failures", story.failures.length ? String(story.failures.length) : "none", story.failures.length ? h("a", { href: "#failures" }, "see what failed") : null);
+  if (story.losses.length) add("Lost reports", String(story.losses.length), h("a", { href: "#losses" }, "see what was lost"));
   if (story.results) add("Results", bytes(story.results.size_bytes), "stored");
   const notes = [];
   if (story.reason && !head.text.includes(story.reason)) notes.push(`Reason: ${story.reason}`);
@@ -28,7 +29,7 @@ function headline(model) {
   }
   return h("section", { class: `card state ${head.tone}`, id: "top", "aria-label": "State of the run" },
     h("div", { class: "eyebrow" }, h("h1", {}, story.model.name), story.model.project ? h("span", {}, story.model.project) : null, h("code", { class: "small", title: "model id" }, story.model.id)),
-    h("div", { class: "line" }, icon(head.tone), h("p", {}, h("b", {}, head.word), head.detail ? h("span", { class: "detail" }, head.text.slice(head.word.length).replace(/ - /g, " – ")) : null)),
+    h("div", { class: "line" }, icon(head.tone), h("p", {}, h("b", {}, head.word), head.text.length > head.word.length ? h("span", { class: "detail" }, head.text.slice(head.word.length).replace(/ - /g, " – ")) : null)),
     story.model.description ? h("p", { class: "more" }, story.model.description) : null,
     Object.keys(story.model.facts || {}).length ? h("p", { class: "more small" }, Object.entries(story.model.facts).map(([name, value], k) => [k ? " · " : "", `${name} `, h("b", {}, value)])) : null,
     notes.map((n) => h("p", { class: "more" }, n)),
@@ -80,14 +81,14 @@ function render(story, root) {
   applyTheme(view);
   dark.addEventListener("change", () => applyTheme(view));
   document.title = tabTitle(story);
-  const top = headline(model), fail = failures(model), table = compared(model), chart = curves(model, view), fair = fairness(model, view);
+  const top = headline(model), fail = failures(model), lost = losses(model), table = compared(model), chart = curves(model, view), fair = fairness(model, view);
   const rounds = roundsGrid(model), result = results(model), log = history(model), feed = activity(model, view);
-  const parts = [fail, table, chart, fair, rounds, result, log, feed].filter(Boolean);
+  const parts = [fail, lost, table, chart, fair, rounds, result, log, feed].filter(Boolean);
   const pairOf = (a, b) => (a && b ? h("div", { class: "pair" }, a, b) : a || b);
   // few rounds leave room beside them
   const narrow = story.rounds.length <= 8;
   const middle = narrow ? pairOf(h("div", { class: "stack" }, rounds, result), log) : [rounds, pairOf(result, log)];
-  const main = h("main", { id: "main", class: "wrap", tabindex: "-1" }, top, fail, table, chart, fair, middle, feed);
+  const main = h("main", { id: "main", class: "wrap", tabindex: "-1" }, top, fail, lost, table, chart, fair, middle, feed);
   root.replaceChildren(bar(model, view, parts), main,
     h("footer", { class: "wrap" }, `Drawn from what the hub knew on ${day(story.generated_at)}, ${clock(story.generated_at)} UTC. All times are UTC.`),
     h("div", { id: "said", class: "sr", role: "status", "aria-live": "polite" }));
