@@ -9,16 +9,13 @@ import contextlib
 import json
 import threading
 import time
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
-from uuid import UUID
 
 import requests
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
 
-from flip_fl.nvflare.protocol import get_events
 from flip_fl.nvflare.reporter import FlipReporter
 from flip_fl.reporting.lifecycle import Lifecycle
 
@@ -51,28 +48,51 @@ class TimedReporter(FlipReporter):
 class PostingReporter(TimedReporter):
     """The documented client's way: each metric is posted in the event's handler, on a connection of its own."""
 
-    def __init__(self, model_id: str = "") -> None:
-        super().__init__(model_id)
+    def open(self, reporting: Any) -> None:
+        super().open(_Posting(reporting, self.settings))  # type: ignore[arg-type]
+
+
+class _Posting:
+    """A run's reporting, but for what sites measure."""
+
+    def __init__(self, inner: Any, settings: Any) -> None:
+        self._inner = inner
+        self.reporter: Any = _PostingFace(inner.reporter, settings, inner.path.stem)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _PostingFace:
+    """Our reporter, whose metrics go out on the caller's thread."""
+
+    def __init__(self, inner: Any, settings: Any, model_id: str) -> None:
+        self._inner = inner
+        self._route = f"{settings.hub_url.rstrip('/')}/model/{model_id}/metrics"
+        self._headers = {settings.service_key_header: settings.service_key.get_secret_value()}
         self._posted: set[str] = set()
 
-    def _receive(self, shareable: Shareable, slot: str) -> None:
-        settings = self.settings
-        assert settings is not None
-        route = f"{settings.hub_url.rstrip('/')}/model/{self.run_model_id}/metrics"
-        headers = {settings.service_key_header: settings.service_key.get_secret_value()}
-        for item in get_events(shareable, slot).items:
+    def from_site(self, client: str, raw: Iterable[Mapping[str, Any]]) -> bool:
+        for item in raw:
+            # A metric comes twice, live and in the task's reply.
             if item["kind"] == "metric" and item["id"] not in self._posted:
                 self._posted.add(item["id"])
                 names = ("global_round", "label", "result", "x_value", "x_label")
-                body = {"fl_client_name": slot, **{name: item[name] for name in names if item.get(name) is not None}}
-                requests.post(route, json=body, headers=headers, timeout=POST_TIMEOUT_S).raise_for_status()
+                body = {"fl_client_name": client, **{name: item[name] for name in names if item.get(name) is not None}}
+                answer = requests.post(self._route, json=body, headers=self._headers, timeout=POST_TIMEOUT_S)
+                answer.raise_for_status()
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 class SilentReporter(TimedReporter):
     """Reporting switched off: the run is the same, and nobody is told of it."""
 
-    def _open(self, model_id: UUID, state: Path) -> Any:
-        return _Silence()
+    def open(self, reporting: Any) -> None:
+        reporting.close(0.0)
+        super().open(_Silence())  # type: ignore[arg-type]
 
 
 class _Silence:

@@ -147,11 +147,8 @@ def test_the_load_fills_and_measures_three_hubs(database: str, request: pytest.F
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_a_job_is_measured_with_a_hung_hub_and_with_reporting_switched_off() -> None:
-    """The measurement asserts that the one is at the hub in the end, with every metric, and the other is not."""
-    hung = EFFORT.ways[2]
-    found = reporting_nvflare.measure_runs(replace(EFFORT, repeats=1, rounds=1, metrics=3, ways=[hung], rival=False))
-    assert found.keys() == {OFF, hung}
-    for took in (found[OFF][0], found[hung][0]):
-        assert 0 < took.handlers_s < took.run_s
-        assert took.end_s < took.run_s
+def test_a_job_is_measured_with_a_hung_hub() -> None:
+    """The measurement asserts that every metric is at the hub in the end, and that the handlers were really timed."""
+    took = reporting_nvflare.run_job(EFFORT.ways[2], replace(EFFORT, rounds=1, metrics=3))
+    assert 0 < took.handlers_s < took.run_s
+    assert took.end_s < took.run_s
