@@ -6,6 +6,7 @@ import json
 import math
 import random
 import threading
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,24 @@ from uuid import uuid4
 import pytest
 from nvflare.apis.client import Client
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode, ServerCommandKey
+from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedKey, ReturnCode, ServerCommandKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 
 from flip_fl.app.runner import Session
+from flip_fl.nvflare.executor import FlipExecutor
 from flip_fl.nvflare.inbox import SiteInbox
 from flip_fl.nvflare.protocol import BATCH_HEADER, LIVE_EVENT, get_batch, put_batch
-from flip_fl.nvflare.reporter import FlipReporter
+from flip_fl.nvflare.reporter import WATCH_POLL_S, FlipReporter
+from flip_fl.reporting.gaps import GRACE_S, HOLD_S
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.records import Lane
 from flip_fl.reporting.stats import OutboxStats
+from flip_fl.values import Task
 from flip_fl.wire import LogItem, SiteBatch
 from tests.support.app import TableSource, run, write_app
-from tests.support.reporting import metric
+from tests.support.reporting import metric, wait_until
 
 BURST = """
 def train(model, site, config):
@@ -98,6 +103,25 @@ def train(app: Path, slot: str, publish: Any) -> SiteBatch:
     return reports
 
 
+class ClientEngine:
+    """As much of NVFLARE's client engine as an executor needs to fire an event at ``server``."""
+
+    def __init__(self, server: Server, slot: str, *, cut: bool = False) -> None:
+        self.server, self.slot, self.cut = server, slot, cut
+
+    def new_context(self) -> FLContext:
+        context = FLContext()
+        context.set_prop(ReservedKey.ENGINE, self, private=True)
+        return context
+
+    def fire_event(self, event_type: str, context: FLContext) -> None:
+        assert event_type == LIVE_EVENT
+        assert context.get_prop(FLContextKey.EVENT_SCOPE) == EventScope.FEDERATION
+        if self.cut:
+            raise ConnectionError("the channel is cut")
+        self.server.live_event(self.slot, context.get_prop(FLContextKey.EVENT_DATA))
+
+
 def steps(items: list[dict[str, Any]], slot: str) -> list[float]:
     return [item["result"] for item in items if item.get("client") == slot and item.get("label") == "burst"]
 
@@ -109,16 +133,16 @@ def told(items: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("cut", ["nothing", "live", "result"])
 def test_with_either_channel_cut_everything_arrives_once_and_in_order(burst: Path, server: Server, cut: str) -> None:
     """The live channel is fire and forget, the result may lose its copy: one of them is enough, both are not two."""
-
-    def publish(batch: SiteBatch) -> None:
-        if cut == "live":
-            raise ConnectionError("the channel is cut")
-        server.live("Trust_1", batch)
-
-    reports = train(burst, "Trust_1", publish)
+    executor = FlipExecutor()
+    context = ClientEngine(server, "Trust_1", cut=cut == "live").new_context()
+    executor.handle_event(EventType.START_RUN, context)
+    session = Session(burst, TableSource(), executor._publish)
+    reply = executor._reply(run(burst, session=session), Task.TRAIN, Shareable())
+    batch = get_batch(reply)
+    assert batch is not None
     if cut == "result":
-        reports = reports.model_copy(update={"first": reports.made, "items": []})
-    server.result("Trust_1", reports)
+        batch = batch.model_copy(update={"first": batch.made, "items": []})
+    server.result("Trust_1", batch)
     items, stats = server.end()
     assert steps(items, "Trust_1") == list(range(1000))
     assert [item["label"] for item in items if item["kind"] == "metric"].count("train_loss") == 1
@@ -239,19 +263,29 @@ def test_a_batch_that_cannot_be_read_costs_nothing_but_itself(server: Server, he
     assert stats.losses == {"invalid": 1}
 
 
-def test_what_waits_for_a_lost_batch_is_stored_while_the_task_goes_on(tmp_path: Path) -> None:
-    """One lost batch must not hide the rest of a long training: the widget's watch gives it up after 2 s."""
+def test_the_watch_gives_up_a_lost_batch_and_a_lost_site_while_the_run_goes_on(server: Server) -> None:
+    """One lost batch must not hide the rest of a long training, nor need a dead site's gap wait for the run's end."""
     now = [0.0]
-    reporting = LocalReporting(uuid4(), tmp_path)
-    inbox = SiteInbox(reporting.reporter, lambda: now[0])
-    event = Shareable()
+    widget = server.widget
+    widget._inbox = SiteInbox(widget.reporting.reporter, lambda: now[0])
+    box = widget.reporting.reporter._outbox
     row = LogItem(at=metric().at, client="Trust_1", log="late", success=True).model_dump(mode="json")
-    put_batch(event, SiteBatch(task="train", round=1, first=100, items=[row]))
-    inbox.live("Trust_1", event, 1)
-    inbox.tick()
-    box = reporting.reporter._outbox
+    server.live("Trust_1", SiteBatch(task="train", round=1, first=100, items=[row]))
     assert box.is_empty()
-    now[0] += 2.0
-    inbox.tick()
-    assert [record.item()["log"] for record in box.collect()] == ["late"]
-    reporting.close()
+    watch = threading.Thread(target=widget._watch, args=(None, None))
+    watch.start()
+    try:
+        time.sleep(1.5 * WATCH_POLL_S)
+        assert box.is_empty()
+        now[0] += HOLD_S
+        wait_until(lambda: box.depth()[Lane.EVENT] == 1)
+        context = FLContext()
+        context.set_prop(FLContextKey.DISCONNECTED_CLIENT_NAME, "Trust_1")
+        widget.handle_event(EventType.CLIENT_DISCONNECTED, context)
+        now[0] += GRACE_S
+        wait_until(lambda: box.depth()[Lane.FAILURE] == 2)
+    finally:
+        items, _ = server.end()
+        watch.join()
+    said = [text for text in told(items) if "is disconnected" not in text]
+    assert said == ["reporting: 100 of Trust_1's reports of train, round 1 never came", "late"]
