@@ -215,7 +215,7 @@ def can_mount(folder: Path) -> bool:
 @pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
 def test_a_disk_that_is_full_costs_no_report_while_the_hub_is_there(engine: str, tmp_path: Path) -> None:
     """The outbox's disk is full from the first round on: everything is stored once all the same, the run succeeds, and
-    one row says what was wrong."""
+    it is said what was wrong."""
     if not can_mount(tmp_path / "disk"):
         leave_out("a full disk: mounting a small one needs root")
     flag = tmp_path / "full"
@@ -242,7 +242,8 @@ def test_a_disk_that_is_full_costs_no_report_while_the_hub_is_there(engine: str,
     (steps,) = [plot for plot in outcome.story.plots if plot.label == "step_loss"]
     assert [len(series.points) for series in steps.series] == [600, 600]
     said = [row.text for row in outcome.story.feed if row.text.startswith("reporting: ")]
-    assert said == ["reporting: the outbox file cannot be written (disk_full); reports are kept in memory"]
+    # Each time that it is full anew after something could be written again.
+    assert list(dict.fromkeys(said)) == ["reporting: the outbox file cannot be written (disk_full); reports are kept in memory"]
 
 
 # -- several runs of one machine ----------------------------------------------------------------------------------
