@@ -71,7 +71,10 @@ def run(
         typer.Option(
             metavar="FAULT",
             help="Rehearse a hub that is not well until the engine has ended: hub-slow=2s (each answer comes so much "
-            "later), hub-hung (takes connections, never answers) or hub-away (refuses connections).",
+            "later), hub-hung (takes connections, never answers), hub-away (refuses connections), hub-black-hole "
+            "(packets are lost), hub-500, hub-503, hub-429 or hub-429=30s (with a Retry-After), hub-401, hub-403, "
+            "hub-cut (does what it is asked, never says so), hub-reset (cut in mid-request) or hub-garbage (a login "
+            "page).",
         ),
     ] = None,
 ) -> Any:

@@ -173,7 +173,7 @@ class HubClient:
             timeout_s=timeout_s,
             show_details=_details(model_id, None),
         )
-        return _echoed(response.headers, key)
+        return _echoed("PUT", ROUTE_STATUS, response.content, response.headers, key)
 
     def _post(
         self,
@@ -195,7 +195,7 @@ class HubClient:
             timeout_s=timeout_s,
             show_details=_details(model_id, client),
         )
-        return _echoed(response.headers, key)
+        return _echoed("POST", route, response.content, response.headers, key)
 
     def _session(self) -> HttpClient:
         if os.getpid() != self._pid:
@@ -210,7 +210,17 @@ def _key_header(key: UUID | None) -> dict[str, str]:
     return {} if key is None else {wire.IDEMPOTENCY_HEADER: str(key)}
 
 
-def _echoed(headers: Mapping[str, str], key: UUID | None) -> bool:
+def _echoed(method: str, route: str, content: bytes, headers: Mapping[str, str], key: UUID | None) -> bool:
+    """Whether the hub keeps keys. Raises ``HttpConnectionError`` for a success that is not a hub's.
+
+    A network that wants a login answers everything with a page and 200: taken for the hub's word, all would be lost.
+    """
+    if content:
+        try:
+            if not isinstance(json.loads(content), dict):
+                raise ValueError("a hub answers with an object")
+        except ValueError as error:
+            raise HttpConnectionError(method, route, error) from None
     return key is not None and headers.get(wire.IDEMPOTENCY_HEADER) == str(key)
 
 

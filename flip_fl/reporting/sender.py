@@ -254,6 +254,9 @@ class Sender:
             logger.warning("the hub takes no reports, they wait in the outbox: %s", problem.text)
         self._paused = paused
         self._outbox.note(last_error=problem.text, last_error_ms=str(time.time_ns() // 1_000_000), paused=paused)
+        if problem.unauthorised and self._closing.is_set():
+            # Before this process ends nobody gives it another key: whoever asks again and again is locked out.
+            self._deadline = now
         wait = self._backoff.failed(problem.retry_after_s)
         return max(wait, MAX_WAIT_S / 2) if problem.unauthorised else wait
 

@@ -1,4 +1,4 @@
-"""A slow, a hung and an absent hub: real sockets between the real sender and the real hub."""
+"""A hub that is not well: real sockets between the real sender and the real hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from email.utils import parsedate_to_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -21,7 +23,27 @@ from flip_fl.reporting.hub_client import HubClient
 from flip_fl.reporting.sender import Pace
 from flip_fl.reporting.stats import read_stats
 from flip_fl.settings import ServerSettings, load
-from flip_fl.simulate.faults import AWAY, HUNG, OK, FaultyHub, HubFault, HubMode, faulty_hub, slow
+from flip_fl.simulate.faults import (
+    AWAY,
+    BLACK_HOLE,
+    CUT,
+    FAULTS,
+    GARBAGE,
+    HUNG,
+    NOISE,
+    OK,
+    RESET,
+    RESET_ANSWER,
+    FaultyHub,
+    HubFault,
+    HubMode,
+    Step,
+    answers,
+    faulty_hub,
+    slow,
+    too_large,
+    wrong_clock,
+)
 from flip_fl.simulate.model import ENGINES, Progress, RunOptions
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
@@ -170,6 +192,174 @@ def test_the_fault_changes_for_a_question_under_way(hub: RunningHub, proxy: Faul
     assert answers == [200]
 
 
+def ask(proxy: FaultyHub, hub: RunningHub, text: str, key: str | None = None) -> requests.Response:
+    """Post one row to the only model of the hub's world."""
+    headers = {KEY_HEADER: hub.key} | ({"Idempotency-Key": key} if key else {})
+    url = f"{proxy.url}/model/{hub.world.model_id}/logs"
+    return requests.post(url, json={"log": text}, headers=headers, timeout=0.5, allow_redirects=False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "heard"),
+    [(RESET, False), (RESET_ANSWER, True), (CUT, True), (NOISE, False), (BLACK_HOLE, False)],
+    ids=str,
+)
+def test_a_caller_who_hears_nothing_cannot_know_whether_the_hub_did(
+    fault: HubFault, heard: bool, hub: RunningHub, proxy: FaultyHub
+) -> None:
+    """The ambiguous faults must be what they are called: the same to the caller, and not the same to the hub."""
+    text = f"asked {uuid4()}"
+    with requests.Session() as kept_alive:
+        assert kept_alive.get(f"{proxy.url}/health", timeout=5).status_code == 200
+        proxy.set(fault)
+        with pytest.raises(requests.RequestException):
+            kept_alive.get(f"{proxy.url}/health", timeout=0.5)
+    with pytest.raises(requests.RequestException) as error:
+        ask(proxy, hub, text)
+    assert isinstance(error.value, requests.ConnectTimeout) == (fault is BLACK_HOLE)
+    assert (text in logs(hub, hub.world.model_id)) == heard
+    proxy.set(OK)
+    assert ask(proxy, hub, f"{text} again").status_code == 200
+
+
+def test_packets_that_were_lost_get_through_when_the_way_is_open_again(hub: RunningHub, proxy: FaultyHub) -> None:
+    """A connection that is being made in an outage comes about after it, without another try of the caller."""
+    proxy.set(BLACK_HOLE)
+    answered: list[int] = []
+    url = f"{proxy.url}/health"
+    asking = threading.Thread(target=lambda: answered.append(requests.get(url, timeout=20).status_code))
+    asking.start()
+    time.sleep(0.3)
+    assert answered == []
+    proxy.set(OK)
+    asking.join(15)
+    assert answered == [200]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "wait"),
+    [
+        (answers(500), 500, None),
+        (answers(401), 401, None),
+        (answers(302), 302, None),
+        (answers(429), 429, None),
+        (answers(429, retry_after_s=7), 429, "7"),
+        (answers(503, retry_after_s=7, as_date=True, clock_s=-3600), 503, "date"),
+        (too_large(20), 413, None),
+        (GARBAGE, 200, None),
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_not_the_hubs_is_given_and_the_hub_hears_nothing(
+    fault: HubFault, status: int, wait: str | None, hub: RunningHub, proxy: FaultyHub
+) -> None:
+    """Whoever answers in the hub's place must not let the question pass: what is retried would be there twice."""
+    text = f"asked {uuid4()}"
+    proxy.set(fault)
+    answer = ask(proxy, hub, text)
+    assert answer.status_code == status
+    assert ("<title>" in answer.text) == (fault is GARBAGE)
+    told = answer.headers.get("Retry-After")
+    if wait == "date":
+        until, now = (parsedate_to_datetime(answer.headers[name]) for name in ("Retry-After", "Date"))
+        assert (until - now).total_seconds() == 7
+        assert abs(time.time() - 3600 - now.timestamp()) < 60
+    else:
+        assert told == wait
+    assert text not in logs(hub, hub.world.model_id)
+    assert [asked.fault for asked in proxy.asked] == [fault]
+
+
+def test_a_body_within_the_limit_and_a_wrong_clock_reach_the_hub(hub: RunningHub, proxy: FaultyHub) -> None:
+    """A hub that refuses large bodies takes the others, and one whose clock is off is well but for that."""
+    proxy.set(too_large(1_000))
+    assert ask(proxy, hub, "a small one").status_code == 200
+    proxy.set(wrong_clock(86_400))
+    answer = ask(proxy, hub, "from tomorrow")
+    assert answer.status_code == 200
+    assert parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time() > 80_000
+    assert {"a small one", "from tomorrow"} <= set(logs(hub, hub.world.model_id))
+
+
+def test_a_schedule_goes_from_step_to_step_and_ends_well(hub: RunningHub, proxy: FaultyHub) -> None:
+    """So many requests, then so many seconds, then the next: a test must know which request met what."""
+    proxy.play(
+        [
+            Step(answers(500), requests=2),
+            Step(OK, requests=1),
+            Step(HUNG, requests=1),
+            Step(answers(429), seconds=0.3),
+            Step(AWAY, seconds=0.3),
+            Step(answers(403), requests=1),
+        ]
+    )
+    seen: list[int] = [ask(proxy, hub, "in order").status_code for _ in range(3)]
+    with pytest.raises(requests.ReadTimeout):
+        ask(proxy, hub, "into a hung hub")
+    seen.append(ask(proxy, hub, "in order").status_code)
+    wait_until(lambda: proxy.fault == AWAY, what="the next step")
+    with pytest.raises(requests.ConnectionError):
+        ask(proxy, hub, "to nobody")
+    wait_until(lambda: proxy.fault == answers(403), what="the next step")
+    seen += [ask(proxy, hub, "in order").status_code for _ in range(2)]
+    assert seen == [500, 500, 200, 429, 403, 200]
+    assert proxy.fault == OK
+    assert [asked.fault.mode for asked in proxy.asked].count(HubMode.HUNG) == 1
+    for wrong in ({"requests": 0}, {"requests": 1, "seconds": 1.0}, {"seconds": 0.0}):
+        with pytest.raises(ValueError, match="a step lasts"):
+            Step(HUNG, **wrong)
+    with pytest.raises(ValueError, match="no request comes there"):
+        Step(BLACK_HOLE, requests=1)
+
+
+def test_a_hub_that_lacks_the_batch_route_or_knows_no_keys_is_stood_in_for(hub: RunningHub) -> None:
+    """FLIP's hub has neither; what is sent to it must be tried against one that stores a repeated post twice."""
+    again, key = f"twice {uuid4()}", str(uuid4())
+    with faulty_hub(hub.base, batch_route=False, keeps_keys=False) as plain, faulty_hub(hub.base) as ours:
+        events = requests.post(f"{plain.url}/model/{hub.world.model_id}/events", json={"items": []}, timeout=5)
+        assert (events.status_code, events.json()) == (404, {"detail": "Not Found"})
+        assert [ask(plain, hub, again, key).headers.get("Idempotency-Key") for _ in range(2)] == [None, None]
+        assert logs(hub, hub.world.model_id).count(again) == 2
+        assert [ask(ours, hub, f"{again} not", key).headers.get("Idempotency-Key") for _ in range(2)] == [key, key]
+        assert logs(hub, hub.world.model_id).count(f"{again} not") == 1
+
+
+class _InPieces(BaseHTTPRequestHandler):
+    """Answers in chunks, or until it hangs up."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        size = int(self.rfile.readline(), 16)
+        said = self.rfile.read(size)
+        assert self.rfile.read(7) == b"\r\n0\r\n\r\n"
+        self.send_response(200)
+        if self.path.endswith("/chunks"):
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for piece in (said, said):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+        else:
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(said * 2)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests look at what was answered."""
+
+
+def test_messages_in_pieces_pass_whole() -> None:
+    """The proxy must not be a fault of its own to whoever sends or answers in chunks, or until the end."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _InPieces) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        with faulty_hub(f"http://127.0.0.1:{server.server_address[1]}") as proxy:
+            for path in ("chunks", "end", "chunks"):
+                answer = requests.post(f"{proxy.url}/{path}", data=iter([b"all of it"]), timeout=5)
+                assert answer.content == b"all of it" * 2
+        server.shutdown()
+
+
 def test_nothing_of_the_proxy_is_left_behind(hub: RunningHub) -> None:
     """A run must end with its ports free and its threads gone, whatever hangs in the proxy."""
     before = threading.active_count()
@@ -179,6 +369,7 @@ def test_nothing_of_the_proxy_is_left_behind(hub: RunningHub) -> None:
     ):
         assert between.url.endswith("/api")
         assert between.fault is HUNG
+        between.play([Step(BLACK_HOLE, seconds=60)])
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{between.url}/health", timeout=2)
     between.close()
@@ -195,6 +386,13 @@ def test_nothing_of_the_proxy_is_left_behind(hub: RunningHub) -> None:
         ("hub-slow=0.25s", slow(0.25)),
         ("hub-hung", HUNG),
         ("hub-away", AWAY),
+        ("hub-black-hole", BLACK_HOLE),
+        ("hub-500", answers(500)),
+        ("hub-429", answers(429)),
+        ("hub-429=1.5s", answers(429, retry_after_s=1.5)),
+        ("hub-cut", CUT),
+        ("hub-reset", RESET),
+        ("hub-garbage", GARBAGE),
     ],
 )
 def test_a_fault_is_read_as_it_is_written(text: str, fault: HubFault) -> None:
@@ -203,13 +401,31 @@ def test_a_fault_is_read_as_it_is_written(text: str, fault: HubFault) -> None:
     assert HubFault.parse(str(fault)) == fault
 
 
-@pytest.mark.parametrize("text", ["", "hub-slow", "hub-slow=", "hub-slow=0s", "hub-slow=-1s", "hub-slow=2", "hub-ok"])
+def test_every_fault_that_is_offered_can_be_said() -> None:
+    """The list that a person is shown must hold what the program reads, and nothing else."""
+    assert [str(HubFault.parse(text)) for text in FAULTS] == list(FAULTS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "hub-slow", "hub-slow=", "hub-slow=0s", "hub-slow=-1s", "hub-slow=2", "hub-ok", "hub-200", "hub-401=2s"],
+)
 def test_a_fault_that_is_none_is_refused(text: str) -> None:
     """A misspelt fault must not pass for a healthy hub: the rehearsal would prove nothing."""
     with pytest.raises(ValueError, match="hub"):
         HubFault.parse(text)
     with pytest.raises(ValueError, match="delay"):
         HubFault(HubMode.HUNG, 1.0)
+    with pytest.raises(ValueError, match="status"):
+        answers(200)
+    with pytest.raises(ValueError, match="Retry-After"):
+        HubFault(HubMode.OK, retry_after_s=1.0)
+    with pytest.raises(ValueError, match="date"):
+        answers(429, as_date=True)
+    with pytest.raises(ValueError, match="limit"):
+        too_large(0)
+    with pytest.raises(ValueError, match="clock"):
+        wrong_clock(float("inf"))
 
 
 # -- whole runs ------------------------------------------------------------------------------------------------------
@@ -220,7 +436,7 @@ DAILY = {("flower", HUNG), ("nvflare", slow(1.0))}
 RUNS = [
     pytest.param(engine, fault, id=f"{engine}-{fault}", marks=[] if (engine, fault) in DAILY else [pytest.mark.soak])
     for engine in ENGINES
-    for fault in (HUNG, AWAY, slow(1.0))
+    for fault in (HUNG, AWAY, slow(1.0), BLACK_HOLE, answers(500), answers(401), CUT, GARBAGE)
 ]
 
 
@@ -247,7 +463,7 @@ def test_a_run_trains_to_its_end_whatever_the_hub_does_and_its_story_is_whole(
     assert not story.failures
     assert story.model.facts["Fault"] == f"{fault} while the engine ran"
     seen = {news.stage for news in while_training}
-    assert ("train" in seen or "validate" in seen) == (fault.mode is HubMode.SLOW)
+    assert ("train" in seen or "validate" in seen) == (fault.mode in (HubMode.SLOW, HubMode.CUT))
     assert not list((tmp_path / "run" / "state" / "outbox").glob("*.sqlite"))
     # the engine was given the proxy's address, and nobody answers there any more
     given = load(ServerSettings, tmp_path / "run" / "state" / "settings" / "server.env").hub_url
@@ -261,11 +477,12 @@ def test_a_mistyped_fault_is_told_before_anything_starts(tmp_path: Path) -> None
     for word, suggestion in (
         ("hub-hang", "hub-hung"),
         ("hub-slow=2", "hub-slow=2s"),
+        ("hub-blackhole", "hub-black-hole"),
         ("disk-full", "--fault hub-slow=2s"),
     ):
         document = flip_fl("run", "app", "--fault", word, "--json", cwd=tmp_path).document()
         assert (document["exit_code"], document["code"]) == (2, "FLIP-E0102")
         assert word in document["message"]
-        assert "hub-slow=2s, hub-hung, hub-away" in document["message"]
+        assert ", ".join(FAULTS) in document["message"]
         assert suggestion in document["fix"]
     assert not (tmp_path / "runs").exists()
