@@ -47,7 +47,7 @@ def _changed(row: Any, **facts: Any) -> Any:
 
 
 def _since(hub: RunningHub) -> str | None:
-    since: str | None = hub.read("/status")["unreachableSince"]
+    since: str | None = hub.read("/status").get("unreachableSince")
     return since
 
 

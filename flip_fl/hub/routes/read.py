@@ -40,7 +40,7 @@ class ModelEdit(BaseModel):
 
 
 class StatusOut(IDetailedModelStatus):
-    """``GET /model/{id}/status``. ``unreachableSince``: the FL server should report and does not, since then."""
+    """``GET /model/{id}/status``. ``unreachableSince`` is there while the FL server should report and does not."""
 
     unreachableSince: datetime | None = None
 
@@ -59,7 +59,7 @@ def read_logs(model_id: UUID, session: Reading) -> list[ILogRow]:
     return i_log_rows(model_id, session)
 
 
-@router.get("/status")
+@router.get("/status", response_model_exclude_none=True)
 def read_status(model_id: UUID, session: Reading, rule: Rule) -> StatusOut:
     """The status, of deleted models too. 404 if absent."""
     status = get_model_status(model_id, session)
