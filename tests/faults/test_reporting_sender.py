@@ -65,31 +65,6 @@ def burst(count: int) -> list[MetricItem]:
     return [metric(float(n)) for n in range(count)]
 
 
-FAULTS = {
-    "500": [Fault("answer", 500)] * 3,
-    "503 with Retry-After": [Fault("answer", 503, {"Retry-After": "0"})],
-    "429 without Retry-After": [Fault("answer", 429)] * 2,
-    "reset": [Fault("reset")] * 3,
-    "commit, then cut the reply": [Fault("cut")] * 3,
-    "hang": [Fault("hang")],
-    "answers with something else": [Fault("garbage")] * 2,
-    "a redirect to a login page": [Fault("answer", 302, {"Location": "http://127.0.0.1:9/"})],
-    "a proxy's 404": [Fault("answer", 404)],
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_costs_time_only(box: Outbox, hub: ScriptedHub, fault: str) -> None:
-    """A thousand events through each fault: each at the database once, in order, none lost, none doubled."""
-    hub.faults.extend(FAULTS[fault])
-    items = burst(1000)
-    put(box, *items)
-    with sending(box, hub):
-        delivered(box)
-    assert hub.ids == [str(item.id) for item in items]
-    assert losses(box) == {}
-
-
 def test_a_hub_that_is_down_is_waited_for(box: Outbox, hub: ScriptedHub) -> None:
     """What is reported during an outage arrives afterwards, in the order of the report."""
     hub.down()
