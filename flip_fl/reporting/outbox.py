@@ -31,6 +31,8 @@ logger = logging.getLogger("flip_fl.reporting")
 APPEND_CHUNK = 200
 SETTLE_CHUNK = 100
 CHECKPOINT_BYTES = 4 << 20
+# What a transaction and a row write to the log, about: the pages of the table, its indexes and the counters.
+TRANSACTION_LOG_BYTES = 6 << 10
 YIELD_S = 0.0005
 
 _Answer = TypeVar("_Answer")
@@ -269,7 +271,7 @@ class Outbox:
             except (sqlite3.Error, OSError) as error:
                 self._spill.begin(error)
             else:
-                self._since_checkpoint += sum(record.size for record in records)
+                self._since_checkpoint += TRANSACTION_LOG_BYTES + 2 * sum(record.size for record in records)
                 return True
         self._spill.append(records)
         return False

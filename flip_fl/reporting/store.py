@@ -23,8 +23,10 @@ MAX_BYTES = 64 << 20
 # Ids already settled, so that the copy which rides in a task's result is not sent a second time.
 MAX_SEEN = 100_000
 MAX_DEAD = 1_000
+# One report writes five pages or so to the log: small ones cost a third of the disk's work.
+PAGE_BYTES = 1_024
 # Once 16 MiB of log have gathered because no sender comes by, the appending thread folds them in itself.
-WAL_PAGES = 4_000
+WAL_PAGES = (16 << 20) // PAGE_BYTES
 OTHER_PROCESS_WAIT_S = 5.0
 
 # Each statement gives up the interpreter's lock and has to win it back from busy threads: many rows go in one.
@@ -56,6 +58,7 @@ class Store:
         self._sql = sqlite3.connect(path, timeout=OTHER_PROCESS_WAIT_S, isolation_level=None, check_same_thread=False)
         self._sql.text_factory = _text
         try:
+            self._sql.execute(f"PRAGMA page_size={PAGE_BYTES}")
             self._sql.execute("PRAGMA journal_mode=WAL").fetchone()
             self._sql.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}").fetchone()
             self.version = self._prepare()
