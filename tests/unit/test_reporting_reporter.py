@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.records import MAX_TEXT_CHARS
 from flip_fl.reporting.reporter import Reporter
 from flip_fl.values import ModelStatus
 from flip_fl.wire import new_event_id
@@ -142,6 +143,60 @@ def test_a_site_cannot_report_statuses_or_events(box: Outbox, reporter: Reporter
     assert good["label"] == "good"
     assert told["log"] == "reporting: 5 reports of this site were not valid and were not stored"
     assert (told["client"], told["success"]) == ("Trust_2", False)
+
+
+def nested(depth: int) -> Any:
+    value: Any = 0.5
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+ODD = {
+    "a whole number of 400 digits": {"result": 10**400},
+    "a coordinate of 400 digits": {"x_value": -(10**400)},
+    "a round of 400 digits": {"global_round": 10**400},
+    "a time after the calendar": {"at": "99999-01-01T00:00:00Z"},
+    "a time in seconds beyond all": {"at": 10**400},
+    "an infinite time": {"at": math.inf},
+    "half a surrogate pair": {"label": "\ud800"},
+    "ten million letters": {"label": "x" * 10_000_000},
+    "a list in a hundred thousand lists": {"result": nested(100_000)},
+    "an id that is none": {"id": "x" * 10_000_000},
+    "an id in lists": {"id": nested(100_000)},
+    "a kind that is none": {"kind": nested(3)},
+    "a key that is no text": {7: 7, "result": None},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_nothing_that_a_site_sends_raises_here(
+    box: Outbox, reporter: Reporter, odd: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What one site sends must not end the run of the others: it is counted, told once, and the rest is kept."""
+    assert reporter.from_site("Trust_1", [dump(label="before"), {**dump(), **ODD[odd]}, dump(label="after")])
+    told, *kept = items(box)
+    assert told["log"] == "reporting: 1 reports of this site were not valid and were not stored"
+    assert [item["label"] for item in kept] == ["before", "after"]
+    assert box.path is not None
+    assert Outbox.stats(box.path).losses == {"invalid": 1}
+    assert len(caplog.text) < 1_000
+
+
+@pytest.mark.parametrize("raw", [None, 7, [None], [[]], nested(100_000), ["x" * 10_000_000]])
+def test_what_is_no_list_of_reports_does_not_raise_either(box: Outbox, reporter: Reporter, raw: Any) -> None:
+    """The site decides what the message holds; the server's event thread must survive all of it."""
+    reporter.from_site("Trust_1", raw)
+    assert [item["success"] for item in items(box)] == [False]
+
+
+def test_a_sites_long_text_and_odd_letters_are_kept_in_part(box: Outbox, reporter: Reporter) -> None:
+    """A traceback of ten million letters is still a failure that somebody has to hear of."""
+    row = {**dump(), "kind": "log", "success": False, "log": "first\n" + "x\ud800\0" * 3_000_000 + "\nlast"}
+    assert reporter.from_site("Trust_1", [row])
+    (kept,) = items(box)
+    assert len(kept["log"]) <= MAX_TEXT_CHARS
+    assert kept["log"].endswith("\nlast")
 
 
 def test_a_sites_nan_is_told_once_although_its_copy_comes_again(box: Outbox, reporter: Reporter) -> None:
