@@ -74,6 +74,7 @@ def test_a_training_comes_back_as_arrays_numbers_and_a_story(trust: Callable[...
     assert set(reply.content.metric_records[METRICS]) == {NUM_EXAMPLES, "loss"}
     report = get_report(reply)
     assert (report.claim, report.failure, report.refused) == ("Trust_1", None, {})
+    assert (report.made, report.missing) == (len(report.items), 0)
     metrics = [item for item in report.items if item["kind"] == "metric"]
     assert [(m["label"], m["x_label"], m["x_value"]) for m in metrics] == [
         ("step_loss", "Step", 0.0),
@@ -271,7 +272,7 @@ def test_a_long_training_sees_a_stop(way: str, trust: Callable[..., Path], tmp_p
     assert time.monotonic() - began < 5
     assert reply.error.code == ABORTED
     report = get_report(reply)
-    assert (report.aborted, report.failure) == (True, None)
+    assert (report.aborted, report.failure, report.made) == (True, None, len(report.items))
     assert set(labels(report)) == {"tick"}
     assert ask(client, at=context({"slot": "Trust_1", STOP_FILE: str(tmp_path / "stop")}, run_id=78)).error.code == 1002
 
@@ -351,5 +352,6 @@ def test_a_failure_of_a_long_run_fits_into_an_error(trust: Callable[..., Path]) 
     report = get_report(reply)
     assert report.items[-1]["x_value"] == 4999.0
     (left_out,) = report.refused.values()
-    assert left_out + len(report.items) == 5000
+    assert left_out + len(report.items) == report.made == 5000
+    assert report.missing == 0
     assert json.loads(str(reply.error.reason))["dropped"] == left_out
