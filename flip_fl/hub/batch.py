@@ -11,17 +11,17 @@ from uuid import UUID
 from sqlalchemy import Table, insert
 from sqlmodel import Session, SQLModel
 
+from flip_fl.hub.bulk import insert_metrics
 from flip_fl.hub.clients import Participant, participants
 from flip_fl.hub.intake import Refusal, check_client, details_text, metric_row, take_status, unattributed
 from flip_fl.hub.items import AnyItem, Refused
 from flip_fl.hub.ledger import claim, mark_late
 from flip_fl.hub.model_service import lock_model, log_text
 from flip_fl.hub.silence import hear
-from flip_fl.hub.tables import FlLog, FlMetric, Model, utc_now
+from flip_fl.hub.tables import FlLog, Model, utc_now
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
 from flip_fl.wire import BatchOut, EventItem, ItemOutcome, LogItem, MetricItem, StatusItem
 
-_METRICS: Table = SQLModel.metadata.tables[str(FlMetric.__tablename__)]
 _LOGS: Table = SQLModel.metadata.tables[str(FlLog.__tablename__)]
 
 
@@ -111,9 +111,7 @@ class _Store:
         return None
 
     def flush(self) -> None:
-        # Into the tables and past the mapping: that would cost more than the database.
-        if self.metrics:
-            self.session.execute(insert(_METRICS), self.metrics)
+        insert_metrics(self.metrics, self.session)
         if self.logs:
             self.session.execute(insert(_LOGS), self.logs)
         self.metrics, self.logs = [], []

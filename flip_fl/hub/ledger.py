@@ -39,14 +39,20 @@ def event_id(idempotency_key: str) -> UUID:
 
 def claim(model_id: UUID, events: Sequence[UUID], session: Session) -> set[UUID]:
     """Enter ids; returns those that are new. Does not commit: a rolled-back id is free again."""
-    if not events:
-        return set()
+    asked = set(events)
+    if not asked:
+        return asked
     dialect = session.get_bind().dialect.name
-    if dialect == "postgresql":
-        return set(session.execute(_CLAIM[dialect], {"model": model_id, "events": list(events)}).scalars())
     # SQLite holds ids as text, see the type ``Uuid``.
-    facts = {"model": model_id.hex, "events": json.dumps([event.hex for event in events])}
-    return {UUID(found) for found in session.execute(_CLAIM[dialect], facts).scalars()}
+    texts = [event.hex for event in events]
+    facts = {
+        "sqlite": {"model": model_id.hex, "events": json.dumps(texts)},
+        "postgresql": {"model": model_id, "events": f"{{{','.join(texts)}}}"},
+    }
+    found = session.execute(_CLAIM[dialect], facts[dialect]).scalars().all()
+    if len(found) == len(asked):
+        return asked
+    return {event if isinstance(event, UUID) else UUID(event) for event in found}
 
 
 def mark_late(model_id: UUID, event: UUID, status: ModelStatus, at: datetime, session: Session) -> None:

@@ -7,13 +7,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy import insert
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 
 from flip_fl.hub import database
 from flip_fl.hub.batch import store_batch
+from flip_fl.hub.bulk import insert_metrics
 from flip_fl.hub.clients import Participant, older_participant, participants
 from flip_fl.hub.intake import check_client, metric_row, take_status, unattributed
 from flip_fl.hub.items import NoBatch, read_items
@@ -21,7 +21,7 @@ from flip_fl.hub.ledger import claim, event_id, mark_late
 from flip_fl.hub.model_service import add_log, get_model_status
 from flip_fl.hub.routes.dependencies import IdempotencyKey, Rule, Writing, deleted, live_model
 from flip_fl.hub.silence import SilenceRule, hear, hear_of
-from flip_fl.hub.tables import FlMetric, utc_now
+from flip_fl.hub.tables import utc_now
 from flip_fl.values import ModelStatus
 from flip_fl.wire import IDEMPOTENCY_HEADER, BatchIn, BatchOut, LogIn, MetricIn
 
@@ -64,7 +64,7 @@ def post_metric(
             x_value=x_value,
             at=utc_now(),
         )
-        session.execute(insert(FlMetric), [row])
+        insert_metrics([row], session)
     session.commit()
 
 
