@@ -49,8 +49,9 @@ def _run(given: argparse.Namespace, job_dir: Path, forks: ForkServer) -> None:
     with contextlib.suppress(ImportError):
         importlib.import_module("boto3")
     from flip_fl.flower.component import read_app
-    from flip_fl.flower.local_job import names_in, parsed, run_job
+    from flip_fl.flower.local_job import parsed, run_job
     from flip_fl.flower.private import settle_flower_log
+    from flip_fl.flower.run_config import names_in
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     settle_flower_log(colours=sys.stderr.isatty())

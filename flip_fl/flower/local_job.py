@@ -21,13 +21,13 @@ from flip_fl.flower.local_process import ProcessSite
 from flip_fl.flower.local_site import LocalSite
 from flip_fl.flower.local_warm import site_forks
 from flip_fl.flower.private import SERVER_NODE_ID
-from flip_fl.flower.run_config import SLOTS
+from flip_fl.flower.protocol import MAX_SLOT_CHARS
+from flip_fl.flower.run_config import SLOTS, names_in
 from flip_fl.settings import site_environment
 
 DEFAULT_SLOTS = ("Trust_1", "Trust_2")
 # Whoever stopped the run waits for its end: a task that does not see the stop is not waited for much longer.
 STOP_GRACE_S = 3.0
-MAX_SLOT_CHARS = 128
 
 
 def run_job(
@@ -104,10 +104,6 @@ def _with_overrides(app: FlowerApp, overrides: Mapping[str, UserConfigValue]) ->
             raise FlipError("E0531", given=f"{key}={value}", problem=problem, fix=f"give {key} a {wanted.__name__}")
         config[key] = value
     return config
-
-
-def names_in(text: object) -> tuple[str, ...]:
-    return tuple(name.strip() for name in str(text).split(",") if name.strip())
 
 
 def _check_slots(slots: Sequence[str]) -> None:

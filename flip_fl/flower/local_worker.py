@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
         _end_with(facts["parent"], given.lifeline)
         _stop_on_terminate(Path(facts["node_config"]["stop-file"]))
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+        # Processes that were forked look alike to ps.
+        logging.getLogger(__name__).info("%s is process %d", given.slot, os.getpid())
         with contextlib.suppress(ConnectionError):
             _serve(connection, facts)
     return 0

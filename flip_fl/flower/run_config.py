@@ -65,7 +65,7 @@ def read_facts(given: Given, run_config: Mapping[str, Any]) -> RunFacts:
     whole = _whole(run_config)
     rounds = whole(NUM_ROUNDS, 0, MAX_ROUNDS) if given.num_rounds is None else given.num_rounds
     quorum = whole(MIN_CLIENTS, 0, MAX_SITES) if given.min_clients is None else given.min_clients
-    named = _names(run_config.get(SLOTS, "")) if given.slots is None else given.slots
+    named = names_in(run_config.get(SLOTS, "")) if given.slots is None else given.slots
     ignore = app.ignore_result_error if given.ignore_result_error is None else given.ignore_result_error
     return RunFacts(
         app_dir=app_dir,
@@ -110,5 +110,6 @@ def _whole(run_config: Mapping[str, Any]) -> Callable[..., int]:
     return read
 
 
-def _names(text: Any) -> list[str]:
-    return [name.strip() for name in str(text).split(",") if name.strip()]
+def names_in(text: object) -> tuple[str, ...]:
+    """The names in ``Trust_1,Trust_2``."""
+    return tuple(name.strip() for name in str(text).split(",") if name.strip())

@@ -23,8 +23,10 @@ from flip_fl.app.failures import Failure
 from flip_fl.app.travel import travelling
 from flip_fl.errors import ExitCode, FlipError, ResultsUploadError
 from flip_fl.flower.checkpoint import StrategyState
-from flip_fl.flower.grid import FlipGrid, Patience, Quorum, RoundFailed, RunStopped
+from flip_fl.flower.grid import FlipGrid
+from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Quorum, RoundFailed, RunStopped
 from flip_fl.flower.quarantine import ReplyCheck
+from flip_fl.flower.roster import DEPLOYMENT
 from flip_fl.flower.rounds import Rounds
 from flip_fl.flower.run_config import Given, RunFacts, find_app, find_model_id, read_facts
 from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy, unsatisfiable, weight_key
@@ -39,9 +41,7 @@ logger = logging.getLogger("flip_fl.flower")
 
 # Flower ends a stopped ServerApp's process 5 s after the SystemExit that tells it so.
 CLOSE_TIMEOUT_S = 3.0
-STOPPED_AT_HUB = "stopped at the hub"
 STOPPED_BY_ENGINE = "stopped: the server's process was told to end (flwr stop, or a signal)"
-DEPLOYMENT = "flwr-serverapp"
 
 
 class RunFailed(Exception):

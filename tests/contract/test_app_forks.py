@@ -165,7 +165,7 @@ def test_children_of_a_server_that_was_killed_count_as_lost(server: ForkServer, 
         assert fork.wait(60)
         assert fork.returncode == -signal.SIGKILL
     os.kill(pids[1], signal.SIGKILL)
-    assert not server.usable
+    until(lambda: not server.usable)
 
 
 def test_a_server_goes_to_rest_when_nothing_is_asked_of_it(home: Path) -> None:

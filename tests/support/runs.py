@@ -101,11 +101,11 @@ def pending(outbox: Path) -> list[tuple[UUID, dict[str, Any]]]:
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
-    """The live processes that name ``folder`` in their command line or environment."""
+    """The live processes that name ``folder`` in their command line or environment, or are in it."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            words = [*process.cmdline(), *process.environ().values()]
+            words = [*process.cmdline(), *process.environ().values(), process.cwd()]
             if any(str(folder) in word for word in words):
                 found.append(process)
     return found
@@ -201,11 +201,12 @@ class ServerKill:
 class HubKills:
     """Kills the hub of the run in ``out`` again and again and starts it each time on its port, with its database.
 
-    The last one is left to ``close``. ``done`` is made when it answers.
+    It begins when the file ``begin`` is there, and makes ``done`` when the last one answers, which ``close`` ends.
     """
 
     out: Path
     kills: int
+    begin: Path
     done: Path
     killed: int = 0
     _port: int = 0
@@ -216,7 +217,7 @@ class HubKills:
         conf = self.out / "state" / "settings" / "hub.env"
         self._port = int((self.out / "state" / "hub.port").read_text())
         (first,) = [each for each in psutil.process_iter(["cmdline"]) if str(conf) in (each.info["cmdline"] or [])]
-        wait_for(self._reporting, "the run's first report")
+        wait_for(self.begin.exists, "the begin")
         victim: psutil.Process | subprocess.Popen[bytes] = first
         for _ in range(self.kills):
             time.sleep(dice.uniform(0.05, 1.0))
@@ -238,6 +239,3 @@ class HubKills:
         with contextlib.closing(socket.socket()) as probe:
             probe.settimeout(0.2)
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
-
-    def _reporting(self) -> bool:
-        return bool(find_outboxes([self.out / "state" / "outbox"]))

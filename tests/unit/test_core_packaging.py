@@ -112,3 +112,10 @@ def test_every_pip_install_that_is_named_is_an_extra() -> None:
     for path in (ROOT / "flip_fl").rglob("*.py"):
         for names in re.findall(r"flip_fl\[([a-z0-9,]+)\]", path.read_text()):
             assert set(names.split(",")) <= extras, path
+
+
+@pytest.mark.xdist_group("packaging")
+def test_tests_that_share_an_expensive_fixture_run_in_one_worker(request: pytest.FixtureRequest) -> None:
+    """A pytest that pytest-xdist cannot tell groups to starts every federation of the suite once in each worker."""
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith("@packaging")
