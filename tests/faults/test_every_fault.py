@@ -317,7 +317,8 @@ def one_by_one(faults: Sequence[HubFault]) -> list[ParameterSet]:
 
 def now_and_then(faults: Sequence[HubFault]) -> list[Step]:
     """A schedule that strikes in every lane."""
-    strikes = [Step(fault, seconds=0.4) if fault.mode in UNREACHABLE else Step(fault, requests=1) for fault in faults]
+    # An outage is longer than a request waits.
+    strikes = [Step(fault, seconds=0.7) if fault.mode in UNREACHABLE else Step(fault, requests=1) for fault in faults]
     calm = Step(OK, requests=60 // len(faults))
     return [part for strike in (strikes if len(faults) > 1 else strikes * 12) for part in (calm, strike)]
 
