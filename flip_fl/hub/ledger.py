@@ -45,7 +45,7 @@ def claim(model_id: UUID, events: Sequence[UUID], session: Session) -> set[UUID]
     dialect = session.get_bind().dialect.name
     # SQLite holds ids as text, see the type ``Uuid``.
     texts = [event.hex for event in events]
-    facts = {
+    facts: dict[str, dict[str, object]] = {
         "sqlite": {"model": model_id.hex, "events": json.dumps(texts)},
         "postgresql": {"model": model_id, "events": f"{{{','.join(texts)}}}"},
     }

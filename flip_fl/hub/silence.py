@@ -90,20 +90,21 @@ def silent_runs(session: Session, after: timedelta, now: datetime, model_id: UUI
     if model_id is not None:
         wanted.append(col(Model.id) == model_id)
     rows = session.exec(
-        select(Model.id, Model.name, Model.status, Model.heard_at, FlJob.started_at)
+        select(Model, FlJob.started_at)
         .outerjoin(FlJob, (col(FlJob.model_id) == col(Model.id)) & col(FlJob.id).in_(select(FlScheduler.job_id)))
         .where(*wanted)
         .order_by(col(Model.created_at), col(Model.id))
     )
-    found = []
-    for id_, name, status, heard, begun in rows:
-        since = heard or begun
+    # A run that occupies several nets comes several times.
+    found: dict[UUID, Silent] = {}
+    for model, begun in rows:
+        since = model.heard_at or begun
         if since is None:
             continue
         counted = now - max(since, up)
         if counted > after:
-            found.append(Silent(id_, name, ModelStatus(status), since, counted))
-    return found
+            found[model.id] = Silent(model.id, model.name, model.status, since, counted)
+    return list(found.values())
 
 
 def _break(model: Model, last: datetime, now: datetime, session: Session, after: timedelta) -> str | None:
