@@ -26,6 +26,7 @@ from flip_fl.hub.model_service import update_model_status
 from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
+from tests.support.flower_plain import until
 from tests.support.runs import processes_in, processes_of
 from tests.support.small_apps import CANARY, write_app
 
@@ -415,6 +416,8 @@ def test_a_killed_site_process_ends_the_run_with_its_name(engine: str, tmp_path:
 
     def kill_one(progress: Progress) -> None:
         if progress.round == 1 and not killed:
+            # A round is told when the sites are asked: their processes may only be starting.
+            until(lambda: _site_processes(out, "Trust_2") != set())
             killed.extend(_site_processes(out, "Trust_2"))
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
@@ -429,9 +432,10 @@ def test_a_killed_site_process_ends_the_run_with_its_name(engine: str, tmp_path:
 
 
 def _site_processes(out: Path, slot: str) -> set[int]:
-    """The process of a site, if it is there: NVFLARE's command line names the slot, Flower's in-process grid says it in the log."""
+    """The process of a site, if it is there: NVFLARE's command line names it, the in-process grid's log does."""
     named = [process.pid for process in processes_in(out) if slot in process.cmdline()]
-    said = re.findall(rf"{slot} is process (\d+)", (out / "logs" / f"{slot}.log").read_text())
+    log = out / "logs" / f"{slot}.log"
+    said = re.findall(rf"{slot} is process (\d+)", log.read_text() if log.is_file() else "")
     return {*named, *map(int, said)}
 
 
