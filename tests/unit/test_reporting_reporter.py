@@ -15,7 +15,7 @@ from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.records import MAX_TEXT_CHARS
 from flip_fl.reporting.reporter import Reporter
 from flip_fl.values import ModelStatus
-from flip_fl.wire import new_event_id
+from flip_fl.wire import EventItem, new_event_id
 from tests.support.reporting import metric
 
 
@@ -252,3 +252,12 @@ def test_any_text_is_kept_as_ascii_json(box: Outbox, reporter: Reporter, text: s
     (record,) = box.collect(release=True)
     assert record.body.isascii()
     assert record.item()["log"] == text.replace("\0", "\ufffd").replace("\ud800", "?")
+
+
+def test_one_report_that_cannot_be_written_costs_only_itself(box: Outbox, reporter: Reporter) -> None:
+    """Of many reports in one call the others are kept, and the one is counted."""
+    odd = EventItem.model_construct(at=metric().at, event_type="X", details={"x": object()})
+    assert not reporter.items([metric(1.0), odd, metric(2.0)])
+    assert [item["result"] for item in items(box)] == [1.0, 2.0]
+    assert box.path is not None
+    assert Outbox.stats(box.path).losses == {"invalid": 1}
