@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,33 +44,49 @@ def fetch_and_check(
     except FlipError as error:
         return Checked([], f"{error.what} ({error.why})" if error.why else error.what)
     rows = [BaselineRow(model=GLOBAL, scored_on=slot, metrics=dict(metrics)) for slot, metrics in scores.items()]
-    return Checked(rows, difference(story, scores))
+    return Checked(rows, difference(story, scores, validated_names(target)))
 
 
-def reported_scores(story: Story) -> dict[str, dict[str, float]]:
-    """The last round's validation metrics at the hub: slot → label → value."""
+def validated_names(bundle: Path) -> dict[str, frozenset[str]]:
+    """The names that each site's last validation returned, as the bundle tells it: slot → names."""
+    with zipfile.ZipFile(bundle) as archive:
+        rounds = json.loads(archive.read("metrics.json")).get("validate") or {}
+    last = rounds[max(rounds, key=int)] if rounds else {}
+    return {slot: frozenset(metrics) for slot, metrics in last.items()}
+
+
+def reported_scores(story: Story, names: Mapping[str, Collection[str]]) -> dict[str, dict[str, list[float]]]:
+    """What the hub was told in the last round under each site's ``names``: slot → label → values.
+
+    Several where the app has logged one under the same name and coordinate, too.
+    """
     last = story.rounds[-1].number if story.rounds else 0
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for plot in story.plots:
-        if plot.x_label != DEFAULT_X_LABEL or plot.label.startswith("train_"):
+        if plot.x_label != DEFAULT_X_LABEL:
             continue
         for series in plot.series:
             for point in series.points:
-                if point.round == last and point.y is not None:
-                    found.setdefault(series.slot, {})[plot.label] = point.y
+                if point.round == last and point.y is not None and plot.label in names.get(series.slot, ()):
+                    found.setdefault(series.slot, {}).setdefault(plot.label, []).append(point.y)
     return found
 
 
-def difference(story: Story, scores: Mapping[str, Mapping[str, float]]) -> str | None:
-    """What the reported scores and the stored model's do not agree on; a score that is missing is a difference."""
-    reported = reported_scores(story)
+def difference(
+    story: Story, scores: Mapping[str, Mapping[str, float]], names: Mapping[str, Collection[str]]
+) -> str | None:
+    """What the reported scores and the stored model's do not agree on; a score that is missing is a difference.
+
+    ``names``: what each site's last validation returned. What an app logs by itself is no score of the stored model.
+    """
+    reported = reported_scores(story, names)
     if not reported:
         return "the hub has no validation score of the last round to compare the stored model with"
     for slot, metrics in reported.items():
-        for label, value in metrics.items():
+        for label, values in metrics.items():
             stored = scores.get(slot, {}).get(label)
             if stored is None:
-                return f"the stored model gives no {label} at {slot}, the hub was told {value:.6f}"
-            if not math.isclose(stored, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-                return f"the stored model scores {label} {stored:.6f} at {slot}, the hub was told {value:.6f}"
+                return f"the stored model gives no {label} at {slot}, the hub was told {values[-1]:.6f}"
+            if not any(math.isclose(stored, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for value in values):
+                return f"the stored model scores {label} {stored:.6f} at {slot}, the hub was told {values[-1]:.6f}"
     return None

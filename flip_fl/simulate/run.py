@@ -15,6 +15,7 @@ from flip_fl.dashboard.report import write_report
 from flip_fl.dashboard.story import BaselineRow, Story
 from flip_fl.errors import ExitCode, FlipError
 from flip_fl.reporting.session import sync
+from flip_fl.reporting.stats import find_outboxes, read_stats
 from flip_fl.settings import ServerSettings, load, write_settings_file
 from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baselines, start_baselines
 from flip_fl.simulate.engines import Engine, EngineRun, find_engine
@@ -129,7 +130,7 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
             baselines, ended = _follow(this, engine, engine_parts, tell)
             if this.proxy is not None:
                 this.proxy.set(OK)
-            _settle(this, ended)
+            _settle(this, engine, ended)
             story = this.hub.story()
             if story.status is ModelStatus.RESULTS_UPLOADED:
                 if this.baselines and baselines is None:  # a hub that was away, or a run of few seconds
@@ -197,13 +198,25 @@ def _start_baselines(this: _Run) -> Child:
     return start_baselines(spec, this.folder)
 
 
-def _settle(this: _Run, ended: str) -> None:
-    """Make the hub's status final: by what the engine has left in its outbox, else by how it ended."""
-    if this.hub.story().status.is_terminal:
-        return
-    _settle_outbox(this)
-    if not this.hub.story().status.is_terminal:
+def _settle(this: _Run, engine: EngineRun, ended: str) -> None:
+    """Make the hub's status final: by what the engine has left in its outbox, else by how it ended.
+
+    Of a success also make its story whole: the final status may overtake a backlog that tells what the results are
+    checked against.
+    """
+    status = this.hub.story().status
+    if status is ModelStatus.RESULTS_UPLOADED:
+        deadline = time.monotonic() + WIND_DOWN_S
+        while engine.running and _backlog(this) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    if not status.is_terminal or (status is ModelStatus.RESULTS_UPLOADED and _backlog(this)):
+        _settle_outbox(this)
+    if not status.is_terminal and not this.hub.story().status.is_terminal:
         this.hub.end(this.settings, ModelStatus.ERROR, ended)
+
+
+def _backlog(this: _Run) -> bool:
+    return any(read_stats(path).pending for path in find_outboxes([this.folder.state]))
 
 
 def _await_end(this: _Run, engine: EngineRun, tell: Tell) -> None:
@@ -221,7 +234,7 @@ def _await_end(this: _Run, engine: EngineRun, tell: Tell) -> None:
 
 
 def _settle_outbox(this: _Run) -> None:
-    sync(sorted((this.folder.state / "outbox").glob("*.sqlite")), this.settings)
+    sync([this.folder.state], this.settings)
 
 
 def _check_results(this: _Run, story: Story, tell: Tell) -> Checked:

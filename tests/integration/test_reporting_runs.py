@@ -64,6 +64,7 @@ def test_the_story_is_that_of_a_healthy_run_whatever_the_hub_did_meanwhile(
     app = write_app(tmp_path / "app", canary=CANARY, **ORDINARY)
     options = RunOptions(app=app, engine=engine, sites=2, out=tmp_path / "run", hub_fault=fault)
     outcome = run(options, lambda _: None)
+    assert (outcome.exit_code, outcome.reason) == (0, None)
     healthy = ordinary_runs[engine]
     expected = told(database(healthy.folder), run_id(healthy))
     assert told(database(outcome.folder), run_id(outcome)) == expected
@@ -74,6 +75,23 @@ def test_the_story_is_that_of_a_healthy_run_whatever_the_hub_did_meanwhile(
         assert {number for number, _ in rounds} == {1, 2, 3}
         assert all(number == x for number, x in rounds), "measured in one round, stored as another's"
     assert left_behind(outcome.folder) == []
+
+
+@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
+def test_a_success_that_overtakes_its_reports_is_checked_against_all_of_them(engine: str, tmp_path: Path) -> None:
+    """18,000 metrics to a slow hub: the end of the run does not wait for them, its success is told first, and the rest
+    is delivered before the model is compared with it. Such a run was a failure, and so was one that logs in training.
+    """
+    many = "for number in range(9_000): site.log('many', float(number), number, 'Step')"
+    app = write_app(tmp_path / "app", in_train=many, GLOBAL_ROUNDS=1)
+    options = RunOptions(app=app, engine=engine, sites=2, out=tmp_path / "run", hub_fault=slow(0.7))
+    outcome = run(options, lambda _: None)
+    logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").glob("*.log"))
+    assert "some reports are not at the hub yet" in logs, "the hub was too quick for this test"
+    assert (outcome.status, outcome.exit_code, outcome.reason) == (ModelStatus.RESULTS_UPLOADED, 0, None)
+    (many_plot,) = [plot for plot in outcome.story.plots if plot.label == "many"]
+    expected = [float(number) for number in range(9_000)]
+    assert [[point.y for point in series.points] for series in many_plot.series] == [expected, expected]
 
 
 # -- a server process that is killed ------------------------------------------------------------------------------
@@ -115,17 +133,17 @@ def test_what_a_killed_server_had_acknowledged_arrives_and_the_run_ends_with_a_r
 # -- a hub that is killed -----------------------------------------------------------------------------------------
 
 
-def burst(flag: Path) -> str:
-    """Statements of a training that logs without a pause, all on one x, and goes on, slowly, until ``flag`` is there.
-
-    That many are one name's 1,000 points of equal x: only the order in which they were logged tells them apart.
+def burst(begun: Path, done: Path) -> str:
+    """Statements of a training that makes the file ``begun``, logs 1,000 values without a pause, and goes on, slowly,
+    until ``done`` is there. All have one x: only the order in which they were logged tells them apart.
     """
     return f"""
     import os, time
+    open({str(begun)!r}, "w").close()
     for number in range({BURST}):
         site.log("burst", float(number))
     number = 0
-    while not os.path.exists({str(flag)!r}):
+    while not os.path.exists({str(done)!r}):
         site.log("after", float(number))
         number += 1
         time.sleep(0.05)
@@ -147,18 +165,18 @@ def test_a_burst_of_five_sites_is_stored_as_logged_although_the_hub_is_killed_ag
 ) -> None:
     """5 sites log 1,000 metrics each without a pause while the hub is killed and started anew: stored = logged, each
     once, in order for each site, in the round of the measurement, and the run ends as if nothing had been."""
-    flag, out = tmp_path / "done", tmp_path / "run"
-    app = write_app(tmp_path / "app", in_train=burst(flag), GLOBAL_ROUNDS=1)
-    hub = HubKills(out, kills, flag)
+    begun, done, out = tmp_path / "begun", tmp_path / "done", tmp_path / "run"
+    app = write_app(tmp_path / "app", in_train=burst(begun, done), GLOBAL_ROUNDS=1)
+    hub = HubKills(out, kills, begun, done)
     trouble = Trouble(hub)
     try:
         outcome = run(RunOptions(app=app, engine=engine, sites=5, out=out), trouble)
         trouble.end()
     finally:
-        flag.touch()
+        done.touch()
         hub.close()
     assert hub.killed == kills
-    assert (outcome.status, outcome.exit_code) == (ModelStatus.RESULTS_UPLOADED, 0)
+    assert (outcome.status, outcome.exit_code, outcome.reason) == (ModelStatus.RESULTS_UPLOADED, 0, None)
     series = {plot.label: {each.slot: each.points for each in plot.series} for plot in outcome.story.plots}
     slots = [f"Trust_{number}" for number in range(1, 6)]
     assert list(series["burst"]) == slots
@@ -243,7 +261,9 @@ def test_a_disk_that_is_full_costs_no_report_while_the_hub_is_there(engine: str,
     assert [len(series.points) for series in steps.series] == [600, 600]
     said = [row.text for row in outcome.story.feed if row.text.startswith("reporting: ")]
     # Each time that it is full anew after something could be written again.
-    assert list(dict.fromkeys(said)) == ["reporting: the outbox file cannot be written (disk_full); reports are kept in memory"]
+    assert list(dict.fromkeys(said)) == [
+        "reporting: the outbox file cannot be written (disk_full); reports are kept in memory"
+    ]
 
 
 # -- several runs of one machine ----------------------------------------------------------------------------------

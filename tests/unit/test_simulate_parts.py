@@ -19,7 +19,7 @@ from flip_fl.settings import environment_names
 from flip_fl.simulate.folder import claim
 from flip_fl.simulate.model import Progress
 from flip_fl.simulate.prepare import prepare
-from flip_fl.simulate.processes import descendants, free_ports, running, start, wait_until
+from flip_fl.simulate.processes import descendants, engine_ending, free_ports, running, start, wait_until
 from flip_fl.simulate.results import difference
 from flip_fl.simulate.sites import Data, given_data, split
 from flip_fl.simulate.watch import OnlyChanges, news, trained
@@ -27,6 +27,7 @@ from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
 from tests.support.small_apps import write_app
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LOSS = {"Trust_1": {"loss"}}
 
 
 class TestFolder:
@@ -222,12 +223,39 @@ def test_the_same_news_is_told_once() -> None:
 
 def test_a_score_that_cannot_be_compared_is_no_agreement() -> None:
     """The check of the stored model needs something to check: missing scores on either side are a problem."""
-    told = story(ModelStatus.RESULTS_UPLOADED, [round_of(1, ["Trust_1"], aggregated=True)], ["Trust_1"])
-    assert difference(told, {"Trust_1": {"loss": 0.5}}) is None
-    assert "scores loss 0.600000" in (difference(told, {"Trust_1": {"loss": 0.6}}) or "")
-    assert "gives no loss at Trust_1" in (difference(told, {}) or "")
+    told, names = story(ModelStatus.RESULTS_UPLOADED, [round_of(1, ["Trust_1"], aggregated=True)], ["Trust_1"]), LOSS
+    assert difference(told, {"Trust_1": {"loss": 0.5}}, names) is None
+    assert "scores loss 0.600000" in (difference(told, {"Trust_1": {"loss": 0.6}}, names) or "")
+    assert "gives no loss at Trust_1" in (difference(told, {}, names) or "")
     nothing = story(ModelStatus.RESULTS_UPLOADED, [round_of(1, ["Trust_1"], aggregated=True)])
-    assert "no validation score" in (difference(nothing, {"Trust_1": {"loss": 0.5}}) or "")
+    assert "no validation score" in (difference(nothing, {"Trust_1": {"loss": 0.5}}, names) or "")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-9, "the FL server's process was lost: it was killed by signal 9 (SIGKILL)"),
+        (247, "the FL server's process was lost: it was killed by signal 9 (SIGKILL)"),
+        (245, "the FL server's process was lost: it was killed by signal 11 (SIGSEGV)"),
+        (-64, "the FL server's process was lost: it was killed by signal 64 (SIGRTMAX)"),
+        (3, "the engine ended (exit code 3) without a final status"),
+        (255, "the engine ended (exit code 255) without a final status"),
+        (None, "the engine still runs"),
+    ],
+)
+def test_how_an_engine_ended_is_said_as_it_was(code: int | None, words: str) -> None:
+    """A killed server is no clean end; NVFLARE's simulator passes its child's signal on as 256 less the number."""
+    assert engine_ending(code) == words
+
+
+def test_what_an_app_logs_by_itself_is_no_score_of_the_stored_model() -> None:
+    """A run whose app logged a number in training was a failure: nothing that validates gives that number again."""
+    told = story(ModelStatus.RESULTS_UPLOADED, [round_of(1, ["Trust_1"], aggregated=True)], ["Trust_1"])
+    points = [Point(x=1, y=y, round=1) for y in (0.1, 0.2)]
+    logged = Plot(label="seen", x_label=DEFAULT_X_LABEL, series=[Series(slot="Trust_1", name="Trust_1", points=points)])
+    told = told.model_copy(update={"plots": [*told.plots, logged]})
+    assert difference(told, {"Trust_1": {"loss": 0.5}}, LOSS) is None
+    assert "gives no seen" in (difference(told, {"Trust_1": {"loss": 0.5}}, {"Trust_1": {"loss", "seen"}}) or "")
 
 
 def test_an_imaging_app_with_a_table_is_told_before_anything_starts(tmp_path: Path) -> None:
