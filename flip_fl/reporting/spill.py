@@ -20,6 +20,8 @@ logger = logging.getLogger("flip_fl.reporting")
 MEMORY_ROWS = 10_000
 MEMORY_BYTES = 8 << 20
 DISK_RETRY_S = 1.0
+# A disk with room for one report and not for the next would otherwise be told of every second.
+REPEAT_S = 600.0
 
 
 class Spill:
@@ -33,18 +35,22 @@ class Spill:
         self.state = OutboxState.OK
         self._store: Store | None = None
         self._next_try = 0.0
+        self._told: dict[OutboxState, float] = {}
 
     @property
     def active(self) -> bool:
         return self._store is not None
 
     def begin(self, error: Exception) -> None:
-        """The disk has refused a write: from now on reports come here, the first of them says so."""
-        self.state = state_of(error)
-        self._next_try = time.monotonic() + DISK_RETRY_S
+        """The disk has refused a write: from now on reports come here, a row says so."""
+        self.state, now = state_of(error), time.monotonic()
+        self._next_try = now + DISK_RETRY_S
+        self._store = Store(MEMORY, max_rows=MEMORY_ROWS, max_bytes=MEMORY_BYTES)
+        if now - self._told.get(self.state, float("-inf")) < REPEAT_S:
+            return
+        self._told[self.state] = now
         logger.error("the outbox cannot be written (%s): reports are kept in memory only", self.state.value)
         text = f"reporting: the outbox file cannot be written ({self.state.value}); reports are kept in memory"
-        self._store = Store(MEMORY, max_rows=MEMORY_ROWS, max_bytes=MEMORY_BYTES)
         self.append([record_of(wire.LogItem(at=datetime.now(UTC), log=text, success=False), own=True)])
 
     def append(self, records: Sequence[Record]) -> None:
@@ -75,6 +81,8 @@ class Spill:
         records = self._store.collect(MEMORY_ROWS * 2, MEMORY_BYTES * 2, release=True)
         losses = self._store.unreported()
         try:
+            # Written also where nothing is left to move: a full disk says yes to nothing.
+            file.use(lambda store: store.put("disk_ms", str(time.time_ns() // 1_000_000)))
             file.use(lambda store: store.append(records))
             for reason, count in losses.items():
                 file.use(partial(Store.lose, reason=LossReason(reason), count=count))

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.records import Lane, Record
+from flip_fl.reporting.room import ROWS_A_STATEMENT, Room
 from flip_fl.reporting.schema import COLLECT, SCHEMA_VERSION, STATEMENTS, append_statement
 from flip_fl.wire import MAX_BATCH_BYTES, MAX_BATCH_ITEMS
 
@@ -28,9 +29,6 @@ PAGE_BYTES = 1_024
 # Once 16 MiB of log have gathered because no sender comes by, the appending thread folds them in itself.
 WAL_PAGES = (16 << 20) // PAGE_BYTES
 OTHER_PROCESS_WAIT_S = 5.0
-
-# Each statement gives up the interpreter's lock and has to win it back from busy threads: many rows go in one.
-ROWS_A_STATEMENT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +45,6 @@ class Store:
     """One SQLite file, or ``":memory:"``. Not safe for several threads, and not to be carried across a fork."""
 
     def __init__(self, path: Path | str, *, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
-        self.max_rows = max_rows
-        self.max_bytes = max_bytes
         # The last row of each lane that the sender holds: what is on its way must not be counted as dropped.
         self._in_flight: dict[Lane, int] = {}
         self._skip: dict[Lane, int] = {}
@@ -57,6 +53,7 @@ class Store:
         self._durable: bool | None = None
         self._sql = sqlite3.connect(path, timeout=OTHER_PROCESS_WAIT_S, isolation_level=None, check_same_thread=False)
         self._sql.text_factory = _text
+        self._room = Room(self._sql, max_rows, max_bytes)
         try:
             self._sql.execute(f"PRAGMA page_size={PAGE_BYTES}")
             self._sql.execute("PRAGMA journal_mode=WAL").fetchone()
@@ -73,14 +70,21 @@ class Store:
 
     def append(self, records: Sequence[Record]) -> int:
         """Keep the records whose ids are new; return how many. At the cap, less important ones make room."""
-        with self._transaction(durable=any(record.durable for record in records)):
+        if not records:
+            return 0
+        durable = any(record.durable for record in records)
+        if self._room.take(records):
+            # One statement is a transaction of its own: a third of the times to win back the interpreter's lock.
+            self._sync(durable)
+            return self._insert(records)
+        with self._transaction(durable=durable):
             added = 0
             for start in range(0, len(records), ROWS_A_STATEMENT):
                 added += self._insert(records[start : start + ROWS_A_STATEMENT])
             for record in records:
                 if record.lane is Lane.STATUS:
                     self._mark_end(record.terminal)
-            self._make_room()
+            self._room.make(self._sent, self._drop)
         return added
 
     def collect(
@@ -201,10 +205,14 @@ class Store:
         return version
 
     def _transaction(self, *, durable: bool = False) -> _Transaction:
+        self._sync(durable)
+        return _Transaction(self._sql)
+
+    def _sync(self, durable: bool) -> None:
+        """Whether the next commit waits for the disk."""
         if durable is not self._durable:
             self._sql.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._durable = durable
-        return _Transaction(self._sql)
 
     def _insert(self, records: Sequence[Record]) -> int:
         now_ms = time.time_ns() // 1_000_000
@@ -227,22 +235,9 @@ class Store:
         if terminal:
             self.put("cause", None, transaction=False)
 
-    def _make_room(self) -> None:
-        rows, size = self._sql.execute("SELECT sum(rows), sum(bytes) FROM lanes").fetchone()
-        if rows <= self.max_rows and size <= self.max_bytes:
-            return
-        # The first failures explain the most, so of these the newest go; a status is never in the way.
-        for lane, order in ((Lane.METRIC, "ASC"), (Lane.EVENT, "ASC"), (Lane.FAILURE, "DESC")):
-            query = f"SELECT id, size FROM pending WHERE lane = ? AND seq > ? ORDER BY seq {order}"
-            victims: list[bytes] = []
-            for row_id, row_size in self._sql.execute(query, (lane, self._sent(lane))):
-                if rows <= self.max_rows and size <= self.max_bytes:
-                    break
-                victims.append(row_id)
-                rows, size = rows - 1, size - row_size
-            if victims:
-                own = sum(record.own for record in self._remove(victims, seen=False))
-                self._lose(LossReason.FULL, len(victims), own)
+    def _drop(self, victims: Sequence[bytes]) -> None:
+        own = sum(record.own for record in self._remove(victims, seen=False))
+        self._lose(LossReason.FULL, len(victims), own)
 
     def _sent(self, lane: Lane) -> int:
         """The last row of ``lane`` that the hub has, or may have: of these none is a loss."""

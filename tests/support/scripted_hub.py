@@ -164,7 +164,12 @@ def _handler(hub: ScriptedHub) -> type[BaseHTTPRequestHandler]:
         wbufsize = -1
 
         def handle_any(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            size = int(self.headers.get("Content-Length") or 0)
+            raw = self.rfile.read(size)
+            if len(raw) < size:
+                # Whoever asked was killed in the middle of it.
+                self.close_connection = True
+                return
             body = json.loads(raw) if raw else None
             key = self.headers.get(ID_HEADER)
             is_batch = self.path.endswith("/events")
