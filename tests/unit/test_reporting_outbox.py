@@ -100,6 +100,12 @@ def test_what_is_on_its_way_is_not_counted_as_dropped(path: Path) -> None:
     box.settle(flying)
     assert Outbox.stats(path).losses == {"full": 2}
     assert box.depth()[Lane.METRIC] == 1
+    box.defer(ids(box))
+    assert ids(box) == []
+    put(box, metric(6), metric(7), metric(8))
+    assert Outbox.stats(path).losses == {"full": 3}
+    box.settle_deferred()
+    assert box.depth()[Lane.METRIC] == 2
 
 
 def test_a_terminal_status_waits_for_everything_else(box: Outbox) -> None:
@@ -272,6 +278,14 @@ def test_the_file_is_removed_only_when_the_hub_has_the_end_of_the_run(path: Path
     box.settle(late)
     assert box.close(remove_if_done=True)
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_with_the_start_of_another_run_is_not_removed(path: Path) -> None:
+    """A model that is run again has an end at the hub already; the new run's end may still have to be told."""
+    box = Outbox(path)
+    box.settle(put(box, status(ModelStatus.ERROR)))
+    box.settle(put(box, status(ModelStatus.INITIATED)))
+    assert not box.close(remove_if_done=True)
 
 
 def test_a_file_that_somebody_else_has_open_is_not_removed(path: Path) -> None:
