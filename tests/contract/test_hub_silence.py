@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 from uuid import UUID
@@ -17,9 +18,13 @@ from flip_fl.hub.app import look_after
 from flip_fl.hub.silence import SilenceRule, silent_runs
 from flip_fl.hub.sweep import sweep
 from flip_fl.hub.tables import FlLog, FlNet, FlScheduler, HubPresence, Model, NetStatus, StatusHistory, utc_now
+from flip_fl.reporting.hub_client import HubClient
+from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.sender import Pace, Sender
 from flip_fl.settings import HubSettings
 from flip_fl.values import ModelStatus
 from tests.support.hub import RunningHub, item, metric, outcomes
+from tests.support.reporting import settings, wait_until
 
 AFTER = timedelta(seconds=120)
 
@@ -155,6 +160,18 @@ def test_a_run_in_the_queue_is_awaited_from_its_first_word_on(hub: RunningHub) -
         assert silent_runs(session, AFTER, utc_now()) == []
         (run,) = silent_runs(session, timedelta(0), utc_now() + timedelta(seconds=1))
     assert run.model_id == hub.world.model_id
+
+
+def test_an_idle_sender_keeps_its_run_from_falling_silent(hub: RunningHub, tmp_path: Path) -> None:
+    """The real sender, with nothing to send, is heard of all the same."""
+    hub.batch(item("status", status="RUNNING"))
+    _set(hub, silent_s=600)
+    outbox = Outbox(tmp_path / "outbox.sqlite")
+    sender = Sender(outbox, HubClient(settings(hub.base, hub.key)), hub.world.model_id, pace=Pace(0.1, heartbeat_s=0.1))
+    sender.start()
+    wait_until(lambda: _since(hub) is None, 20)
+    sender.close(5)
+    outbox.close()
 
 
 def test_several_runs_are_judged_each_by_itself(hub: RunningHub) -> None:

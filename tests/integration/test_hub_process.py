@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import requests
 
-from flip_fl.hub import admin
+from flip_fl.hub import admin, model_service
+from flip_fl.hub.tables import HubPresence, Model, utc_now
 from flip_fl.settings import write_settings_file
+from flip_fl.values import ModelStatus
 
 
 def _start(settings: Path, *more: str) -> subprocess.Popen[str]:
@@ -71,6 +74,34 @@ def test_it_serves_on_loopback_alone_and_leaves_in_order(database_url: str, tmp_
     assert (process.returncode, out, err) == (0, "", "")
     with admin.open_session(database_url) as session:
         assert [row.status for row in admin.list_models(session)] == ["RUNNING"]
+
+
+def test_a_hub_with_the_rule_ends_a_silent_run_by_itself(database_url: str, tmp_path: Path) -> None:
+    """Nobody has to ask: the process ends the run, says so in its log, and keeps saying that it is there itself."""
+    settings, _ = _settings(tmp_path, database_url)
+    with settings.open("a", encoding="utf-8") as file:
+        file.write("FLIP_HUB_STALE_ERROR_AFTER_S='3600'\n")
+    now = utc_now()
+    with admin.open_session(database_url) as session:
+        admin.create_project(session, "p")
+        model = admin.create_model(session, "p", "m")
+        model_service.update_model_status(model.id, ModelStatus.RUNNING, session)
+        session.get_one(Model, model.id).heard_at = now - timedelta(hours=2)
+        session.add(HubPresence(id=1, up_since=now - timedelta(days=1), seen_at=now))
+        session.commit()
+    process = _start(settings, "--port", "0", "--port-file", str(tmp_path / "port"))
+    try:
+        _wait_for(tmp_path / "port", process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert f"model {model.id} was ended as failed" in err
+    with admin.open_session(database_url) as session:
+        assert [row.status for row in admin.list_models(session)] == ["ERROR"]
+        there = session.get_one(HubPresence, 1)
+        assert there.up_since == now - timedelta(days=1)
+        assert there.seen_at > now
 
 
 def test_a_database_without_tables_stops_the_start(tmp_path: Path) -> None:

@@ -107,6 +107,9 @@ MALFORMED: list[tuple[type[RoleSettings], str, str, str]] = [
     (DevSettings, "DEV_MISSING_STUDY", "skip", "empty or error"),
     (DevSettings, "DEV_TABULAR", "maybe", ""),
     (HubSettings, "INTERNAL_SERVICE_KEY_HASH", "abc", "64 hexadecimal digits"),
+    (HubSettings, "FLIP_HUB_UNREACHABLE_AFTER_S", "5", "seconds from 30 to 86400"),
+    (HubSettings, "FLIP_HUB_UNREACHABLE_AFTER_S", "nan", "seconds from 30 to 86400"),
+    (HubSettings, "FLIP_HUB_STALE_ERROR_AFTER_S", "0", "seconds from 60 to 31536000, or empty for never"),
 ]
 
 
