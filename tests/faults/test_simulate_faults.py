@@ -431,8 +431,8 @@ def test_a_fault_that_is_none_is_refused(text: str) -> None:
 # -- whole runs ------------------------------------------------------------------------------------------------------
 
 ROUNDS = 2
-# One representative of each kind of trouble for every day, on the engine that it would hurt most; all for the soak.
-DAILY = {("flower", HUNG), ("nvflare", slow(1.0))}
+# One for every day, all for the soak: away and slow are in tests/integration/test_reporting_runs.py, on both engines.
+DAILY = {("flower", HUNG)}
 RUNS = [
     pytest.param(engine, fault, id=f"{engine}-{fault}", marks=[] if (engine, fault) in DAILY else [pytest.mark.soak])
     for engine in ENGINES
