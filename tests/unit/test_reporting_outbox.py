@@ -177,6 +177,19 @@ def test_a_forked_child_reports_into_its_parents_outbox(box: Outbox) -> None:
     assert [record.item().get("result") for record in box.collect()] == [None, 1, 2, 3]
 
 
+def test_nothing_of_the_file_is_open_in_a_forked_child_before_it_reports(box: Outbox, path: Path) -> None:
+    """SQLite's locks stay with the parent: a child that wrote by the parent's handle could damage the file."""
+    put(box, metric())
+    assert box.acquire_sender()
+
+    def opened() -> list[str]:
+        files = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+        return [file for file in files if file.startswith(str(path))]
+
+    assert len(opened()) > 2
+    assert in_child(lambda: not opened()) == 0
+
+
 def test_a_fork_in_the_middle_of_other_threads_reports_hangs_nobody(box: Outbox) -> None:
     """A lock that another thread held at the moment of the fork would be held for ever in the child."""
     done = threading.Event()
@@ -285,6 +298,20 @@ def test_a_file_with_the_start_of_another_run_is_not_removed(path: Path) -> None
     box = Outbox(path)
     box.settle(put(box, status(ModelStatus.ERROR)))
     box.settle(put(box, status(ModelStatus.INITIATED)))
+    assert not box.close(remove_if_done=True)
+
+
+@pytest.mark.parametrize("how", ["set aside", "unreported"])
+def test_a_file_that_tells_of_losses_is_not_removed(path: Path, how: str) -> None:
+    """What the hub refused, and why, can only be read here; and a loss that nobody was told of stays known."""
+    box = Outbox(path)
+    if how == "set aside":
+        box.settle([], [Dead(put(box, metric())[0], LossReason.REFUSED, "unknown_client")])
+        assert box.report_losses()
+        box.settle(ids(box))
+    else:
+        box.lose(LossReason.INVALID)
+    box.settle(put(box, status(ModelStatus.RESULTS_UPLOADED)))
     assert not box.close(remove_if_done=True)
 
 
