@@ -158,5 +158,6 @@ async def _pieces(head: Head, reader: asyncio.StreamReader) -> AsyncIterator[byt
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    for piece in ():
+    none: tuple[bytes, ...] = ()
+    for piece in none:
         yield piece
