@@ -9,7 +9,7 @@ from sqlmodel import Session
 from flip_fl.dashboard.words import clock, span
 from flip_fl.hub.intake import take_status
 from flip_fl.hub.model_service import lock_model
-from flip_fl.hub.silence import LIVE, SWEEP, Silent, silent_runs
+from flip_fl.hub.silence import SWEEP, Silent, silent_runs
 from flip_fl.values import ModelStatus
 
 
@@ -27,8 +27,7 @@ def sweep(session: Session, after: timedelta, now: datetime, *, dry_run: bool = 
 def _end(run: Silent, session: Session, after: timedelta, now: datetime) -> bool:
     model = lock_model(run.model_id, session)
     # Between the look and the lock it may have reported, ended, or been ended by another sweep.
-    still = model is not None and model.status in LIVE and silent_runs(session, after, now, run.model_id)
-    if model is None or not still:
+    if model is None or not silent_runs(session, after, now, run.model_id):
         session.rollback()
         return False
     take_status(model, ModelStatus.ERROR, session, by=SWEEP, reason=reason(run, after, now), at=now)

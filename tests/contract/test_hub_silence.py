@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from flip_fl.dashboard.story import Story
@@ -146,6 +147,14 @@ def test_a_run_that_is_over_owes_no_word(hub: RunningHub, status: str) -> None:
     assert len(hub.logs()) == rows
 
 
+def test_a_deleted_run_owes_no_word(hub: RunningHub) -> None:
+    """Nobody is told of, and no rule ends, what a person has thrown away."""
+    hub.batch(item("status", status="RUNNING"))
+    assert hub.model("DELETE").status_code == 204
+    _set(hub, silent_s=86_000)
+    assert _since(hub) is None
+
+
 def test_a_run_in_the_queue_is_awaited_from_its_first_word_on(hub: RunningHub) -> None:
     """Hours in a queue are no silence, not even after an earlier attempt; a net that works on it owes reports."""
     hub.batch(item("status", status="RUNNING"), item("status", status="STOPPED"))
@@ -226,6 +235,11 @@ def test_a_run_that_was_ended_and_reports_again_has_the_last_word(hub: RunningHu
         other = admin.create_model(session, "Stroke", "other", trusts=[hub.world.guys]).id
         nets.occupy("net", other, [hub.world.guys], session)
     assert outcomes(hub.batch(metric("Trust_1", "loss", 0.5, 1))) == ["stored"]
+    with hub.world.session() as session:
+        # Half a minute passes; what was told is not told again.
+        session.exec(update(StatusHistory).values(at=utc_now() - timedelta(seconds=300)))
+        session.commit()
+    _set(hub, silent_s=30)
     hub.batch()
     said = [text for text in hub.logs() if "reports again" in text]
     assert said == ["The FL server reports again, after 1 h 6 min: the run had been ended, its reports are kept."]
