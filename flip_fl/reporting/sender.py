@@ -69,6 +69,7 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name="flip-fl-sender", daemon=True)
         self._closing = threading.Event()
         self._deadline = float("inf")
+        self._latest = float("-inf")
         self._request_since: float | None = None
         self._last_contact = time.monotonic()
         self._held_since: float | None = None
@@ -91,7 +92,8 @@ class Sender:
     def close(self, timeout_s: float) -> bool:
         """Send what can be sent within ``timeout_s``, then stop; True if nothing is left.
 
-        A hub that is known to be down gets 2 s. A request that hangs is left to its thread: it dies with the process.
+        A hub that is known to be down gets 2 s, and the rest as soon as it takes reports again. A request that hangs
+        is left to its thread: it dies with the process.
         """
         if os.getpid() != self._pid:
             return False
@@ -99,11 +101,11 @@ class Sender:
         since = self._request_since
         healthy = self.answered and (since is None or now - since < SLOW_ANSWER_S)
         patience = timeout_s if healthy else min(timeout_s, self._pace.outage_patience_s)
-        self._deadline = now + patience
+        self._deadline, self._latest = now + patience, now + timeout_s
         self._closing.set()
         self._outbox.urgent.set()
-        if self._thread.ident is not None:
-            self._thread.join(patience)
+        while self._thread.is_alive() and (left := self._deadline - time.monotonic()) > 0:
+            self._thread.join(left)
         return self._outbox.is_empty()
 
     def drain(self, timeout_s: float, stop: threading.Event | None = None) -> Problem | None:
@@ -262,6 +264,7 @@ class Sender:
 
     def _recovered(self) -> None:
         self._backoff.succeeded()
+        self._deadline = max(self._deadline, self._latest)
         if self._down_since is not None:
             outage = time.monotonic() - self._down_since
             logger.info("the hub takes reports again after %.0f s", outage)

@@ -450,6 +450,18 @@ def test_close_takes_at_most_its_time_from_a_hung_hub(tmp_path: Path, hub: Scrip
     assert again.close(remove_if_done=True)
 
 
+def test_a_hub_that_is_back_at_the_close_gets_all_its_time(box: Outbox, hub: ScriptedHub) -> None:
+    """An outage that ends as the run ends left a backlog behind, although the hub took it and there was time."""
+    hub.down()
+    put(box, *burst(2_500))
+    sender = Sender(box, HubClient(settings(hub.url)), MODEL, pace=QUICK, backoff=Backoff(lambda low, high: 60.0))
+    sender.start()
+    wait_until(lambda: not sender.answered, what="noticing the outage")
+    hub.up()
+    hub.always = Fault("slow", seconds=0.25)
+    assert sender.close(10.0), "five answers of 0.25 s take longer than what an outage is granted, and less than 10 s"
+
+
 def test_close_interrupts_every_wait(box: Outbox, hub: ScriptedHub) -> None:
     """A sender in the middle of a long back-off must not keep the run from ending."""
     hub.faults.append(Fault("answer", 503, {"Retry-After": "60"}))
