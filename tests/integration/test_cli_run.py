@@ -129,7 +129,8 @@ def _expected(example: str) -> int:
 def _examples() -> list[str]:
     """Every example of every command once, in the order in which they build on one another."""
     seen = dict.fromkeys(example for _, command in all_commands() for example in getattr(command, "examples", ()))
-    order = ("run", "hub init", "hub serve", "hub sweep", "hub trust add", "hub", "results", "sync", "doctor", "explain")
+    hub = ("hub init", "hub serve", "hub sweep", "hub trust add", "hub")
+    order = ("run", *hub, "results", "sync", "doctor", "explain")
     ranks = {f"flip-fl {words}": rank for rank, words in enumerate(order)}
     return sorted(seen, key=lambda example: _rank(example, ranks))
 
