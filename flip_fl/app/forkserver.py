@@ -9,7 +9,6 @@ the other side closes it, the child and all that it started are killed. Only the
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import importlib
@@ -24,9 +23,10 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from flip_fl.app.forks import LENGTH, MAX_DESCRIPTORS
+from flip_fl.app.leaving import leave
 
 # The system takes no time-out of many days.
 LONGEST_WAIT_S = 3600.0
@@ -209,22 +209,13 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> Task:
     return Task(request["module"], argv)
 
 
-def _end(code: int) -> NoReturn:
-    """End as an interpreter does, but leave the memory to the system: to take torch down again takes half a second."""
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
     try:
-        _end(main(sys.argv[1:]))
+        leave(main(sys.argv[1:]))
     except SystemExit as left:
         if isinstance(left.code, str):
             sys.stderr.write(f"{left.code}\n")
-        _end(left.code if isinstance(left.code, int) else int(left.code is not None))
+        leave(left.code if isinstance(left.code, int) else int(left.code is not None))
     except BaseException:
         traceback.print_exc()
-        _end(1)
+        leave(1)

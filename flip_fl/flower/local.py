@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flip_fl.app.forks import ForkServer
+from flip_fl.app.leaving import leave
 from flip_fl.errors import ExitCode, FlipError
 from flip_fl.flower.local_warm import site_forks
 from flip_fl.flower.local_worker import LOG_FORMAT
@@ -75,4 +76,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -26,7 +26,7 @@ REQUEST_TIMEOUT_S = 20.0
 HOLD_S = 60.0
 LAST_SECOND_S = 1.0
 # What `close` grants a hub that is known to be down: a long end of the run would not bring it back.
-OUTAGE_PATIENCE_S = 2.0
+OUTAGE_PATIENCE_S = 1.0
 SLOW_ANSWER_S = 3.0
 CLOSING_WAIT_S = 0.25
 LOCK_RETRY_S = 1.0
@@ -92,7 +92,7 @@ class Sender:
     def close(self, timeout_s: float) -> bool:
         """Send what can be sent within ``timeout_s``, then stop; True if nothing is left.
 
-        A hub that is known to be down gets 2 s, and the rest as soon as it takes reports again. A request that hangs
+        A hub that is known to be down gets 1 s, and the rest as soon as it takes reports again. A request that hangs
         is left to its thread: it dies with the process.
         """
         if os.getpid() != self._pid:

@@ -57,7 +57,20 @@ def _under_runs(folder: Path) -> Path:
 def test_a_run_as_json_is_one_document_with_every_measurement(tmp_path: Path) -> None:
     """Protects programs that start runs: the measurements per site and round, by the exit code of the run's end."""
     write_app(tmp_path / "app", GLOBAL_ROUNDS=2)
-    done = flip_fl("run", "app", "--sites", "3", "--site", "Trust_3", "--site", "Trust_1", "--json", cwd=tmp_path)
+    done = flip_fl(
+        "run",
+        "app",
+        "--engine",
+        "flower",
+        "--sites",
+        "3",
+        "--site",
+        "Trust_3",
+        "--site",
+        "Trust_1",
+        "--json",
+        cwd=tmp_path,
+    )
     answer = checked(done.document(), RunAnswer)
     assert (done.exit_code, done.stderr, answer.status) == (0, "", "RESULTS_UPLOADED")
     assert [(row.slot, row.round) for row in answer.rounds] == [
@@ -75,7 +88,7 @@ def test_a_run_as_json_is_one_document_with_every_measurement(tmp_path: Path) ->
 def test_a_run_that_fails_ends_with_1_and_its_reason(tmp_path: Path) -> None:
     """Protects from a failed run that looks well to the shell: exit code, reason and report."""
     write_app(tmp_path / "app", GLOBAL_ROUNDS=2, in_train="raise RuntimeError('no such backend')")
-    done = flip_fl("run", "app", "--out", "run", "--json", cwd=tmp_path, timeout_s=300)
+    done = flip_fl("run", "app", "--engine", "flower", "--out", "run", "--json", cwd=tmp_path, timeout_s=300)
     document = done.document()
     assert (done.exit_code, document["code"]) == (1, "FLIP-E0507")
     assert "no such backend" in document["message"]
@@ -88,7 +101,7 @@ def test_ctrl_c_stops_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Protects the machine and the hub: 130, the story says STOPPED, and no process of the run is left."""
     write_app(tmp_path / "app", GLOBAL_ROUNDS=1000)
     child = subprocess.Popen(
-        [str(SCRIPT), "run", "app", "--out", "run"],
+        [str(SCRIPT), "run", "app", "--engine", "flower", "--out", "run"],
         cwd=tmp_path,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -145,7 +158,7 @@ def test_every_example_runs_as_it_stands(tmp_path: Path) -> None:
     """Protects the first line that anybody copies: each example of each help does what it says."""
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     (tmp_path / "state").mkdir()
-    demo = ("run", "examples/breast_cancer", "--rounds", "1", "--out", "runs/demo", "-q")
+    demo = ("run", "examples/breast_cancer", "--engine", "flower", "--rounds", "1", "--out", "runs/demo", "-q")
     assert flip_fl(*demo, cwd=tmp_path, timeout_s=300).exit_code == 0
     federation = "net: oncology\nengine: nvflare\nserver:\n  host: fl.example.org\nslots: 2\n"
     (tmp_path / "federation.yaml").write_text(federation, encoding="utf-8")

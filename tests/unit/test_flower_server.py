@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_an_exception_of_the_server_is_told_without_values(app: Path, tmp_path: 
     assert "the server failed: KeyError" in str(caught.value)
     everything = str(caught.value) + json.dumps(reports(tmp_path / "home", model_id))
     assert "SMITH" not in everything
-    assert "943" not in everything
+    assert re.search(r"\b(943|476|5919)\b", everything) is None
 
 
 def test_a_strategy_that_wants_more_sites_than_the_job_has_fails_at_once(app: Path) -> None:
