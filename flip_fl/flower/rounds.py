@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 
 from flip_fl.aggregate.best import BestModel
 from flip_fl.app.arrays import Arrays, read_arrays, replace_arrays
@@ -44,7 +44,8 @@ class Rounds:
     best: BestModel | None = None
     expected: int = 0
     done: int = 0
-    arrays: Arrays = field(default_factory=dict)
+    # As the strategy has it: shared with it, where numpy arrays would be a copy that lives from round to round.
+    record: ArrayRecord = field(default_factory=ArrayRecord)
     history: History = field(default_factory=lambda: {Task.TRAIN.value: {}, Task.VALIDATE.value: {}})
     _aggregated: int = field(default=0, init=False)
 
@@ -66,7 +67,7 @@ class Rounds:
             logger.warning("a checkpoint of another job of this model is removed")
             tidy([self.folder])
             return False
-        self.done, self.arrays = found.round, found.arrays
+        self.done, self.record = found.round, record_of(found.arrays)
         self.state.restore(found.state)
         for task, rounds in found.facts["history"].items():
             self.history[task] = {int(number): sites for number, sites in rounds.items()}
@@ -88,7 +89,8 @@ class Rounds:
             raise RoundFailed(f"the strategy gave no model in round {number} ({len(phase.replies)} sites returned)")
         self._note(phase)
         if arrays is not None:
-            self.arrays = _checked(arrays, number)
+            _check(arrays, number)
+            self.record = arrays
         self._aggregated = number
         if phase.asked:
             self.lifecycle.aggregated(number, len(phase.replies), self.expected)
@@ -99,10 +101,10 @@ class Rounds:
     def scored(self, number: int, arrays: ArrayRecord) -> None:
         phase = self._phase(Task.VALIDATE)
         self._note(phase)
-        self.arrays = {name: array.numpy() for name, array in arrays.items()}
+        self.record = arrays
         if self.best is not None and self.best.offer(number, [score_of(reply) for reply in phase.replies.values()]):
             # Under the round's own name: a file of a round that is never checkpointed must not pass for the best.
-            replace_arrays(self._best_file(number), self.arrays)
+            replace_arrays(self._best_file(number), _arrays(self.record))
         self._close()
 
     # -- at the end -----------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ class Rounds:
     def keep(self) -> ModelFolder:
         """The run's models and measurements as they are delivered."""
         self._close()
-        self.models.save(GLOBAL_MODEL, self.arrays)
+        self.models.save(GLOBAL_MODEL, _arrays(self.record))
         self.models.save_history(self.history)
         if self.best is not None and self.best.round is not None:
             self.models.save(BEST_MODEL, read_arrays(self._best_file(self.best.round)))
@@ -123,7 +125,7 @@ class Rounds:
         self.done = self._aggregated
         best = (self.best.round, self.best.value) if self.best is not None else (None, None)
         facts: dict[str, Any] = {"history": self.history, "best": best, "identity": self.identity}
-        state = Checkpoint(self.done, self.total, self.arrays, self.state.changed(), facts)
+        state = Checkpoint(self.done, self.total, _arrays(self.record), self.state.changed(), facts)
         write_checkpoint(self.folder / CHECKPOINT, state)
         for path in self.folder.glob("best-*.npz"):
             if self.best is None or self.best.round is None or path != self._best_file(self.best.round):
@@ -144,9 +146,17 @@ class Rounds:
             self.history[phase.task.value][phase.round] = sites
 
 
-def _checked(arrays: ArrayRecord, number: int) -> Arrays:
-    found = {name: array.numpy() for name, array in arrays.items()}
-    for name, array in found.items():
+def record_of(arrays: Arrays) -> ArrayRecord:
+    """Numpy arrays as Flower sends them."""
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+
+
+def _arrays(record: ArrayRecord) -> Arrays:
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def _check(record: ArrayRecord, number: int) -> None:
+    for name, stored in record.items():
+        array = stored.numpy()
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
             raise RoundFailed(f"the strategy's model of round {number} holds NaN or infinity in '{name}'")
-    return found

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context
+from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from flip_fl.aggregate.best import BestModel
 from flip_fl.app import weights
-from flip_fl.app.arrays import Arrays
 from flip_fl.app.config import AppConfig
 from flip_fl.app.failures import Failure
 from flip_fl.app.travel import travelling
@@ -27,7 +26,7 @@ from flip_fl.flower.grid import FlipGrid
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Quorum, RoundFailed, RunStopped
 from flip_fl.flower.quarantine import ReplyCheck
 from flip_fl.flower.roster import DEPLOYMENT
-from flip_fl.flower.rounds import Rounds
+from flip_fl.flower.rounds import Rounds, record_of
 from flip_fl.flower.run_config import Given, RunFacts, find_app, find_model_id, read_facts
 from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy, unsatisfiable, weight_key
 from flip_fl.reporting.local import LocalReporting
@@ -132,11 +131,11 @@ def _run(
         rounds = _rounds(facts, home, grid, reporting, chosen, how)
         if rounds.resume():
             lifecycle.resumed(rounds.done)
-            start = _record(rounds.arrays)
+            start = rounds.record
         else:
             lifecycle.initiated()
             # Before the sites are waited for: an app that cannot be imported is told at once.
-            start = how.arrays if how.arrays is not None else _record(weights.initial_arrays(facts.app_dir))
+            start = how.arrays if how.arrays is not None else record_of(weights.initial_arrays(facts.app_dir))
         if unkept := rounds.state.unkept():
             text = f"a restart of this run would forget what the strategy holds in {', '.join(unkept)}"
             reporting.reporter.log(text, success=True)
@@ -264,10 +263,6 @@ def _identity(facts: RunFacts, strategy: Strategy, arrays: ArrayRecord | None) -
     for name, array in (arrays or {}).items():
         digest.update(name.encode() + array.data)
     return digest.hexdigest()
-
-
-def _record(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 def _deliver(rounds: Rounds, facts: RunFacts, home: _Home, reporting: Reporting | LocalReporting) -> None:
