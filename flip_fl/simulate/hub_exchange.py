@@ -32,6 +32,8 @@ class Exchange:
 
     def take(self, caller: socket.socket) -> None:
         """Serve a connection that was accepted."""
+        # asyncio does so for the sockets it makes; an answer in two pieces would else wait for the caller's late ACK.
+        caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = asyncio.get_running_loop().create_task(self._serve(caller))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)

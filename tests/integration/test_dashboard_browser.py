@@ -480,8 +480,9 @@ def test_many_charts_cost_nothing_until_they_are_near(browser: Browser, tmp_path
     plots = [p.model_copy(update={"label": f"{p.label}_{k}"}) for k in range(5) for p in story.plots]
     report.write_report(story.model_copy(update={"plots": plots}), tmp_path / "many.html")
     _open(browser, tmp_path / "many.html")
-    drawn = browser.js("document.querySelectorAll('figure svg').length")
-    assert 1 <= drawn < 30
+    # the browser says which charts are near when it has laid out the page, some frames after the page is ready
+    browser.wait("document.querySelector('figure svg')")
+    assert browser.js("document.querySelectorAll('figure svg').length") < 30
     browser.js(
         "window.addEventListener('beforeprint',"
         " () => { window.drawn = document.querySelectorAll('figure svg').length; })"
