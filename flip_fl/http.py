@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from flip_fl.wire import FIXED_DETAILS
 CONNECT_TIMEOUT_S = 5.0
 HUB_READ_TIMEOUT_S = 30.0
 TRUST_READ_TIMEOUT_S = 600.0
+BLOCK_BYTES = 1 << 20
 
 
 class HttpStatusError(requests.HTTPError):
@@ -42,15 +44,19 @@ def status_error(method: str, route: str, status_code: int) -> HttpStatusError:
 
 
 class HttpConnectionError(requests.ConnectionError):
-    """No usable answer: refused, reset, timed out. Names the route, never what was sent."""
+    """No usable answer: refused, reset, timed out, cut; or ``answered``, with what is no answer to the question.
+
+    Names the route, never what was sent.
+    """
 
     def __init__(self, method: str, route: str, cause: BaseException) -> None:
+        self.answered = not isinstance(cause, requests.RequestException)
         self.sent = not isinstance(cause, requests.ConnectTimeout) and not _refused(cause)
         super().__init__(f"{method} {route}: no answer ({type(cause).__name__})")
 
 
 class HttpClient:
-    """One service: base URL, key header, one kept-alive session. Not safe for several threads."""
+    """One service: base URL, key header, kept-alive connections: as many as requests were under way at once."""
 
     def __init__(
         self,
@@ -63,11 +69,9 @@ class HttpClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout = (connect_timeout_s, read_timeout_s)
-        self._session = requests.Session()
-        # A proxy or .netrc of the host must not redirect or re-authenticate hospital traffic.
-        self._session.trust_env = False
-        if key_header and key is not None:
-            self._session.headers[key_header] = key
+        self._headers = {key_header: key} if key_header and key is not None else {}
+        self._idle: list[requests.Session] = []
+        self._closed = False
 
     def request(
         self,
@@ -90,24 +94,92 @@ class HttpClient:
         ``HttpStatusError`` for any other status, redirects included, ``HttpConnectionError`` for no answer, and
         ``ValueError`` for a segment that would make it another path.
         """
+        with self._session() as session:
+            return self._send(
+                session,
+                method,
+                segments,
+                route,
+                json=json,
+                data=written if written is None or meanwhile is None else _Body(written, meanwhile),
+                params=params,
+                headers=headers if written is None else {"Content-Type": "application/json", **(headers or {})},
+                timeout=self._timeouts(timeout_s),
+                show_details=show_details,
+            )
+
+    @contextlib.contextmanager
+    def stream(
+        self,
+        method: str,
+        segments: tuple[str, ...],
+        *,
+        route: str,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        show_details: frozenset[str] = FIXED_DETAILS,
+    ) -> Iterator[Answer]:
+        """As ``request``, for an answer that is read bit by bit and never lies in memory as a whole."""
+        with (
+            self._session() as session,
+            self._send(
+                session,
+                method,
+                segments,
+                route,
+                json=json,
+                headers=headers,
+                timeout=self._timeout,
+                stream=True,
+                show_details=show_details,
+            ) as response,
+        ):
+            yield Answer(method, route, response)
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def _timeouts(self, timeout_s: float | None) -> tuple[float, float]:
+        connect, read = self._timeout
+        return (connect, read) if timeout_s is None else (min(connect, timeout_s), min(read, timeout_s))
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[requests.Session]:
+        """A session that nobody else uses meanwhile: requests promises nothing about shared ones."""
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = requests.Session()
+            # A proxy or .netrc of the host must not redirect or re-authenticate hospital traffic.
+            session.trust_env = False
+            session.headers.update(self._headers)
+        try:
+            yield session
+        finally:
+            self._idle.append(session)
+            if self._closed:
+                self.close()
+
+    def _send(
+        self,
+        session: requests.Session,
+        method: str,
+        segments: tuple[str, ...],
+        route: str,
+        *,
+        show_details: frozenset[str],
+        stream: bool = False,
+        **arguments: Any,
+    ) -> requests.Response:
         if any(segment in ("", ".", "..") for segment in segments):
             raise ValueError(f"{method} {route}: a part of the address is empty or climbs")
         url = "/".join([self.base_url, *(quote(segment, safe="") for segment in segments)])
-        connect, read = self._timeout
-        timeout = (connect, read) if timeout_s is None else (min(connect, timeout_s), min(read, timeout_s))
-        if written is not None:
-            headers = {"Content-Type": "application/json", **(headers or {})}
         try:
-            response = self._session.request(
-                method,
-                url,
-                data=written if written is None or meanwhile is None else _Body(written, meanwhile),
-                json=json,
-                params=params,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-            )
+            response = session.request(method, url, allow_redirects=False, stream=stream, **arguments)
+            if stream and not 200 <= response.status_code < 300:
+                _ = response.content
         except requests.RequestException as error:
             # The library's own text names the host and port; `from None` keeps what was sent out of tracebacks.
             raise HttpConnectionError(method, route, error) from None
@@ -115,8 +187,32 @@ class HttpClient:
             raise HttpStatusError(method, route, response, show_details)
         return response
 
-    def close(self) -> None:
-        self._session.close()
+
+class Answer(io.RawIOBase):
+    """A streamed answer's body as a file to read from; ``content_type`` without parameters, in lower case.
+
+    Reading raises ``HttpConnectionError`` when the answer is cut, or stands still for longer than the time-out.
+    """
+
+    def __init__(self, method: str, route: str, response: requests.Response) -> None:
+        self._names = (method, route)
+        self._blocks = response.iter_content(BLOCK_BYTES)
+        self._rest = memoryview(b"")
+        self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            try:
+                self._rest = memoryview(next(self._blocks, b""))
+            except requests.RequestException as error:
+                raise HttpConnectionError(*self._names, error) from None
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
 
 
 class _Body:

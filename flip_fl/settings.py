@@ -6,13 +6,14 @@ lacks something it needs, or finds it malformed, refuses to start with a ``FlipE
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from flip_fl.errors import FlipError
@@ -33,6 +34,17 @@ _PRODUCTION_NAMES = (
 _SERVER_NAMES = ("FLIP_API_INTERNAL_URL", "INTERNAL_SERVICE_KEY", "UPLOADED_FEDERATED_DATA_BUCKET")
 
 SECRET_MARKS = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL")
+
+
+def _fernet_key(value: SecretStr) -> SecretStr:
+    try:
+        key = base64.urlsafe_b64decode(value.get_secret_value().encode())
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ValueError("must be a Fernet key")
+    return value
+
 
 _Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
 _Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
@@ -95,6 +107,7 @@ class ClientSettings(RoleSettings):
     images_dir: Path = Field(alias="IMAGES_DIR")
     state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
     read_timeout_s: Annotated[float, Field(gt=0)] = Field(600.0, alias="FLIP_TRUST_READ_TIMEOUT_S")
+    in_flight: Annotated[int, Field(ge=1, le=256)] = Field(24, alias="FLIP_TRUST_IN_FLIGHT")
 
 
 class DevSettings(RoleSettings):
@@ -125,6 +138,27 @@ class HubSettings(RoleSettings):
     stale_error_after_s: Annotated[float, Field(ge=60, le=31_536_000)] | None = Field(
         None, alias="FLIP_HUB_STALE_ERROR_AFTER_S"
     )
+
+
+class TrustSettings(RoleSettings):
+    """A trust's data-access and imaging services in the sandbox.
+
+    ``trust_key`` unset: closed. ``images_root`` is shared with the FL clients, each net has a folder in it; ``archive``
+    (a folder a study) is the services' own. ``envelope_key`` seals project ids. ``cohort`` ``live`` runs the SQL that
+    was sent, ``frozen`` serves the snapshot approved for the project; fewer than ``threshold`` rows, or distinct
+    ``person_id``, are not released.
+    """
+
+    role: ClassVar[str] = "trust"
+    trust_key: SecretStr | None = Field(None, alias="TRUST_INTERNAL_SERVICE_KEY")
+    trust_key_header: _Header = Field("X-Trust-Internal-Service-Key", alias="TRUST_INTERNAL_SERVICE_KEY_HEADER")
+    database_url: str = Field(alias="OMOP_DATABASE_URL")
+    images_root: Path = Field(alias="IMAGES_ROOT")
+    archive: Path = Field(alias="FLIP_TRUST_ARCHIVE")
+    envelope_key: Annotated[SecretStr, AfterValidator(_fernet_key)] = Field(alias="FLIP_TRUST_ENVELOPE_KEY")
+    cohort: Literal["live", "frozen"] = Field("live", alias="FLIP_TRUST_COHORT")
+    threshold: Annotated[int, Field(ge=0)] = Field(10, alias="COHORT_QUERY_THRESHOLD")
+    threshold_counts: Literal["rows", "subjects"] = Field("rows", alias="FLIP_TRUST_THRESHOLD_COUNTS")
 
 
 class _Mode(RoleSettings):
@@ -216,7 +250,7 @@ def settings_file(slot: str, workspace: Path | None = None) -> Path | None:
 
 def environment_names() -> frozenset[str]:
     """Every variable that settings are read from: what a process that must not inherit any is stripped of."""
-    classes = (ServerSettings, ClientSettings, DevSettings, HubSettings, _Mode)
+    classes = (ServerSettings, ClientSettings, DevSettings, HubSettings, TrustSettings, _Mode)
     fields = (field.alias for cls in classes for field in cls.model_fields.values())
     return frozenset({"FLIP_SETTINGS_DIR", *(alias for alias in fields if alias)})
 
@@ -300,6 +334,11 @@ _EXPECTED = {
     "FLIP_HUB_UNREACHABLE_AFTER_S": "seconds from 30 to 86400",
     "FLIP_HUB_STALE_ERROR_AFTER_S": "seconds from 60 to 31536000, or empty for never",
     "DEV_MISSING_STUDY": "empty or error",
+    "FLIP_TRUST_IN_FLIGHT": "a number of requests from 1 to 256",
+    "FLIP_TRUST_ENVELOPE_KEY": "a Fernet key (32 bytes in url-safe base64)",
+    "FLIP_TRUST_COHORT": "live or frozen",
+    "FLIP_TRUST_THRESHOLD_COUNTS": "rows or subjects",
+    "COHORT_QUERY_THRESHOLD": "a whole number, 0 or more",
 }
 
 

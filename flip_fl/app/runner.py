@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import random
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from flip_fl.app.loader import AppLoader
 from flip_fl.app.output import withheld
 from flip_fl.app.site import Ledger, Site, SiteSpec
 from flip_fl.app.tensors import Arrays, load_into, to_arrays
+from flip_fl.data.index import open_index
 from flip_fl.privacy.egress import Egress, EgressPolicy
 from flip_fl.values import JobType, Task
 from flip_fl.wire import SiteBatch
@@ -66,7 +68,9 @@ class Session:
 
     ``publish`` gets live batches of wire items, on a thread of its own (None: nobody listens); ``aborted`` says
     whether the run was stopped. ``show_output`` lets the app's prints through, for a developer's own machine.
-    ``failed`` gets the exception that ended a task, as it was raised: its text may hold patients' data.
+    ``failed`` gets the exception that ended a task, as it was raised: its text may hold patients' data. ``job`` is the
+    engine's name for the run: its images are removed with ``release``, or, when its processes are killed, by the next
+    job ``lease_s`` after its last task.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Session:
         *,
         show_output: bool = False,
         failed: Callable[[BaseException], None] = lambda error: None,
+        job: str = "",
+        lease_s: float = 0.0,
     ) -> None:
         self.app_dir = app_dir
         self.source = source
@@ -89,7 +95,12 @@ class Session:
         self.failed = failed
         self.loader = AppLoader(app_dir)
         self.output_reported = False
+        self.told: dict[str, str] = {}
         self._config: AppConfig | None = None
+        self.index = open_index(source, job, lease_s=lease_s)
+        if self.index is not None:
+            # What an earlier job left must not hold up this one.
+            threading.Thread(target=self.index.sweep, args=(source,), name="flip-sweep", daemon=True).start()
 
     @property
     def config(self) -> AppConfig:
@@ -99,8 +110,16 @@ class Session:
         return self._config
 
     def close(self) -> None:
-        """Forget what the app has built: data sets may hold files and workers."""
+        """Forget what the app has built: data sets may hold files and workers. The job goes on elsewhere."""
         self.memory.clear()
+        if self.index is not None:
+            self.index.close()
+
+    def release(self) -> None:
+        """The job is over: as ``close``, and its images are removed."""
+        self.memory.clear()
+        if self.index is not None:
+            self.index.release()
 
 
 def run_task(task: Task, arrays: Mapping[str, Any], spec: SiteSpec, session: Session) -> Result:
@@ -188,6 +207,8 @@ def _call(
         aborted=session.aborted,
         memory=session.memory,
         max_skipped=config.max_skipped,
+        index=session.index,
+        told=session.told,
     )
     model = get_model(spec.stage) if config.job_type is JobType.DIFFUSION else get_model()
     load_into(model, arrays)

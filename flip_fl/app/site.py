@@ -9,8 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flip_fl.app.batch import Batcher
-from flip_fl.app.faults import AppError, TaskAborted
-from flip_fl.data.images import Studies, TooManySkipped, fetch_studies
+from flip_fl.app.faults import TaskAborted
+from flip_fl.app.waiting import shown_progress
+from flip_fl.data.images import Studies, fetch_studies
+from flip_fl.data.index import derived_dir
+from flip_fl.data.uploads import UploadOutcome, upload
 from flip_fl.privacy.egress import Egress, as_number
 from flip_fl.values import DEFAULT_X_LABEL, ResourceType, Task
 from flip_fl.wire import LogItem, MetricItem
@@ -18,8 +21,11 @@ from flip_fl.wire import LogItem, MetricItem
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flip_fl.data.index import ImageIndex
+    from flip_fl.data.manifest import Manifest
     from flip_fl.data.sources import Source
 
+MANIFEST = "manifest"
 T = TypeVar("T")
 
 
@@ -116,6 +122,8 @@ class Site:
         aborted: Callable[[], bool],
         memory: dict[str, Any],
         max_skipped: float = 0.05,
+        index: ImageIndex | None = None,
+        told: dict[str, str] | None = None,
     ) -> None:
         self.name = spec.slot
         self.round = spec.round
@@ -129,6 +137,8 @@ class Site:
         self._ledger = ledger
         self._aborted = aborted
         self._max_skipped = max_skipped
+        self._index = index
+        self._told = {} if told is None else told
 
     @cached_property
     def device(self) -> str:
@@ -152,28 +162,33 @@ class Site:
         self,
         cohort: pd.DataFrame,
         resource_type: ResourceType | str | Sequence[ResourceType | str] = ResourceType.NIFTI,
+        *,
+        wait: bool = True,
     ) -> Studies:
-        """The studies of ``cohort``: accession id → {type: folder}.
+        """The studies of ``cohort``: accession id → {type: folder}; ``.dataset(…)`` reads, ``.manifest`` counts them.
 
-        A few that cannot be fetched are skipped and counted at the hub; raises ``AppError`` when it is more than the
-        share MAX_SKIPPED, ``ValueError`` without an ``accession_id`` column, ``TaskAborted`` when the run is stopped.
+        Many are asked for at once; what lies there from an earlier round is not asked for again. A few that cannot be
+        fetched are skipped and counted at the hub; raises ``FlipError`` E0904 when it is more than the share
+        MAX_SKIPPED, ``ValueError`` without an ``accession_id`` column, ``TaskAborted`` when the run is stopped. With
+        ``wait=False`` it returns at once, and ``.arriving()`` gives each study as it comes.
         """
         given = [resource_type] if isinstance(resource_type, str) else list(resource_type)
         types = tuple(dict.fromkeys(ResourceType(name) for name in given))
-        try:
-            studies = fetch_studies(
-                self._source,
-                self._spec.project_id,
-                cohort,
-                types,
-                max_skipped=self._max_skipped,
-                check=self._raise_if_aborted,
-            )
-        except TooManySkipped as error:
-            raise AppError(str(error)) from None
-        summary = studies.summary()
-        if summary is not None:
-            self._ledger.note(summary)
+        project, state = self._spec.project_id, self._source.state_dir
+        studies = fetch_studies(
+            self._source,
+            project,
+            cohort,
+            types,
+            max_skipped=self._max_skipped,
+            check=self._raise_if_aborted,
+            known=self._index.of(project, types) if self._index is not None else None,
+            derived_dir=derived_dir(state, project) if state is not None else None,
+            settled=self._tell_skipped,
+        )
+        if wait:
+            with shown_progress("fetching studies", studies.asked) as progress:
+                studies.wait(lambda so_far: progress(so_far.settled))
         return studies
 
     def log(self, label: str, value: float, x_value: float | None = None, x_label: str | None = None) -> None:
@@ -188,6 +203,31 @@ class Site:
         for item in iterable:
             self._raise_if_aborted()
             yield item
+
+    def add_resource(
+        self, accession_id: str, scan_id: str, resource_id: str, files: Sequence[str]
+    ) -> list[UploadOutcome]:
+        """Store files that a model made (segmentations, say) as a resource of a study's scan, one by one.
+
+        ``files`` are relative to the net's upload folder. One file that is refused says so in its outcome and keeps no
+        other from being stored. Raises ``FlipError`` E0903, E0704 before any is sent, and ``TaskAborted``.
+        """
+        return upload(
+            self._source,
+            self._spec.project_id,
+            accession_id,
+            scan_id,
+            resource_id,
+            files,
+            check=self._raise_if_aborted,
+        )
+
+    def _tell_skipped(self, manifest: Manifest) -> None:
+        text = str(manifest)
+        # Every round finds the same: it is said when it is new.
+        if manifest.skipped and self._told.get(MANIFEST) != text:
+            self._told[MANIFEST] = text
+            self._ledger.note(text)
 
     def _raise_if_aborted(self) -> None:
         if self._aborted():

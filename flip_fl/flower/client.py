@@ -32,6 +32,8 @@ QUERY = "flip-cohort-query"
 JOB_DIR = "flip-job-dir"
 NUM_ROUNDS = "num-server-rounds"
 
+# A SuperNode may have a process for each message: between two rounds none says that the job lives.
+LEASE_S = 6 * 3600.0
 _MAX_INT = 2**63 - 1
 
 
@@ -62,6 +64,11 @@ def client_app(
         content = RecordDict()
         protocol.stamp_slot(content, claimed_slot(context.node_config, context.run_config, told))
         return Message(content, reply_to=message)
+
+    @app.query(protocol.QUERY_END.partition(".")[2])
+    def flip_end(message: Message, context: Context) -> Message:
+        sites.end(message, context)
+        return Message(RecordDict(), reply_to=message)
 
     return app
 
@@ -97,6 +104,13 @@ class _Sites:
             result = run_task(task, arrays, spec, session)
         return _reply(result, task, slot, key, message)
 
+    def end(self, message: Message, context: Context) -> None:
+        """The run is over: what it has fetched is removed."""
+        slot = claimed_slot(context.node_config, context.run_config, protocol.get_task(message.content).slot)
+        folder = Path(str(context.run_config.get(JOB_DIR) or self._app_dir))
+        self._open(slot, folder, context).session.release()
+        del self._open_sites[slot]
+
     def _open(self, slot: str, folder: Path, context: Context) -> _OpenSite:
         known = self._open_sites.get(slot)
         if known is not None and known.run_id == context.run_id:
@@ -104,7 +118,12 @@ class _Sites:
         if known is not None:
             known.session.close()
         facts = site_facts(slot)
-        session = Session(app_dir=folder, source=open_source(slot, imaging=load_config(folder).imaging))
+        session = Session(
+            app_dir=folder,
+            source=open_source(slot, imaging=load_config(folder).imaging),
+            job=f"flower-{context.run_id}",
+            lease_s=LEASE_S,
+        )
         files = []
         model_id = _model_id(context.run_config, session.config)
         if facts.state_dir is not None and model_id is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from flip_fl.flower.arrivals import Arrivals, Asked
 from flip_fl.flower.attribution import ABORTED_AT_SITE
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Phase, Quorum, RoundFailed, RunStopped, judge
 from flip_fl.flower.private import NodeInfo, Run
-from flip_fl.flower.protocol import CONFIG, NUM_EXAMPLES, SERVER_ROUND, TaskNote, with_task
+from flip_fl.flower.protocol import CONFIG, NUM_EXAMPLES, QUERY_END, SERVER_ROUND, TaskNote, with_task
 from flip_fl.flower.quarantine import Quarantine, ReplyCheck
 from flip_fl.flower.roster import Roster
 from flip_fl.reporting.local import LocalReporting
@@ -30,6 +31,7 @@ logger = logging.getLogger("flip_fl.flower")
 STOP_POLL_S = 0.25
 # The hub says so in its answer to the very report of the abort, which leaves at once.
 STOP_NEWS_S = 5.0
+DISMISS_S = 5.0
 # Beyond Flower's 12 hours a reply would be thrown away although it is still waited for.
 TTL_MARGIN_S = 60.0
 _TASKS = {MessageType.TRAIN: Task.TRAIN, MessageType.EVALUATE: Task.VALIDATE}
@@ -88,6 +90,18 @@ class FlipGrid(Grid):
     def expect(self, task: Task, number: int) -> None:
         """Say what the next messages are for: their task and round (from 1)."""
         self._expected, self._asking_since = (task, number), None
+
+    def dismiss(self) -> None:
+        """Tell the sites that the run is over, so that they remove what it has fetched; for ``DISMISS_S`` at the most.
+
+        Whoever does not hear of it removes it when its next job starts.
+        """
+        with contextlib.suppress(Exception):
+            nodes = self._roster.known
+            messages = [
+                Message(with_task(RecordDict(), TaskNote(slot)), node, QUERY_END) for node, slot in nodes.items()
+            ]
+            self._inner.send_and_receive(messages, timeout=DISMISS_S)
 
     # -- Flower's Grid --------------------------------------------------------------------------------------------
 

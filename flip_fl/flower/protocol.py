@@ -30,6 +30,7 @@ SERIES_RECORD = "flip.series"
 ROWS_RECORD = "flip.rows"
 SITE_RECORD = "flip.site"
 QUERY_SLOT = "query.flip_slot"
+QUERY_END = "query.flip_end"
 
 # Under which keys of ``CONFIG`` other FLIP apps say who they are.
 _FOREIGN_CLAIMS = ("site", "client_name")

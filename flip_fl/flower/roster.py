@@ -55,6 +55,11 @@ class Roster:
         """Whether a client that says it is another site than the grid says is to be refused."""
         return self._claims is None or not self._claims.assigned
 
+    @property
+    def known(self) -> dict[int, str]:
+        """The nodes that have been the job's sites, with their slots."""
+        return dict(self._slot_of)
+
     def slot_of(self, node_id: int) -> str:
         """The site behind a node that was a participant once. Raises ``RoundFailed`` for any other."""
         slot = self._slot_of.get(node_id)

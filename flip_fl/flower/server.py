@@ -124,6 +124,7 @@ def _run(
         reporting = open_reporting(home.settings, home.model_id, home.state_dir)
     lifecycle = reporting.lifecycle
     result = Result()
+    rounds: Rounds | None = None
     try:
         # Read in here: what is wrong with the app is told at the hub, too.
         facts = read_facts(given, context.run_config)
@@ -164,6 +165,7 @@ def _run(
     except ResultsUploadError as error:
         lifecycle.upload_failed(upload_problem(error))
     except (SystemExit, KeyboardInterrupt) as left:
+        rounds = None  # the engine carries no more messages of this run
         if _is_stop(left):
             lifecycle.stop(STOPPED_BY_ENGINE)
         else:
@@ -177,6 +179,8 @@ def _run(
         reporting.reporter.failure(None, failure.traceback)
         lifecycle.fail(f"the server failed: {failure.headline}")
     finally:
+        if rounds is not None:
+            rounds.grid.dismiss()
         status = _end(reporting, home)
     if not status.is_success:
         raise RunFailed(f"{status.value}: {lifecycle.reason}")

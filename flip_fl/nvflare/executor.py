@@ -45,7 +45,7 @@ class FlipExecutor(Executor):
         if event_type == EventType.START_RUN:
             self._engine = fl_ctx.get_engine()
         elif event_type == EventType.END_RUN and self._session is not None:
-            self._session.close()
+            self._session.release()
             self._session = None
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -76,6 +76,7 @@ class FlipExecutor(Executor):
                 source=open_source(slot, workspace, imaging=load_config(app_dir).imaging),
                 publish=self._publish,
                 aborted=lambda: self._abort_signal is not None and bool(self._abort_signal.triggered),
+                job=fl_ctx.get_job_id(),
             )
         return self._session
 

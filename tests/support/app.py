@@ -13,6 +13,7 @@ import pandas as pd
 
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
+from flip_fl.http import status_error
 from flip_fl.values import ResourceType, Task
 
 MODELS = """
@@ -62,6 +63,9 @@ class TableSource:
         self.frame = frame if frame is not None else pd.DataFrame({"person_id": [1, 2], "value": [0.5, 1.5]})
         self.studies = dict(studies or {})
         self.asked: list[str] = []
+        self.images_root = None
+        self.state_dir = None
+        self.in_flight = 1
 
     def dataframe(self, project_id: str, query: str) -> pd.DataFrame:
         return self.frame.copy()
@@ -69,7 +73,7 @@ class TableSource:
     def resources(self, project_id: str, accession_id: str, types: Sequence[ResourceType]) -> dict[ResourceType, Path]:
         self.asked.append(accession_id)
         if accession_id not in self.studies:
-            raise FileNotFoundError("not there")
+            raise status_error("POST", "/download/images/{net}", 404)
         return dict.fromkeys(types, self.studies[accession_id])
 
     def add_resource(self, *args: Any) -> None:

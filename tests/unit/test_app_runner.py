@@ -410,6 +410,9 @@ def test_the_app_s_folder_stays_as_it_was(tmp_path: Path) -> None:
 def test_images_by_study_and_type(tmp_path: Path) -> None:
     """Each accession number is asked for once; the mapping gives a folder for each type."""
     folders = {f"00{n}": tmp_path / f"study{n}" for n in range(3)}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "input_1.nii.gz").write_bytes(b"pixels")
     source = TableSource(pd.DataFrame({"accession_id": ["002", "000", "002", "001"]}), folders)
     trainer = """
     from flip_fl import ResourceType
@@ -434,11 +437,12 @@ def test_images_by_study_and_type(tmp_path: Path) -> None:
 def test_a_few_missing_studies_are_counted_without_their_numbers(tmp_path: Path) -> None:
     """5 % may be missing: the rest is used and one row says how many were skipped and why."""
     numbers = [f"ACC{n:05d}" for n in range(20)]
+    (tmp_path / "input_1.nii.gz").write_bytes(b"pixels")
     source = TableSource(pd.DataFrame({"accession_id": numbers}), dict.fromkeys(numbers[1:], tmp_path))
     trainer = "def train(model, site, config):\n    return {'num_examples': len(site.images(site.cohort()))}\n"
     result = run(write_app(tmp_path / "app", trainer=trainer), source=source)
     assert result.num_examples == 19
-    assert notes_of(result) == ["1 of 20 studies were skipped: FileNotFoundError (1)"]
+    assert notes_of(result) == ["19 studies, 1 skipped: 1 not found"]
 
 
 def test_too_many_missing_studies_end_the_task(tmp_path: Path) -> None:
@@ -448,9 +452,7 @@ def test_too_many_missing_studies_end_the_task(tmp_path: Path) -> None:
     trainer = "def train(model, site, config):\n    return {'num_examples': len(site.images(site.cohort()))}\n"
     failure = run(write_app(tmp_path / "app", trainer=trainer), source=source).failure
     assert failure is not None
-    assert failure.headline.endswith(
-        "3 of 22 studies were skipped: FileNotFoundError (1), no accession_id in the row (2); at most 5% may be (MAX_SKIPPED)"
-    )
+    assert failure.headline.endswith("2 of 22 studies were skipped so far: 2 without an accession_id")
     assert "ACC0" not in failure.traceback
 
 

@@ -13,11 +13,29 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """The three things that a site asks of its trust.
+    """The three things that a site asks of its trust. Safe for several threads.
 
     ``project_id`` is opaque and passed on unread. No implementation logs or raises a row, a query or an accession
     number.
     """
+
+    @property
+    def images_root(self) -> Path | None:
+        """Where a service puts the studies that a job asks for, and where they are removed again when the job is over.
+
+        None: the folders are somebody's own, and nothing in them is ever removed.
+        """
+        ...
+
+    @property
+    def state_dir(self) -> Path | None:
+        """The site's folder for what outlives a process; None: there is none."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many studies may be asked for at once."""
+        ...
 
     def dataframe(self, project_id: str, query: str) -> DataFrame:
         """The cohort, a row per study or subject. ``accession_id``, where there is one, is text."""

@@ -29,6 +29,19 @@ class FolderSource:
         self._settings = settings
         self._logger = logger or logging.getLogger(__name__)
 
+    @property
+    def images_root(self) -> None:
+        return None
+
+    @property
+    def state_dir(self) -> Path | None:
+        return self._settings.state_dir
+
+    @property
+    def in_flight(self) -> int:
+        # The folder is looked up, not fetched: threads would only wait for each other.
+        return 1
+
     def dataframe(self, project_id: str, query: str) -> DataFrame:
         """The CSV, whatever is asked. ``accession_id`` is text: a leading zero is part of the number.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flip_fl import wire
-from flip_fl.data.cohort import ACCESSION_ID
 from flip_fl.data.paths import inside
 from flip_fl.data.sources.base import check_study, check_upload
+from flip_fl.data.tables import accepted, read_table
 from flip_fl.http import HttpClient, HttpConnectionError
 from flip_fl.settings import ClientSettings
 from flip_fl.values import ResourceType
@@ -24,27 +24,44 @@ ROUTE_UPLOAD = "/upload/images/{net}"
 
 
 class TrustSource:
-    """A ``Source`` over the two services of one trust. Not safe for several threads at once."""
+    """A ``Source`` over the two services of one trust."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         self._data_access = self._service(settings.data_access_url)
         self._imaging = self._service(settings.imaging_url)
 
+    @property
+    def images_root(self) -> Path:
+        return self._settings.images_dir
+
+    @property
+    def state_dir(self) -> Path | None:
+        return self._settings.state_dir
+
+    @property
+    def in_flight(self) -> int:
+        return self._settings.in_flight
+
     def dataframe(self, project_id: str, query: str) -> DataFrame:
         """The cohort that the trust serves; an empty result has columns and no rows.
 
-        Raises ``HttpStatusError`` (403: too small, or no approved snapshot) and ``HttpConnectionError`` (no answer, or
-        one that is no table).
+        Arrow where the service offers it and pyarrow is installed, else JSON; read column by column either way.
+        Raises ``HttpStatusError`` (403: too small, or no approved snapshot) and ``HttpConnectionError`` (no answer, one
+        that was cut, or one that is no table).
         """
         body = wire.CohortRequest(encrypted_project_id=project_id, query=query)
-        response = self._data_access.request(
-            "POST", ("cohort", "dataframe"), route=ROUTE_COHORT, json=body.model_dump()
-        )
-        try:
-            return _frame(json.loads(response.content))
-        except ValueError as error:
-            raise HttpConnectionError("POST", ROUTE_COHORT, error) from None
+        with self._data_access.stream(
+            "POST",
+            ("cohort", "dataframe"),
+            route=ROUTE_COHORT,
+            json=body.model_dump(),
+            headers={"Accept": accepted()},
+        ) as answer:
+            try:
+                return read_table(answer, answer.content_type)
+            except ValueError as error:
+                raise HttpConnectionError("POST", ROUTE_COHORT, error) from None
 
     def resources(self, project_id: str, accession_id: str, types: Sequence[ResourceType]) -> dict[ResourceType, Path]:
         """One request a type. The folders lie on a file system that the trust's service shares with this process.
@@ -85,7 +102,7 @@ class TrustSource:
         )
         try:
             path = json.loads(response.content)["path"]
-            if not isinstance(path, str) or not path:
+            if not isinstance(path, str) or not path or "\0" in path:
                 raise TypeError("path must be text")
         except (ValueError, KeyError, TypeError) as error:
             raise HttpConnectionError("POST", ROUTE_DOWNLOAD, error) from None
@@ -98,15 +115,3 @@ class TrustSource:
             key=self._settings.trust_key.get_secret_value(),
             read_timeout_s=self._settings.read_timeout_s,
         )
-
-
-def _frame(columns: Any) -> DataFrame:
-    import pandas as pd
-
-    if not isinstance(columns, Mapping) or not all(isinstance(values, list) for values in columns.values()):
-        raise ValueError("a table is an object of lists")
-    frame = pd.DataFrame(dict(columns))
-    if ACCESSION_ID in frame.columns:
-        # A service that types the column as a number has lost leading zeros already; callers still get text.
-        frame[ACCESSION_ID] = [str(v) if isinstance(v, int) else v for v in columns[ACCESSION_ID]]
-    return frame

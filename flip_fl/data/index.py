@@ -1,0 +1,335 @@
+"""What lies where in a site's images folder, which jobs use it, and that it is gone when none does any more.
+
+One SQLite file a site, in the state folder of the trust, since it names patients' studies. A job claims its studies
+before it asks for the first one; a study is removed when no job claims it, in chunks of one transaction each, so that
+a job that claims it meanwhile finds it either whole or gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from flip_fl.data.images import Study
+from flip_fl.data.listing import OutsideError, StudyFile, list_files, merged
+from flip_fl.errors import FlipError
+from flip_fl.http import HttpConnectionError, HttpStatusError
+from flip_fl.reporting.locks import FileLock
+from flip_fl.values import ResourceType
+
+if TYPE_CHECKING:
+    from flip_fl.data.sources import Source
+
+SCHEMA_VERSION = 1
+BUSY_S = 60.0
+CHUNK = 200
+_TABLES = """
+CREATE TABLE study (
+  project TEXT NOT NULL, accession TEXT NOT NULL, type TEXT NOT NULL, folder TEXT NOT NULL, files TEXT NOT NULL,
+  PRIMARY KEY (project, accession, type)) WITHOUT ROWID;
+CREATE TABLE place (accession TEXT NOT NULL, folder TEXT NOT NULL, PRIMARY KEY (accession, folder)) WITHOUT ROWID;
+CREATE TABLE job (job TEXT PRIMARY KEY, lease_s REAL NOT NULL, used_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE claim (
+  accession TEXT NOT NULL, job TEXT NOT NULL, project TEXT NOT NULL,
+  PRIMARY KEY (accession, job, project)) WITHOUT ROWID;
+CREATE INDEX claim_job ON claim (job);
+CREATE TABLE asked (
+  project TEXT NOT NULL, accession TEXT NOT NULL, types TEXT NOT NULL,
+  PRIMARY KEY (project, accession, types)) WITHOUT ROWID;
+"""
+
+logger = logging.getLogger(__name__)
+
+
+class ImageIndex:
+    """The index of one site, as one job uses it. Safe for several threads, and for several processes on one file.
+
+    ``folder`` holds the file (None: it is gone with this object). ``lease_s``: for how long after its last use a job
+    counts as live although no process of it is there, for an engine whose site has none between two tasks.
+    """
+
+    def __init__(self, folder: Path | None, root: Path, job: str, *, lease_s: float = 0.0) -> None:
+        self.root = root
+        self._folder = folder
+        self._job = job
+        self._lease_s = lease_s
+        self._lock = threading.Lock()
+        self._alive = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._alive = FileLock(_lock_file(folder, job))
+            self._alive.acquire(shared=True)
+        self._database = _open(folder)
+        self.claim("", ())
+
+    def of(self, project_id: str, types: Sequence[ResourceType]) -> ProjectStudies:
+        """The part of one project and of studies in these types."""
+        return ProjectStudies(self, project_id, types)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction. The database's refusals (a full disk, say) are logged: studies are used all the same."""
+        with self._lock:
+            try:
+                with _transaction(self._database):
+                    yield self._database
+            except sqlite3.Error as error:
+                logger.warning("the index of images cannot be written: %s", type(error).__name__)
+
+    def read(self, query: str, values: Sequence[object]) -> list[tuple[str, ...]]:
+        with self._lock:
+            return self._database.execute(query, values).fetchall()
+
+    def claim(self, project: str, names: Iterable[str]) -> None:
+        with self.writing() as database:
+            database.execute(
+                "INSERT INTO job VALUES (?, ?, ?) ON CONFLICT (job) DO UPDATE SET used_at = excluded.used_at",
+                (self._job, self._lease_s, time.time()),
+            )
+            database.executemany(
+                "INSERT OR IGNORE INTO claim VALUES (?, ?, ?)", ((name, self._job, project) for name in names)
+            )
+
+    def release(self) -> None:
+        """The job is over: remove what no other job uses. A study that comes later is removed by the next ``sweep``."""
+        with self._lock:
+            try:
+                self._end(self._job)
+                self._remove_unclaimed()
+            except sqlite3.Error as error:
+                logger.warning("images stay until the next job's start: %s", type(error).__name__)
+            if self._alive is not None:
+                assert self._folder is not None
+                _lock_file(self._folder, self._job).unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; the job goes on."""
+        with self._lock:
+            self._database.close()
+            if self._alive is not None:
+                self._alive.release()
+
+    def sweep(self, source: Source) -> None:
+        """Do for jobs whose processes are gone what they could not do: end them, and remove what only they used.
+
+        Asks ``source`` where studies lie that were on their way when their job was killed.
+        """
+        with self._lock:
+            for job, lease_s, used_at in self._database.execute("SELECT * FROM job").fetchall():
+                if job != self._job and self._is_over(job, lease_s, used_at):
+                    self._end(job)
+        for project, name, types in self.read("SELECT * FROM asked", ()):
+            if not self._find(source, project, name, types):
+                break
+        with self._lock:
+            self._remove_unclaimed()
+
+    def _is_over(self, job: str, lease_s: float, used_at: float) -> bool:
+        if self._folder is None or time.time() < used_at + lease_s:
+            return False
+        path = _lock_file(self._folder, job)
+        lock = FileLock(path)
+        if not lock.acquire():
+            return False
+        path.unlink(missing_ok=True)
+        lock.release()
+        return True
+
+    def _find(self, source: Source, project: str, name: str, types: str) -> bool:
+        """Learn where a study lies that was asked for when its job was killed. False: the service cannot say now."""
+        if self.read("SELECT 1 FROM claim WHERE accession = ? LIMIT 1", (name,)):
+            return True  # a live job uses it, and will know
+        try:
+            folders = source.resources(project, name, [ResourceType(kind) for kind in types.split(",")])
+        except HttpConnectionError:
+            return False
+        except (HttpStatusError, FlipError, OSError):
+            folders = {}
+        with self.writing() as database:
+            _found(database, project, name, types, folders)
+        return True
+
+    def _end(self, job: str) -> None:
+        with _transaction(self._database):
+            projects = self._database.execute("SELECT DISTINCT project FROM claim WHERE job = ?", (job,)).fetchall()
+            self._database.execute("DELETE FROM claim WHERE job = ?", (job,))
+            self._database.execute("DELETE FROM job WHERE job = ?", (job,))
+            for (project,) in projects:
+                used = self._database.execute("SELECT 1 FROM claim WHERE project = ? LIMIT 1", (project,)).fetchone()
+                if self._folder is not None and used is None:
+                    shutil.rmtree(derived_dir(self._folder.parent, project), ignore_errors=True)
+
+    def _remove_unclaimed(self) -> None:
+        while True:
+            with _transaction(self._database):
+                rows = self._database.execute(
+                    "SELECT accession, folder FROM place WHERE NOT EXISTS"
+                    " (SELECT 1 FROM claim WHERE claim.accession = place.accession) LIMIT ?",
+                    (CHUNK,),
+                ).fetchall()
+                for name, folder in rows:
+                    _remove(Path(folder), self.root)
+                    self._database.execute("DELETE FROM place WHERE accession = ? AND folder = ?", (name, folder))
+                    self._database.execute("DELETE FROM study WHERE accession = ?", (name,))
+            if len(rows) < CHUNK:
+                return
+
+
+class ProjectStudies:
+    """What is known of one project's studies in certain types: a ``data.images.Known``."""
+
+    def __init__(self, index: ImageIndex, project_id: str, types: Sequence[ResourceType]) -> None:
+        self._index = index
+        self._project = project_id
+        self._types = tuple(types)
+        self._names = ",".join(kind.value for kind in types)
+        self._stored: dict[str, dict[str, tuple[str, str]]] = {}
+
+    def claim(self, names: Sequence[str]) -> None:
+        self._index.claim(self._project, names)
+        marks = ", ".join("?" * len(self._types))
+        query = f"SELECT accession, type, folder, files FROM study WHERE project = ? AND type IN ({marks})"
+        stored: dict[str, dict[str, tuple[str, str]]] = {}
+        for name, kind, folder, files in self._index.read(query, (self._project, *(k.value for k in self._types))):
+            stored.setdefault(name, {})[kind] = (folder, files)
+        self._stored = stored
+
+    def get(self, accession_id: str) -> Study | None:
+        stored = self._stored.get(accession_id)
+        if stored is None or len(stored) < len(self._types):
+            return None
+        lying: dict[str, tuple[StudyFile, ...]] = {}
+        for folder, files in stored.values():
+            if folder not in lying:
+                try:
+                    lying[folder] = list_files(Path(folder), self._index.root)
+                except (OSError, OutsideError):
+                    return None
+            if _written(Path(folder), lying[folder]) != files:
+                return None
+        return Study(
+            accession_id,
+            MappingProxyType({kind: Path(stored[kind.value][0]) for kind in self._types}),
+            merged(lying.values()),
+        )
+
+    def asking(self, accession_id: str) -> None:
+        with self._index.writing() as database:
+            database.execute("INSERT OR IGNORE INTO asked VALUES (?, ?, ?)", (self._project, accession_id, self._names))
+
+    def found(self, accession_id: str, folders: Mapping[ResourceType, Path]) -> None:
+        with self._index.writing() as database:
+            _found(database, self._project, accession_id, self._names, folders)
+
+    def put(self, study: Study) -> None:
+        rows = []
+        for kind, folder in study.folders.items():
+            inside = tuple(file for file in study.files if file.path.is_relative_to(folder))
+            rows.append((self._project, study.accession_id, kind.value, str(folder), _written(folder, inside)))
+        with self._index.writing() as database:
+            database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def open_index(source: Source, job: str, *, lease_s: float = 0.0) -> ImageIndex | None:
+    """The index for ``job`` at the site of ``source``; None where nothing is fetched and nothing may be removed."""
+    if source.images_root is None:
+        return None
+    folder = source.state_dir / "images" if source.state_dir is not None else None
+    return ImageIndex(folder, source.images_root, job, lease_s=lease_s)
+
+
+def derived_dir(state_dir: Path, project_id: str) -> Path:
+    """The folder of what was computed from the studies of one project."""
+    return state_dir / "derived" / hashlib.sha256(project_id.encode()).hexdigest()[:32]
+
+
+def _written(folder: Path, files: Sequence[StudyFile]) -> str:
+    start = len(str(folder)) + 1
+    return json.dumps([[str(file.path)[start:], file.size, file.mtime_ns] for file in files], separators=(",", ":"))
+
+
+def _found(
+    database: sqlite3.Connection, project: str, name: str, types: str, folders: Mapping[ResourceType, Path]
+) -> None:
+    places = ((name, str(folder)) for folder in dict.fromkeys(folders.values()))
+    database.executemany("INSERT OR IGNORE INTO place VALUES (?, ?)", places)
+    database.execute("DELETE FROM asked WHERE project = ? AND accession = ? AND types = ?", (project, name, types))
+
+
+def _remove(folder: Path, root: Path) -> None:
+    """Remove a study's folder, and what is empty above it; nothing that does not lie below ``root``."""
+    base, target = os.path.realpath(root), os.path.realpath(folder)
+    if target == base or os.path.commonpath([base, target]) != base:
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    parent = os.path.dirname(target)
+    with contextlib.suppress(OSError):
+        while parent != base:
+            os.rmdir(parent)
+            parent = os.path.dirname(parent)
+
+
+def _lock_file(folder: Path, job: str) -> Path:
+    return folder / f"{hashlib.sha256(job.encode()).hexdigest()[:32]}.lock"
+
+
+def _open(folder: Path | None) -> sqlite3.Connection:
+    if folder is None:
+        return _connect(":memory:")
+    path = folder / "index.sqlite"
+    try:
+        return _connect(str(path))
+    except sqlite3.OperationalError as error:
+        logger.warning("the index of images cannot be used: %s; it lasts as long as this process", type(error).__name__)
+        return _connect(":memory:")
+    except sqlite3.DatabaseError:
+        aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+        os.replace(path, aside)
+        logger.warning(
+            "the index of images was damaged and is set aside as %s: studies are asked for again", aside.name
+        )
+        return _connect(str(path))
+
+
+def _connect(name: str) -> sqlite3.Connection:
+    database = sqlite3.connect(name, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        if name != ":memory:":
+            os.chmod(name, 0o600)
+        database.execute("PRAGMA journal_mode = WAL")
+        # A power cut may cost the newest rows: such studies are asked for again.
+        database.execute("PRAGMA synchronous = NORMAL")
+        with _transaction(database):
+            if database.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                    database.execute(f'DROP TABLE "{table}"')
+                for statement in filter(str.strip, _TABLES.split(";\n")):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")

@@ -1,0 +1,54 @@
+"""The files of a study's folder: what they are called, how large they are, when they were written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFile:
+    """One file; ``size`` in bytes, ``mtime_ns`` in nanoseconds since 1970."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+class OutsideError(Exception):
+    """A symbolic link of the folder leads out of where studies may lie. The text names nothing."""
+
+
+def list_files(folder: Path, root: Path | None = None) -> tuple[StudyFile, ...]:
+    """Every file below ``folder``, sorted by path; hidden ones, and folders that are links, are left out.
+
+    A link to a file is followed, if that lies below ``root`` (None: wherever it lies). Raises ``OutsideError`` for a
+    link that leads out, and ``OSError`` for a folder that is not there.
+    """
+    base = None if root is None else os.path.realpath(root)
+    return tuple(sorted(_files(str(folder), base), key=lambda file: str(file.path)))
+
+
+def merged(listings: Iterable[Sequence[StudyFile]]) -> tuple[StudyFile, ...]:
+    """The files of several folders, each once, by path: folders may be the same, or lie in each other."""
+    found = {file.path: file for files in listings for file in files}
+    return tuple(found[path] for path in sorted(found, key=str))
+
+
+def _files(folder: str, base: str | None) -> Iterator[StudyFile]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if base is not None and entry.is_symlink():
+                target = os.path.realpath(entry.path)
+                if os.path.commonpath([base, target]) != base:
+                    raise OutsideError
+            # What lies behind a linked folder could be listed twice, or without end.
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path, base)
+            elif entry.is_file():
+                found = entry.stat()
+                yield StudyFile(Path(entry.path), found.st_size, found.st_mtime_ns)
