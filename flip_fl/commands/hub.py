@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import tempfile
-import threading
-import time
-from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -103,33 +97,15 @@ def serve(
 ) -> Any:
     """Serve a hub on 127.0.0.1 until Ctrl-C or SIGTERM. The API is below /api."""
     from flip_fl.commands import logs
+    from flip_fl.commands.serving import until_stopped
     from flip_fl.hub.server import serve as serve_hub
 
     output = Output.of(context)
     logs.warn_on_stderr()
     settings = hub_settings(directory)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
-    with tempfile.TemporaryDirectory() as folder:
-        port_file = Path(folder) / "port"
-        threading.Thread(target=_announce, args=(output, directory, port_file), daemon=True).start()
-        try:
-            serve_hub(settings, port=port, port_file=port_file)
-        except SystemExit:
-            # The server ended as it was told to, and raised its signal again for whoever waits on it.
-            output.note("the hub has ended")
-    return 0
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
-
-
-def _announce(output: Output, directory: Path, port_file: Path) -> None:
-    """Say the address once the hub answers there."""
-    while port_file.parent.is_dir():
-        if port_file.is_file():
-            port = port_file.read_text(encoding="utf-8").strip()
-            return output.note(f"the hub in {directory} answers at http://127.0.0.1:{port}/api")
-        time.sleep(0.05)
-    return None
+    return until_stopped(
+        output,
+        lambda port_file: serve_hub(settings, port=port, port_file=port_file),
+        name="the hub",
+        answers_at=lambda bound: f"the hub in {directory} answers at http://127.0.0.1:{bound}/api",
+    )

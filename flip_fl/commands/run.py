@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ from flip_fl.commands.common import guided
 from flip_fl.commands.output import Output, color_wanted
 from flip_fl.commands.suggest import did_you_mean
 from flip_fl.errors import ExitCode, FlipError
-from flip_fl.simulate.model import ENGINES, RunOptions, check_names
+from flip_fl.simulate.model import DATABASES, ENGINES, RunOptions, check_names
 from flip_fl.values import natural_key
 
 if TYPE_CHECKING:
@@ -66,6 +68,21 @@ def run(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also train each site alone and all data together, to compare.")
     ] = False,
+    production: Annotated[
+        bool,
+        typer.Option(
+            "--production",
+            help="Let the sites ask a trust's services, with keys, as in production, instead of reading files.",
+        ),
+    ] = False,
+    trust_database: Annotated[
+        str,
+        typer.Option(metavar="KIND", help=f"Of the trusts with --production: {' or '.join(DATABASES)}."),
+    ] = DATABASES[0],
+    shares: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,…", help="How the patients are divided, a number for each site (equally)."),
+    ] = None,
     fault: Annotated[
         str | None,
         typer.Option(
@@ -88,6 +105,7 @@ def run(
     count, slots = chosen_slots(sites, site or [])
     check_data(data, images)
     hub_fault = read_fault(fault)
+    check_trust_database(trust_database, production)
     options = RunOptions(
         app=app_dir,
         engine=engine,
@@ -100,6 +118,9 @@ def run(
         baselines=baselines,
         runtime=runtime or "",
         hub_fault=hub_fault,
+        production=production,
+        trust_database=trust_database,
+        shares=read_shares(shares, slots),
     )
     return finish(output, _watched(output, options))
 
@@ -216,6 +237,31 @@ def read_fault(text: str | None) -> HubFault | None:
     except ValueError as error:
         near = did_you_mean(text, FAULTS)
         raise FlipError("E0102", problem=f"--fault: {error}", usage=near or f"--fault {FAULTS[0]}") from None
+
+
+def check_trust_database(kind: str, production: bool) -> None:
+    """Raises ``FlipError`` E0102 for a database that is none of ``DATABASES``, or that no trust would have."""
+    if kind not in DATABASES:
+        near = did_you_mean(kind, DATABASES)
+        problem = f"--trust-database: '{kind}' is none of {', '.join(DATABASES)}"
+        raise FlipError("E0102", problem=problem, usage=near or f"--trust-database {DATABASES[0]}")
+    if kind != DATABASES[0] and not production:
+        problem = "--trust-database goes with --production: without it the sites read files"
+        raise FlipError("E0102", problem=problem, usage=f"--production --trust-database {kind}")
+
+
+def read_shares(text: str | None, slots: Sequence[str]) -> tuple[float, ...]:
+    """Raises ``FlipError`` E0102 unless there is a positive number for each slot."""
+    if text is None:
+        return ()
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) != len(slots) or not all(math.isfinite(share) and share > 0 for share in shares):
+        problem = f"--shares: '{text}' is not a positive number for each of {', '.join(slots)}"
+        raise FlipError("E0102", problem=problem, usage=f"--shares {','.join('1' for _ in slots)}")
+    return shares
 
 
 def check_data(data: Path | None, images: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flip_fl.data.cohort import id_column, read_cohort
+from flip_fl.data.split import cuts, in_order, patient_id
 from flip_fl.errors import FlipError
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ def partition(cohort: pd.DataFrame, shares: Mapping[str, float], seed: int = 0) 
     if not shares or not all(math.isfinite(share) and share > 0 for share in shares.values()):
         raise ValueError("every share must be a positive number")
     column = id_column(cohort)
-    ids = [str(value) for value in (cohort[column] if column is not None else range(len(cohort)))]
-    patients = sorted(set(ids), key=lambda name: hashlib.sha256(f"{seed}|{name}".encode()).digest())
+    ids = [patient_id(value) for value in (cohort[column] if column is not None else range(len(cohort)))]
+    patients = in_order(ids, seed)
     if len(patients) < len(shares):
         raise ValueError(f"{len(patients)} patients cannot be divided between {len(shares)} sites")
     owner: dict[str, str] = {}
-    for slot, (start, end) in zip(shares, itertools.pairwise(_cuts(len(patients), list(shares.values()))), strict=True):
+    for slot, (start, end) in zip(shares, itertools.pairwise(cuts(len(patients), list(shares.values()))), strict=True):
         owner.update(dict.fromkeys(patients[start:end], slot))
     return {slot: cohort[[owner[name] == slot for name in ids]].reset_index(drop=True) for slot in shares}
 
@@ -54,13 +54,3 @@ def partition_csv(
         targets[slot].parent.mkdir(parents=True, exist_ok=True)
         part.to_csv(targets[slot], index=False)
     return {slot: len(part) for slot, part in parts.items()}
-
-
-def _cuts(count: int, shares: list[float]) -> list[int]:
-    """Where to cut ``count`` patients, so that everyone has at least one."""
-    total = math.fsum(shares)
-    cuts = [0]
-    for number, cumulative in enumerate(itertools.accumulate(shares), start=1):
-        wanted = round(count * cumulative / total)
-        cuts.append(min(max(wanted, cuts[-1] + 1), count - (len(shares) - number)))
-    return cuts

@@ -18,13 +18,13 @@ from starlette.concurrency import run_in_threadpool
 
 from flip_fl import __version__
 from flip_fl.hub import database, presence
-from flip_fl.hub.body_limit import BodyLimit
 from flip_fl.hub.refusals import public_errors
 from flip_fl.hub.routes import fl, read, slots
 from flip_fl.hub.security import require_service_key
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.sweep import sweep
 from flip_fl.hub.tables import utc_now
+from flip_fl.services.body_limit import BodyLimit
 from flip_fl.settings import HubSettings
 from flip_fl.wire import MAX_BATCH_BYTES
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flip_fl.services import refusals
+
 # Pydantic's own words for these quote what was sent.
 _OWN_WORDS = {"union_tag_invalid": "kind must be status, metric, log or event"}
 
 
 def public_errors(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The errors without ``input`` and ``ctx``: a NaN in them could not even be written as JSON."""
-    return [
-        {"type": error["type"], "loc": list(error["loc"]), "msg": _OWN_WORDS.get(error["type"], error["msg"])}
-        for error in errors
-    ]
+    """The errors as ``services.refusals`` shows them, in the hub's words."""
+    return refusals.public_errors(errors, _OWN_WORDS)
 
 
 def first_error(errors: Iterable[Mapping[str, Any]]) -> str:

@@ -28,7 +28,7 @@ class JobValues:
     query: str = ""
 
     @classmethod
-    def of(cls, config: AppConfig, slots: tuple[str, ...], model_id: UUID) -> JobValues:
+    def of(cls, config: AppConfig, slots: tuple[str, ...], model_id: UUID, project_id: str = "") -> JobValues:
         """The values of ``config`` for a run at ``slots``; without MIN_CLIENTS all of them are needed."""
         return cls(
             model_id=model_id,
@@ -40,6 +40,7 @@ class JobValues:
             best_model_minimize=config.best_model_metric_minimize,
             aggregation_weights=config.aggregation_weights,
             local_rounds=config.local_rounds,
+            project_id=project_id,
             query=config.query,
         )
 

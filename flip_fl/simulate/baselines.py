@@ -33,7 +33,7 @@ CENTRAL_SLOT = "central"
 
 @dataclass(frozen=True)
 class BaselineSpec:
-    """The app, its rounds and the slots. Each slot and ``CENTRAL_SLOT`` have settings in ``$FLIP_SETTINGS_DIR``."""
+    """The app, its rounds and the slots. Each slot and ``CENTRAL_SLOT`` have local data in ``$FLIP_SETTINGS_DIR``."""
 
     app_dir: str
     rounds: int
@@ -45,12 +45,12 @@ def alone(slot: str) -> str:
     return f"{slot} alone"
 
 
-def start_baselines(spec: BaselineSpec, folder: RunFolder) -> Child:
+def start_baselines(spec: BaselineSpec, folder: RunFolder, settings: Path) -> Child:
     """Start the baselines in a process of their own; ``read_baselines`` has the rows once it ended with 0."""
     spec_path = folder.state / "baselines-spec.json"
     spec_path.write_text(json.dumps(asdict(spec)), encoding="utf-8")
     command = [sys.executable, "-m", "flip_fl.simulate.baselines", str(spec_path), str(_rows_file(folder))]
-    environment = scrubbed(FLIP_SETTINGS_DIR=str(folder.settings), OMP_NUM_THREADS="1")
+    environment = scrubbed(FLIP_SETTINGS_DIR=str(settings), OMP_NUM_THREADS="1")
     return start("the baselines", command, folder.logs / "baselines.log", env=environment)
 
 

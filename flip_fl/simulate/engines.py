@@ -48,8 +48,13 @@ class Engine(Protocol):
     def check_app(self, app_dir: Path) -> None:
         """Raises ``FlipError`` E0207, E0208 for an app that the engine would not carry as it is."""
 
-    def start(self, config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder) -> EngineRun:
-        """Write the job of ``config`` and start it at ``slots``; an exception leaves nothing running."""
+    def start(
+        self, config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder, project_id: str = ""
+    ) -> EngineRun:
+        """Write the job of ``config`` and start it at ``slots``; an exception leaves nothing running.
+
+        ``project_id`` is what the sites' services take for the project.
+        """
 
 
 def find_engine(name: str, runtime: str = "") -> Engine:

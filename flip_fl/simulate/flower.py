@@ -50,8 +50,10 @@ class Flower:
         check_modules(app_dir)
         check_bundled(app_dir)
 
-    def start(self, config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder) -> EngineRun:
-        return self.begin(FlowerJob.write(config, tuple(slots), model_id, folder))
+    def start(
+        self, config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder, project_id: str = ""
+    ) -> EngineRun:
+        return self.begin(FlowerJob.write(config, tuple(slots), model_id, folder, project_id))
 
 
 class LocalRun:

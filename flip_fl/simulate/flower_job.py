@@ -26,9 +26,11 @@ class FlowerJob:
     spare: int
 
     @classmethod
-    def write(cls, config: AppConfig, slots: tuple[str, ...], model_id: UUID, folder: RunFolder) -> FlowerJob:
+    def write(
+        cls, config: AppConfig, slots: tuple[str, ...], model_id: UUID, folder: RunFolder, project_id: str = ""
+    ) -> FlowerJob:
         """Fill the template. Raises ``FlipError`` E0207, E0208."""
-        values = JobValues.of(config, slots, model_id)
+        values = JobValues.of(config, slots, model_id, project_id)
         path = write_job(config.app_dir, config.job_type.value, values, folder.job)
         # The number of rounds may have been given on the command line: the app's copy says what is run.
         (path / APP / CONFIG_FILE).write_text(config.for_run(model_id), encoding="utf-8")

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -18,7 +17,7 @@ from flip_fl.http import HttpClient, HttpConnectionError, HttpStatusError
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.settings import ServerSettings, write_settings_file
 from flip_fl.simulate.folder import RunFolder
-from flip_fl.simulate.processes import running, start, wait_until
+from flip_fl.simulate.processes import read_port, running, start, wait_until
 from flip_fl.values import ModelStatus
 from flip_fl.wire import MAX_BATCH_ITEMS, Item, StatusItem
 
@@ -90,8 +89,8 @@ def simulated_hub(
     command = [sys.executable, "-m", "flip_fl.hub", "--settings", str(settings), "--port", "0"]
     command += ["--port-file", str(port_file)]
     with running(start("the hub", command, folder.logs / "hub.log", env=scrubbed())) as child:
-        wait_until(child, lambda: _port(port_file) is not None, START_TIMEOUT_S)
-        yield SimulatedHub(f"http://127.0.0.1:{_port(port_file)}/api", key, model_id)
+        wait_until(child, lambda: read_port(port_file) is not None, START_TIMEOUT_S)
+        yield SimulatedHub(f"http://127.0.0.1:{read_port(port_file)}/api", key, model_id)
 
 
 def _register_trusts(session: Session, slots: Sequence[str], slots_total: int) -> list[str]:
@@ -104,10 +103,3 @@ def _register_trusts(session: Session, slots: Sequence[str], slots_total: int) -
         trust = admin.create_trust(session, f"Simulated hospital {number}", f"SIM{number}")
         holders[admin.assign_slot(session, trust.id)] = trust.name
     return [holders[slot] for slot in slots]
-
-
-def _port(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

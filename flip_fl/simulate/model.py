@@ -16,6 +16,8 @@ RUNTIMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"nvflare": (), "flower": ("in-process", "ray", "deployment")}
 )
 ENGINES = tuple(RUNTIMES)
+# What a simulated trust may keep its cohort in, the first one by default.
+DATABASES = ("sqlite", "postgresql")
 
 if TYPE_CHECKING:
     from flip_fl.dashboard.story import Story
@@ -49,7 +51,9 @@ class RunOptions:
     """What a person asked for. ``sites`` kit slots exist (``Trust_1`` … ``Trust_<sites>``) and ``slots`` of them take
     part (empty: all); ``rounds`` overrides the app's GLOBAL_ROUNDS; ``data`` and ``images`` are a CSV and a folder;
     ``out`` is the run's folder (None: ``runs/<app>-<time>``); ``runtime`` is one of the engine's (empty: the first);
-    ``hub_fault`` is what is wrong with the hub, as the FL server sees it, until the engine has ended."""
+    ``hub_fault`` is what is wrong with the hub, as the FL server sees it, until the engine has ended. ``production``:
+    the sites ask a trust's services, each with its cohort in a ``trust_database``, instead of reading files. ``shares``
+    says how the patients are divided (empty: equally), a positive number for each slot that takes part."""
 
     app: Path
     engine: str
@@ -62,6 +66,9 @@ class RunOptions:
     baselines: bool = False
     runtime: str = ""
     hub_fault: HubFault | None = None
+    production: bool = False
+    trust_database: str = "sqlite"
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,11 @@ class NVFlare:
     def check_app(self, app_dir: Path) -> None:
         check_modules(app_dir)
 
-    def start(self, config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder) -> SimulatorRun:
+    def start(
+        self, config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder, project_id: str = ""
+    ) -> SimulatorRun:
         """One client per slot, as many threads as clients."""
-        values = JobValues.of(config, tuple(slots), model_id)
+        values = JobValues.of(config, tuple(slots), model_id, project_id)
         job = write_job(config.app_dir, config.job_type.value, values, folder.job)
         # The number of rounds may have been given on the command line: the app's copy says what is run.
         (job / "app" / "custom" / CONFIG_FILE).write_text(config.for_run(model_id), encoding="utf-8")

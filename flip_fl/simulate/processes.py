@@ -79,6 +79,14 @@ def running(child: Child, grace_s: float = TERMINATE_GRACE_S) -> Iterator[Child]
         child.stop(grace_s)
 
 
+def read_port(path: Path) -> int | None:
+    """The port that a service has written into ``path``; None before it answers."""
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def wait_until(child: Child, ready: Callable[[], bool], timeout_s: float, poll_s: float = 0.05) -> None:
     """Wait for ``ready``. Raises ``FlipError`` E0506 when the child ends first or the time is over."""
     deadline = time.monotonic() + timeout_s

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flip_fl.app.checks import check_app
@@ -27,6 +27,7 @@ from flip_fl.simulate.processes import Child, running, second_interrupt_leaves, 
 from flip_fl.simulate.results import Checked, fetch_and_check
 from flip_fl.simulate.sites import Data, development_calls, given_data, prepared_data, split, write_site_settings
 from flip_fl.simulate.storage import storage
+from flip_fl.simulate.trusts import WHOLE_COHORT, simulated_trusts
 from flip_fl.simulate.watch import OnlyChanges, news, trained
 from flip_fl.values import SERVER_NAME, ModelStatus, natural_key
 
@@ -53,8 +54,10 @@ class _Run:
     hub: SimulatedHub
     settings: ServerSettings
     baselines: bool
+    local_settings: Path
     proxy: FaultyHub | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    project_id: str = ""
 
 
 def run(options: RunOptions, progress: Tell) -> RunOutcome:
@@ -94,8 +97,15 @@ def _open(
     """Everything that is there before the engine: data, hub, object store, settings; ``parts`` ends them."""
     tell(Progress("data", text="splitting the cohort between the sites"))
     data = given or prepared_data(config, folder)
-    cohorts = split(data, slots, config, folder)
-    write_site_settings({**cohorts, CENTRAL_SLOT: data.cohort}, data, config, folder)
+    cohorts = split(data, slots, config, folder, options.shares)
+    # The models to compare with are trained on the files, whatever the sites themselves ask.
+    local_settings = folder.state / "local" if options.production else folder.settings
+    write_site_settings({**cohorts, CENTRAL_SLOT: data.cohort}, data, config, folder, local_settings)
+    project_id = ""
+    if options.production:
+        tell(Progress("trusts", text="filling and starting a trust for each site"))
+        project_id = parts.enter_context(simulated_trusts(cohorts, data, folder, options.trust_database))
+        config = replace(config, query=config.query or WHOLE_COHORT)
 
     tell(Progress("hub", text="starting the hub and the object store"))
     name, description = options.app.resolve().name, f"{config.job_type.value} job"
@@ -117,7 +127,23 @@ def _open(
     # What this process itself asks and tells goes to the hub as it is.
     settings = load(ServerSettings, server_file, hub_url=hub.url)
     facts = {"Fault": f"{options.hub_fault} while the engine ran"} if options.hub_fault else {}
-    return _Run(engine, config, slots, folder, data, cohorts, hub, settings, options.baselines, proxy, facts)
+    if options.production:
+        facts["Data"] = f"from each trust's own services ({options.trust_database})"
+    return _Run(
+        engine=engine,
+        config=config,
+        slots=slots,
+        folder=folder,
+        data=data,
+        cohorts=cohorts,
+        hub=hub,
+        settings=settings,
+        baselines=options.baselines,
+        local_settings=local_settings,
+        proxy=proxy,
+        facts=facts,
+        project_id=project_id,
+    )
 
 
 def _drive(this: _Run, tell: Tell) -> RunOutcome:
@@ -125,7 +151,7 @@ def _drive(this: _Run, tell: Tell) -> RunOutcome:
     with contextlib.ExitStack() as engine_parts:
         try:
             tell(Progress("start", text="the engine is starting"))
-            engine = this.engine.start(this.config, this.slots, this.hub.model_id, this.folder)
+            engine = this.engine.start(this.config, this.slots, this.hub.model_id, this.folder, this.project_id)
             engine_parts.callback(engine.stop)
             baselines, ended = _follow(this, engine, engine_parts, tell)
             if this.proxy is not None:
@@ -195,7 +221,7 @@ def _follow(this: _Run, engine: EngineRun, parts: contextlib.ExitStack, tell: Te
 
 def _start_baselines(this: _Run) -> Child:
     spec = BaselineSpec(app_dir=str(this.config.app_dir), rounds=this.config.global_rounds, slots=this.slots)
-    return start_baselines(spec, this.folder)
+    return start_baselines(spec, this.folder, this.local_settings)
 
 
 def _settle(this: _Run, engine: EngineRun, ended: str) -> None:

@@ -70,7 +70,9 @@ def prepared_data(config: AppConfig, folder: RunFolder) -> Data:
     return Data(cohort, images if images.is_dir() else None)
 
 
-def split(data: Data, slots: Sequence[str], config: AppConfig, folder: RunFolder) -> dict[str, Path]:
+def split(
+    data: Data, slots: Sequence[str], config: AppConfig, folder: RunFolder, shares: Sequence[float] = ()
+) -> dict[str, Path]:
     """Write each site's part of the cohort, no patient at two sites; returns the CSV by slot.
 
     Raises ``FlipError`` E0902 for a cohort that cannot be read or has fewer patients than there are sites.
@@ -86,12 +88,14 @@ def split(data: Data, slots: Sequence[str], config: AppConfig, folder: RunFolder
             suggestion='add "IMAGING": false to config.json, or the column accession_id to the cohort',
         )
     targets = {slot: folder.site(slot) / COHORT_FILE for slot in slots}
-    partition_csv(data.cohort, targets, seed=config.seed)
+    partition_csv(data.cohort, targets, dict(zip(slots, shares, strict=True)) if shares else None, seed=config.seed)
     return targets
 
 
-def write_site_settings(cohorts: Mapping[str, Path], data: Data, config: AppConfig, folder: RunFolder) -> None:
-    """Write ``<slot>.env`` for every site: local data and nothing else, no key."""
+def write_site_settings(
+    cohorts: Mapping[str, Path], data: Data, config: AppConfig, folder: RunFolder, settings: Path | None = None
+) -> None:
+    """Write ``<slot>.env`` for every site into ``settings`` (the run's): local data and nothing else, no key."""
     for slot, cohort in cohorts.items():
         values = {
             "LOCAL_DEV": "true",
@@ -103,7 +107,7 @@ def write_site_settings(cohorts: Mapping[str, Path], data: Data, config: AppConf
         }
         if data.images is not None:
             values["DEV_IMAGES_DIR"] = os.path.abspath(data.images)
-        write_settings_file(folder.settings / f"{slot}.env", values)
+        write_settings_file((settings or folder.settings) / f"{slot}.env", values)
 
 
 def development_calls(folder: RunFolder, slot: str) -> list[Item]:

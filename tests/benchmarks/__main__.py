@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flip_fl.simulate.processes import terminable
 from tests.benchmarks import (
+    data,
     demo,
     flower_engines,
     flower_large_model,
@@ -36,6 +37,7 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
     "reporting_close": reporting_close.measure,
     "reporting_nvflare": reporting_nvflare.measure,
     "hub_load": hub_load.measure,
+    "data": data.measure,
 }
 
 

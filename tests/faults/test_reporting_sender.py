@@ -83,18 +83,16 @@ def test_a_hub_that_is_down_is_waited_for(box: Outbox, hub: ScriptedHub) -> None
 
 def test_a_status_goes_at_once_and_a_metric_within_the_flush_time(box: Outbox, hub: ScriptedHub) -> None:
     """A page that lags behind a run's state misleads; metrics may wait a second to travel together."""
-    with sending(box, hub, pace=Pace(flush_s=0.5)):
+    with sending(box, hub, pace=Pace(flush_s=60)):
         time.sleep(0.1)
-        begun = time.monotonic()
         put(box, status(ModelStatus.RUNNING))
-        wait_until(lambda: len(hub.stored) == 1)
-        assert time.monotonic() - begun < 0.3
+        wait_until(lambda: len(hub.stored) == 1, 10)
+    with sending(box, hub, pace=Pace(flush_s=0.5)):
         for item in burst(20):
             put(box, item)
             time.sleep(0.01)
-        wait_until(lambda: len(hub.stored) == 21)
-        assert time.monotonic() - begun < 2
-    assert len(hub.seen) <= 4
+        wait_until(lambda: len(hub.stored) == 21, 5)
+    assert len([seen for seen in hub.seen if seen.items]) <= 4
 
 
 def test_a_backlog_goes_in_full_batches_over_one_connection(box: Outbox, hub: ScriptedHub) -> None:

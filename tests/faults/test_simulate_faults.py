@@ -103,11 +103,11 @@ def test_a_run_reports_through_an_outage_at_once_and_everything_arrives_once(
     reporting.reporter.metric("Trust_1", "loss", 0.0, 1)
     wait_until(lambda: stored(hub, model_id) == [0.0], what="the healthy part")
     proxy.set(fault)
-    slowest = 0.0
+    times = []
     for number in range(1, METRICS):
         begin = time.perf_counter()
         assert reporting.reporter.metric("Trust_1", "loss", float(number), 1, x_value=number)
-        slowest = max(slowest, time.perf_counter() - begin)
+        times.append(time.perf_counter() - begin)
         time.sleep(0.02)
     reporting.reporter.failure("Trust_2", "one bad study", 1)
     if fault is HUNG:
@@ -115,7 +115,8 @@ def test_a_run_reports_through_an_outage_at_once_and_everything_arrives_once(
         wait_until(lambda: proxy.connections >= 3, timeout_s=30, what="a second try")
     if fault in (HUNG, AWAY):
         assert stored(hub, model_id) == [0.0]
-    assert slowest < 0.1
+    # A busy machine may hold up one or two of them; a hub that is waited for holds up every one.
+    assert sorted(times)[-3] < 0.1
     proxy.set(OK)
     # the late copies may be there before the sender itself knows that the hub is back
     wait_until(lambda: read_stats(reporting.path).pending == 0, timeout_s=60, what="the rest")

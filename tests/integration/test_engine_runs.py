@@ -330,7 +330,12 @@ def test_a_logged_metric_is_at_the_hub_while_its_round_still_trains(tmp_path: Pa
 
     NVFLARE alone: a ClientApp of Flower's has no word to say before its reply.
     """
-    in_train = "site.log('early', 1.0); import time; time.sleep(12)"
+    seen = tmp_path / "seen"
+    in_train = f"""site.log('early', 1.0)
+    import os, time
+    until = time.monotonic() + 60
+    while not os.path.exists({str(seen)!r}) and time.monotonic() < until: time.sleep(0.1)
+"""
     app = write_app(tmp_path / "app", in_train=in_train, GLOBAL_ROUNDS=1)
     out = tmp_path / "run"
     seen_while_training: list[int] = []
@@ -343,12 +348,15 @@ def test_a_logged_metric_is_at_the_hub_while_its_round_still_trains(tmp_path: Pa
     def watch() -> None:
         query = "select (select count(*) from fl_metrics where label = 'early'), (select count(*) from fl_logs where "
         query += "event_type = 'CLIENT_RESULT_RECEIVED')"
-        for _ in range(600):
+        for _ in range(1200):
             with contextlib.suppress(sqlite3.OperationalError), _read(out / "hub.sqlite") as connection:
                 metrics, results = connection.execute(query).fetchone()
                 if metrics and not results:
                     seen_while_training.append(metrics)
+                if metrics == 2:
+                    break
             time.sleep(0.1)
+        seen.touch()
 
     watchers: list[threading.Thread] = []
     outcome = run(RunOptions(app=app, engine="nvflare", sites=2, out=out), look)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from datetime import UTC, datetime
@@ -28,18 +29,19 @@ def texts(*batches: SiteBatch) -> list[str]:
 
 def test_a_lone_event_leaves_while_the_trainer_is_busy() -> None:
     """An event does not wait for the next one: it leaves when it is as old as the limit, and not before."""
-    batches: list[tuple[float, SiteBatch]] = []
-    batcher = batcher_of(lambda batch: batches.append((time.monotonic(), batch)), max_age_s=0.2)
-    started = time.monotonic()
-    batcher.add(item("one"))
-    time.sleep(0.6)
-    assert texts(batches[0][1]) == ["one"]
-    assert 0.15 <= batches[0][0] - started <= 0.5
-    batcher.add(item("two"))
-    time.sleep(0.4)
-    assert len(batches) == 2
+    left: queue.Queue[tuple[float, SiteBatch]] = queue.Queue()
+    batcher = batcher_of(lambda batch: left.put((time.monotonic(), batch)), max_age_s=0.2)
+    ages = []
+    for name in ("one", "two", "three", "four"):
+        started = time.monotonic()
+        batcher.add(item(name))
+        at, batch = left.get(timeout=30)
+        assert texts(batch) == [name]
+        ages.append(at - started)
     batcher.close()
-    assert len(batches) == 2
+    assert left.empty()
+    # A busy machine makes some of them late, and none of them early.
+    assert 0.2 <= min(ages) <= 0.5
 
 
 def test_a_full_batch_leaves_at_once() -> None:

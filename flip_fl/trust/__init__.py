@@ -1,0 +1,1 @@
+"""A trust's data-access and imaging services, for the sandbox: an OMOP database, and a folder of studies."""

@@ -1,0 +1,145 @@
+"""Files of studies: what lies in a folder, and folders that are opened and written without following a link."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# A reader that would wait for a writer (a pipe) is refused instead.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_STALE_S = 3600.0
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+# Path below the folder → (size in bytes, time of the last change in ns since 1970).
+Listing = Mapping[str, tuple[int, int]]
+
+
+def listing(folder: str) -> Listing | None:
+    """The files below ``folder``, hidden ones left out; None when it is not there.
+
+    Raises ``OSError`` when it cannot be read, and ``ELOOP`` for anything in it that is neither a file nor a folder.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        _list(folder, "", found)
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        raise
+    return found
+
+
+def _list(folder: str, prefix: str, found: dict[str, tuple[int, int]]) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            # One call for both: what it is and how large.
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                found[prefix + name] = (status.st_size, status.st_mtime_ns)
+            elif stat.S_ISDIR(status.st_mode):
+                _list(f"{folder}/{name}", f"{prefix}{name}/", found)
+            else:
+                raise OSError(errno.ELOOP, "neither a file nor a folder")
+
+
+def is_folder(path: str) -> bool:
+    """Whether a folder, and no link, lies there. Raises ``OSError`` when nobody can say."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return False
+        raise
+
+
+@contextlib.contextmanager
+def opened_folder(path: str | Path, *, below: int | None = None, make: bool = False) -> Iterator[int]:
+    """A descriptor of the folder ``path`` (of the opened folder ``below``), made first if asked; never a link's.
+
+    Raises ``OSError``.
+    """
+    if make:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, dir_fd=below)
+    descriptor = os.open(path, _FOLDER, dir_fd=below)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opened_file(folder: int, parts: tuple[str, ...]) -> Iterator[int]:
+    """A descriptor of the regular file at ``parts`` below an opened folder; no part is a link. Raises ``OSError``."""
+    with contextlib.ExitStack() as stack:
+        for part in parts[:-1]:
+            folder = stack.enter_context(opened_folder(part, below=folder))
+        descriptor = os.open(parts[-1], _FILE, dir_fd=folder)
+        stack.callback(os.close, descriptor)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no regular file")
+        yield descriptor
+
+
+@contextlib.contextmanager
+def workspace(partial: Path) -> Iterator[Path]:
+    """A folder of its own in ``partial``, for what is not whole yet; gone afterwards. Raises ``OSError``."""
+    partial.mkdir(mode=0o700, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=partial))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(partial: Path) -> None:
+    """Remove what killed processes left in ``partial`` an hour ago or longer."""
+    with contextlib.suppress(FileNotFoundError):
+        for folder in partial.iterdir():
+            with contextlib.suppress(OSError):
+                if time.time() - folder.lstat().st_mtime > _STALE_S:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy_tree(source: str, target: Path, files: Listing) -> None:
+    """Copy ``files`` of ``source`` with their times. Real copies: whoever changes one changes nothing else.
+
+    Raises ``OSError``.
+    """
+    target.mkdir()
+    for name, (_, mtime_ns) in files.items():
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(f"{source}/{name}", copy, follow_symlinks=False)
+        os.utime(copy, ns=(mtime_ns, mtime_ns))
+
+
+def put_in_place(fresh: Path, folder: int, name: str) -> None:
+    """Rename ``fresh`` to ``name`` in an opened folder, whatever stands there already; that goes where ``fresh`` was.
+
+    Raises ``OSError``.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            os.rename(fresh, name, dst_dir_fd=folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(name, fresh.with_name(f"{fresh.name}.old-{attempt}"), src_dir_fd=folder)
+    raise OSError(errno.EBUSY, "another process puts folders there")
+
+
+_ATTEMPTS = 20
