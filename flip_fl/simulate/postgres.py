@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from flip_fl.errors import FlipError
 
@@ -24,8 +25,7 @@ class Postgres:
 
         with psycopg.connect(self.uri, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
-        head, _, _ = self.uri.removeprefix("postgresql://").rpartition("/")
-        return f"postgresql+psycopg://{head}/{name}"
+        return urlsplit(self.uri)._replace(scheme="postgresql+psycopg", path=f"/{name}").geturl()
 
 
 @contextlib.contextmanager
