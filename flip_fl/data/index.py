@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -65,6 +65,7 @@ class ImageIndex:
         self._job = job
         self._lease_s = lease_s
         self._lock = threading.Lock()
+        self._complained = False
         self._alive = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,22 +78,26 @@ class ImageIndex:
         """The part of one project and of studies in these types."""
         return ProjectStudies(self, project_id, types)
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def write(self, change: Callable[[sqlite3.Connection], object]) -> None:
         """One transaction. The database's refusals (a full disk, say) are logged: studies are used all the same."""
         with self._lock:
             try:
                 with _transaction(self._database):
-                    yield self._database
+                    change(self._database)
             except sqlite3.Error as error:
-                logger.warning("the index of images cannot be written: %s", type(error).__name__)
+                self._unusable("written", error)
 
     def read(self, query: str, values: Sequence[object]) -> list[tuple[str, ...]]:
+        """The rows; none, which is logged, where the database cannot be read."""
         with self._lock:
-            return self._database.execute(query, values).fetchall()
+            try:
+                return self._database.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                self._unusable("read", error)
+                return []
 
     def claim(self, project: str, names: Iterable[str]) -> None:
-        with self.writing() as database:
+        def change(database: sqlite3.Connection) -> None:
             database.execute(
                 "INSERT INTO job VALUES (?, ?, ?) ON CONFLICT (job) DO UPDATE SET used_at = excluded.used_at",
                 (self._job, self._lease_s, time.time()),
@@ -101,14 +106,14 @@ class ImageIndex:
                 "INSERT OR IGNORE INTO claim VALUES (?, ?, ?)", ((name, self._job, project) for name in names)
             )
 
+        self.write(change)
+
     def release(self) -> None:
         """The job is over: remove what no other job uses. A study that comes later is removed by the next ``sweep``."""
         with self._lock:
-            try:
+            with _logged():
                 self._end(self._job)
                 self._remove_unclaimed()
-            except sqlite3.Error as error:
-                logger.warning("images stay until the next job's start: %s", type(error).__name__)
             if self._alive is not None:
                 assert self._folder is not None
                 _lock_file(self._folder, self._job).unlink(missing_ok=True)
@@ -126,15 +131,21 @@ class ImageIndex:
 
         Asks ``source`` where studies lie that were on their way when their job was killed.
         """
-        with self._lock:
+        with self._lock, _logged():
             for job, lease_s, used_at in self._database.execute("SELECT * FROM job").fetchall():
                 if job != self._job and self._is_over(job, lease_s, used_at):
                     self._end(job)
         for project, name, types in self.read("SELECT * FROM asked", ()):
             if not self._find(source, project, name, types):
                 break
-        with self._lock:
+        with self._lock, _logged():
             self._remove_unclaimed()
+
+    def _unusable(self, how: str, error: sqlite3.Error) -> None:
+        # Each study would say it again.
+        if not self._complained:
+            self._complained = True
+            logger.warning("the index of images cannot be %s: %s", how, type(error).__name__)
 
     def _is_over(self, job: str, lease_s: float, used_at: float) -> bool:
         if self._folder is None or time.time() < used_at + lease_s:
@@ -157,8 +168,7 @@ class ImageIndex:
             return False
         except (HttpStatusError, FlipError, OSError):
             folders = {}
-        with self.writing() as database:
-            _found(database, project, name, types, folders)
+        self.write(lambda database: _found(database, project, name, types, folders))
         return True
 
     def _end(self, job: str) -> None:
@@ -226,20 +236,20 @@ class ProjectStudies:
         )
 
     def asking(self, accession_id: str) -> None:
-        with self._index.writing() as database:
-            database.execute("INSERT OR IGNORE INTO asked VALUES (?, ?, ?)", (self._project, accession_id, self._names))
+        row = (self._project, accession_id, self._names)
+        self._index.write(lambda database: database.execute("INSERT OR IGNORE INTO asked VALUES (?, ?, ?)", row))
 
     def found(self, accession_id: str, folders: Mapping[ResourceType, Path]) -> None:
-        with self._index.writing() as database:
-            _found(database, self._project, accession_id, self._names, folders)
+        self._index.write(lambda database: _found(database, self._project, accession_id, self._names, folders))
 
     def put(self, study: Study) -> None:
         rows = []
         for kind, folder in study.folders.items():
             inside = tuple(file for file in study.files if file.path.is_relative_to(folder))
             rows.append((self._project, study.accession_id, kind.value, str(folder), _written(folder, inside)))
-        with self._index.writing() as database:
-            database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?)", rows)
+        self._index.write(
+            lambda database: database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?)", rows)
+        )
 
 
 def open_index(source: Source, job: str, *, lease_s: float = 0.0) -> ImageIndex | None:
@@ -325,11 +335,22 @@ def _connect(name: str) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """What cannot be tidied up now is left to the next job's start."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        logger.warning("images stay until the next job's start: %s", type(error).__name__)
+
+
+@contextlib.contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
+        database.execute("COMMIT")
     except BaseException:
-        database.execute("ROLLBACK")
+        # A disk that is full has sometimes rolled back already.
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
         raise
-    database.execute("COMMIT")

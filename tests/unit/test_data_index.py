@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from flip_fl.data.images import Studies, fetch_studies
 from flip_fl.data.index import ImageIndex, derived_dir, open_index
 from flip_fl.values import ResourceType
+from tests.support.disks import small_disk
 from tests.support.flower_plain import until
 from tests.support.imaging import Imaging, imaging
 from tests.support.recording_server import Answer
@@ -218,8 +220,8 @@ def test_a_lease_outlives_the_process_that_took_it(service: Imaging, tmp_path: P
     index = index_of(service, "next")
     index.sweep(service.source)
     assert lying(service) == NAMES[:3]
-    with index.writing() as database:
-        database.execute("UPDATE job SET used_at = ? WHERE job = 'leased'", (time.time() - 3601,))
+    ago = time.time() - 3601
+    index.write(lambda database: database.execute("UPDATE job SET used_at = ? WHERE job = 'leased'", (ago,)))
     index.sweep(service.source)
     assert lying(service) == []
 
@@ -297,3 +299,36 @@ def test_the_index_is_private_and_what_was_derived_goes_with_the_last_job(servic
     assert derived.is_dir()
     second.release()
     assert not derived.exists()
+
+
+def test_a_full_disk_costs_the_memory_of_studies_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nothing can be written down every study comes all the same, and the log names none of them."""
+    state = tmp_path / "state"
+    with small_disk(state, 8192), imaging(tmp_path, FLIP_STATE_DIR=str(state)) as service:
+        index = index_of(service, "job")
+        (state / "filler").write_bytes(b"")
+        with contextlib.suppress(OSError), (state / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 4096)
+        names = [f"CANARY-{number:04d}" for number in range(60)]
+        assert len(fetch(service, index, names)) == 60
+        assert len(fetch(service, index, names)) == 60
+        assert "cannot be written" in caplog.text
+        assert "CANARY" not in caplog.text
+        (state / "filler").unlink()
+        assert len(fetch(service, index, names)) == 60
+        index.release()
+        assert lying(service) == []
+
+
+def test_a_state_folder_that_cannot_be_written_costs_the_memory_too(service: Imaging, tmp_path: Path) -> None:
+    """An index that is there and read-only: studies come, and nothing raises at the end."""
+    first = index_of(service, "job-1")
+    fetch(service, first, NAMES[:3])
+    first.close()
+    index = index_of(service, "job-2")
+    index.write(lambda database: database.execute("PRAGMA query_only = ON"))
+    assert len(fetch(service, index)) == 12
+    index.release()
