@@ -36,16 +36,20 @@ def build() -> typer.Typer:
         suggest_commands=False,
     )
     exits = (ExitCode.UNREACHABLE,)
-    group.command("serve", cls=guided(_EXAMPLES[2], "flip-fl trust serve --port 0", exits=exits))(serve)
+    group.command("serve", cls=guided(_EXAMPLES[2], "flip-fl trust serve --settings trust.env --port 0", exits=exits))(
+        serve
+    )
     group.command(
         "load",
         cls=guided(
             _EXAMPLES[0],
-            "flip-fl trust load --project Stroke --approve 'SELECT * FROM omop.cohort' --json",
+            "flip-fl trust load --settings trust.env --project Stroke --approve 'SELECT * FROM omop.cohort' --json",
             exits=(*exits, ExitCode.REFUSED),
         ),
     )(load)
-    group.command("envelope", cls=guided(_EXAMPLES[1], "flip-fl trust envelope Stroke --json"))(envelope)
+    group.command("envelope", cls=guided(_EXAMPLES[1], "flip-fl trust envelope Stroke --settings trust.env --json"))(
+        envelope
+    )
     return group
 
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from flip_fl.commands.answers import RunAnswer
 from flip_fl.dashboard.story import Story
 from flip_fl.settings import write_settings_file
+from flip_fl.trust.envelope import new_key
 from flip_fl.values import ModelStatus
 from tests.contract.test_cli_json import checked
 from tests.support.cli import SCRIPT, all_commands, environment, flip_fl, served_hub
@@ -143,7 +144,8 @@ def _examples() -> list[str]:
     """Every example of every command once, in the order in which they build on one another."""
     seen = dict.fromkeys(example for _, command in all_commands() for example in getattr(command, "examples", ()))
     hub = ("hub init", "hub serve", "hub sweep", "hub trust add", "hub")
-    order = ("run", *hub, "results", "sync", "doctor", "explain")
+    trust = ("trust load --settings trust.env --cohort", "trust load", "trust")
+    order = ("run", *hub, *trust, "results", "sync", "doctor", "explain")
     ranks = {f"flip-fl {words}": rank for rank, words in enumerate(order)}
     return sorted(seen, key=lambda example: _rank(example, ranks))
 
@@ -162,6 +164,7 @@ def test_every_example_runs_as_it_stands(tmp_path: Path) -> None:
     assert flip_fl(*demo, cwd=tmp_path, timeout_s=300).exit_code == 0
     federation = "net: oncology\nengine: nvflare\nserver:\n  host: fl.example.org\nslots: 2\n"
     (tmp_path / "federation.yaml").write_text(federation, encoding="utf-8")
+    _write_trust(tmp_path)
     served = tmp_path / "served"
     served.mkdir()
     with served_hub(served) as hub:
@@ -169,12 +172,29 @@ def test_every_example_runs_as_it_stands(tmp_path: Path) -> None:
         write_settings_file(tmp_path / "local" / "flip.env", server)
         for example in _examples():
             words = shlex.split(example)[1:]
-            if words[:2] == ["hub", "serve"]:
+            if words[:2] in (["hub", "serve"], ["trust", "serve"]):
                 # A fixed port may be taken on a machine that runs tests.
                 _serve_for_a_moment([*words, "--port", "0"], tmp_path)
             else:
                 done = flip_fl(*words, cwd=tmp_path, timeout_s=300)
                 assert done.exit_code == _expected(example), f"{example}\n{done.stdout}\n{done.stderr}"
+
+
+def _write_trust(folder: Path) -> None:
+    """What the examples of ``flip-fl trust`` name: settings, a cohort of twenty and a folder of studies."""
+    values = {
+        "TRUST_INTERNAL_SERVICE_KEY": "key-of-the-trust",
+        "OMOP_DATABASE_URL": f"sqlite:///{folder / 'trust.sqlite'}",
+        "IMAGES_ROOT": str(folder / "shared"),
+        "FLIP_TRUST_ARCHIVE": str(folder / "archive"),
+        "FLIP_TRUST_ENVELOPE_KEY": new_key(),
+    }
+    write_settings_file(folder / "trust.env", values)
+    rows = "".join(f"{number},{number:04d}\n" for number in range(1, 21))
+    (folder / "cohort.csv").write_text(f"person_id,accession_id\n{rows}", encoding="utf-8")
+    for place in ("shared", "archive", "studies/0001/NIFTI"):
+        (folder / place).mkdir(parents=True)
+    (folder / "studies" / "0001" / "NIFTI" / "input_1.nii.gz").write_bytes(b"pixels")
 
 
 def _serve_for_a_moment(words: list[str], cwd: Path) -> None:
