@@ -481,7 +481,7 @@ def test_many_charts_cost_nothing_until_they_are_near(browser: Browser, tmp_path
     report.write_report(story.model_copy(update={"plots": plots}), tmp_path / "many.html")
     _open(browser, tmp_path / "many.html")
     # the browser says which charts are near when it has laid out the page, some frames after the page is ready
-    browser.wait("document.querySelector('figure svg')")
+    browser.wait("document.querySelectorAll('figure svg').length > 0")
     assert browser.js("document.querySelectorAll('figure svg').length") < 30
     browser.js(
         "window.addEventListener('beforeprint',"
