@@ -61,7 +61,8 @@ def test_studies_are_pulled_by_number_used_and_removed(tmp_path: Path) -> None:
             assert index.execute("SELECT count(*) FROM study").fetchone() == (0,)
             assert index.execute("SELECT count(*) FROM claim").fetchone() == (0,)
     assert len(numbers) == 1797
-    plain = re.compile(rb"(?<![0-9])0[01][0-9]{4}(?![0-9])")
+    # not the microseconds or the hours, minutes and seconds of a time, which have six digits, too
+    plain = re.compile(rb"(?<![0-9A-Za-z.,_:+-])0[01][0-9]{4}(?![0-9A-Za-z])")
     for name, content in texts_that_travel(folder):
         if name.endswith((".npz", ".pt", ".sqlite", ".sqlite-wal")) or b"\0" in content[:1000]:
             continue
