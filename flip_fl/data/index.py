@@ -70,7 +70,8 @@ class ImageIndex:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._alive = FileLock(_lock_file(folder, job))
-            self._alive.acquire(shared=True)
+            # Somebody who looks whether this job lives holds it for a moment.
+            self._alive.acquire(shared=True, wait=True)
         self._database = _open(folder)
         self.claim("", ())
 
@@ -133,8 +134,8 @@ class ImageIndex:
         """
         with self._lock, _logged():
             for job, lease_s, used_at in self._database.execute("SELECT * FROM job").fetchall():
-                if job != self._job and self._is_over(job, lease_s, used_at):
-                    self._end(job)
+                if job != self._job and time.time() >= used_at + lease_s:
+                    self._end_if_over(job)
         for project, name, types in self.read("SELECT * FROM asked", ()):
             if not self._find(source, project, name, types):
                 break
@@ -147,16 +148,17 @@ class ImageIndex:
             self._complained = True
             logger.warning("the index of images cannot be %s: %s", how, type(error).__name__)
 
-    def _is_over(self, job: str, lease_s: float, used_at: float) -> bool:
-        if self._folder is None or time.time() < used_at + lease_s:
-            return False
+    def _end_if_over(self, job: str) -> None:
+        assert self._folder is not None  # a database in memory knows no other job
         path = _lock_file(self._folder, job)
         lock = FileLock(path)
-        if not lock.acquire():
-            return False
-        path.unlink(missing_ok=True)
-        lock.release()
-        return True
+        # Held meanwhile: a process of the job that comes back now begins anew, with claims of its own.
+        if lock.acquire():
+            try:
+                self._end(job)
+                path.unlink(missing_ok=True)
+            finally:
+                lock.release()
 
     def _find(self, source: Source, project: str, name: str, types: str) -> bool:
         """Learn where a study lies that was asked for when its job was killed. False: the service cannot say now."""

@@ -5,11 +5,14 @@ Only what is known to belong in is put in; everything else that lies there is na
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,6 +34,7 @@ RESULT_FILES = frozenset(
     }
 )
 APP_CONFIG = "config.json"
+QUERY = "QUERY"
 _PACKAGES = ("flip_fl", "numpy", "torch", "nvflare", "flwr")
 _STORED = frozenset({".pt"})
 # A zip knows no earlier day; a fixed one makes equal contents equal bytes.
@@ -64,8 +68,22 @@ def build(
                 "E0702", bundle=out_zip.name, problem=f"there is no {needed}", suggestion="see the server's log"
             )
     left_out = [*_described(rest), *_described(other)]
+    config = _without_query(files[APP_CONFIG])
+    if config is not None:
+        left_out.append(f"{APP_CONFIG}, {QUERY}: SQL stays with the job")
     if BEST_MODEL not in files:
         left_out.append(f"{BEST_MODEL}: no round was kept as the best (BEST_MODEL_METRIC)")
+    with contextlib.ExitStack() as parts:
+        if config is not None:
+            folder_of_config = Path(parts.enter_context(tempfile.TemporaryDirectory()))
+            files[APP_CONFIG] = folder_of_config / APP_CONFIG
+            files[APP_CONFIG].write_bytes(config)
+        return _write(out_zip, files, left_out, model_id, global_round)
+
+
+def _write(
+    out_zip: Path, files: Mapping[str, Path], left_out: list[str], model_id: str | None, global_round: int | None
+) -> Manifest:
     entries = {name: _entry(path) for name, path in files.items()}
     manifest = Manifest(
         files=entries,
@@ -80,6 +98,18 @@ def build(
         info = _info(MANIFEST)
         archive.writestr(info, manifest.to_json())
     return manifest
+
+
+def _without_query(path: Path) -> bytes | None:
+    """The app's config without its SQL, which may name patients; None where it has none."""
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    if not isinstance(config, dict) or QUERY not in config:
+        return None
+    del config[QUERY]
+    return (json.dumps(config, indent=2) + "\n").encode()
 
 
 def _entry(path: Path) -> FileEntry:

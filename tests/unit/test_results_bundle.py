@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -218,3 +219,20 @@ def test_a_malformed_manifest_is_a_value_error(text: str) -> None:
     """Each part is looked at before it is used."""
     with pytest.raises(ValueError, match=r"\w"):
         Manifest.from_json(text)
+
+
+def test_the_query_stays_out_of_a_bundle(results: tuple[Path, Path], tmp_path: Path) -> None:
+    """SQL may name a patient: the bundle's config.json has all but the QUERY, the manifest says so, and it is sound."""
+    folder, given = results
+    app = tmp_path / "app"
+    shutil.copytree(given, app, symlinks=True)
+    config = json.loads((app / "config.json").read_text(encoding="utf-8"))
+    query = "SELECT * FROM omop.cohort WHERE name <> 'Zorkmid'"
+    (app / "config.json").write_text(json.dumps({**config, "QUERY": query}), encoding="utf-8")
+    manifest = build(folder, tmp_path / "results.zip", app_dir=app, model_id="m-1", global_round=5)
+    with zipfile.ZipFile(tmp_path / "results.zip") as archive:
+        assert json.loads(archive.read("config.json")) == config
+        assert b"Zorkmid" not in b"".join(archive.read(name) for name in archive.namelist())
+    assert "config.json, QUERY: SQL stays with the job" in manifest.left_out
+    verify(tmp_path / "results.zip")
+    assert json.loads((app / "config.json").read_text(encoding="utf-8"))["QUERY"] == query
