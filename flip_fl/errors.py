@@ -239,6 +239,24 @@ _ENTRIES = (
         "A ServerApp or ClientApp of one's own belongs into a job of Flower: job_templates/flower/standard, whose "
         "README says how to put one's own strategy in. It is started with flwr run.",
     ),
+    Entry(
+        "E0210",
+        ExitCode.USAGE,
+        "there is no checkpoint {name}",
+        "looked in {places}",
+        "put the file into {place}",
+        "Checkpoints stay on the FL server and never travel as files. They lie at SERVER_CHECKPOINT_ROOT, in a folder "
+        "named after the model's id; flip-fl run takes them from the app's folder, too.",
+    ),
+    Entry(
+        "E0211",
+        ExitCode.USAGE,
+        "a checkpoint's name must be a plain file name, not {name!r}",
+        "a folder in it could lead to another project's model",
+        "write the name alone, such as model.pt",
+        "Checkpoints are looked up in the folder of the job's own model; a name that leads anywhere else is refused "
+        "before a byte is read.",
+    ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(
         "E0301",

@@ -16,7 +16,17 @@ from flip_fl.errors import FlipError
 from flip_fl.values import JobType, natural_key
 
 CODE_FILES = ("trainer.py", "evaluator.py", "client_app.py")
-SUPPORTED_JOB_TYPES = (JobType.STANDARD,)
+SUPPORTED_JOB_TYPES = (JobType.STANDARD, JobType.FED_OPT)
+# Options by the job types that act on them; none named: all that train.
+_ONLY_FOR: Mapping[str, tuple[JobType, ...]] = {
+    "SERVER_OPTIMIZER": (JobType.FED_OPT,),
+    "models": (JobType.EVALUATION,),
+    "AGGREGATE_ONLY_REGEX": (),
+    "SERVER_CHECKPOINT": (),
+    "FEDPROX_MU": (),
+    "FEDBN": (),
+    "CROSS_SITE_VALIDATION": (),
+}
 # A whole app of Flower's. Ran without it, the job would be another one than its author believes.
 _UNREAD = {
     "server_app.py": (
@@ -28,8 +38,6 @@ _UNREAD = {
         "move its training into train() and validate() of trainer.py, and the file out of the app",
     ),
 }
-# Read and checked, but nothing acts on them yet: a job that counts on them must not run as if they were not there.
-_NOT_YET = ("AGGREGATE_ONLY_REGEX", "SERVER_CHECKPOINT", "SERVER_OPTIMIZER", "FEDPROX_MU", "FEDBN")
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ def check_app(
     config = load_config(app_dir)
     _check_job_type(config, job_types)
     _check_files(app_dir, config.job_type)
-    _check_unused(config)
+    _check_options(config)
     notes = _check_weights(config, slots, federation if federation is not None else slots)
     _check_metric(config)
     _check_quorum(config, slots)
@@ -128,17 +136,20 @@ def _parsed(path: Path) -> ast.Module | None:
         return None  # what is wrong with it is said when it is imported
 
 
-def _check_unused(config: AppConfig) -> None:
-    for key in _NOT_YET:
-        if config.raw.get(key):
+def _check_options(config: AppConfig) -> None:
+    """Raises ``FlipError`` E0303 for an option that the job's type has no use for: it would be another run."""
+    trained = tuple(job for job in JobType if job is not JobType.EVALUATION)
+    for key, job_types in _ONLY_FOR.items():
+        if config.raw.get(key) and config.job_type not in (job_types or trained):
+            known = ", ".join(job.value for job in job_types or trained)
             raise FlipError(
                 "E0303",
                 where=config.place(key),
-                why="this version of flip_fl does not act on it, and a run without it would be another run",
+                why=f"a job of type {config.job_type.value} has no use for it",
                 key=key,
                 value=json.dumps(config.raw[key]),
-                expected="absent",
-                fix=f"leave {key} out",
+                expected=f"absent, or in a job of type {known}",
+                fix=f"leave {key} out, or set job_type to {(job_types or trained)[0].value}",
             )
 
 

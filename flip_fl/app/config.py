@@ -19,6 +19,8 @@ from flip_fl.values import JobType
 CONFIG_FILE = "config.json"
 MODEL_ID_KEY = "FLIP_MODEL_ID"
 _SHORT_KEY = 6
+FULL = "FULL"
+DIFF = "DIFF"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class AppConfig:
     max_skipped: float = 0.05
     fedprox_mu: float | None = None
     fedbn: bool = False
+    params_type: str = FULL
+    cross_site_validation: bool = False
     server_optimizer: str | Mapping[str, Any] | None = None
     seed: int = 0
     imaging: bool = True
@@ -75,11 +79,14 @@ class AppConfig:
         return json.dumps({**self.raw, **named}, indent=2)
 
     def with_rounds(self, global_rounds: int) -> AppConfig:
-        """The same config with another number of rounds. Raises ``FlipError`` E0303 when it is out of range."""
+        """The same config with another number of rounds, in each stage. Raises ``FlipError`` E0303 out of range."""
         problem = rules.whole(1, rules.MAX_ROUNDS)(global_rounds)
         if problem:
             raise _refused("GLOBAL_ROUNDS", global_rounds, problem, None)
-        return replace(self, global_rounds=global_rounds, raw={**self.raw, "GLOBAL_ROUNDS": global_rounds})
+        staged = ("GLOBAL_ROUNDS_AE", "GLOBAL_ROUNDS_DM")
+        keys = ("GLOBAL_ROUNDS", *(staged if self.job_type is JobType.DIFFUSION else ()))
+        values: dict[str, Any] = {key.lower(): global_rounds for key in keys}
+        return replace(self, **values, raw={**self.raw, **dict.fromkeys(keys, global_rounds)})
 
 
 def load_config(app_dir: Path) -> AppConfig:

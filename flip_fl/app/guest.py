@@ -13,24 +13,39 @@ from typing import Any
 import numpy as np
 
 from flip_fl.app.arrays import read_arrays, write_arrays
-from flip_fl.app.config import AppConfig, load_config
+from flip_fl.app.config import CONFIG_FILE, AppConfig, load_config
 from flip_fl.app.faults import AppError
 from flip_fl.app.loader import AppLoader
 from flip_fl.app.needs import needs_of
-from flip_fl.app.runner import Session, derived_seed, run_task, seed_everything
+from flip_fl.app.parts import Parts, merged, parts_of
+from flip_fl.app.plan import final_stage, stages_of
+from flip_fl.app.runner import Session, initial_seed, run_task, seed_everything
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.tensors import Arrays, load_into, to_arrays
 from flip_fl.errors import FlipError
-from flip_fl.values import SERVER_NAME, JobType, Task
+from flip_fl.values import JobType, Task
 
 Request = Mapping[str, Any]
 
 
 def init(request: Request) -> dict[str, Any]:
-    """Write the starting weights to ``out``. Raises ``FlipError`` E0203, E0204, E0205."""
+    """Write the starting weights to ``out``, and say what of them travels and what is trained.
+
+    They are a fresh ``get_model()``'s, or those of the file ``checkpoint``; in a later stage what the file ``previous``
+    has of them. Raises ``FlipError`` E0203, E0204, E0205.
+    """
     app = _App(request)
-    write_arrays(Path(request["out"]), app.arrays(app.model()))
-    return {}
+    model = app.model()
+    fresh = app.arrays(model)
+    parts = app.parts(model)
+    arrays = fresh
+    if request.get("checkpoint"):
+        arrays = app.arrays(app.load(Path(request["checkpoint"])))
+        app.check_kept(fresh, arrays, parts, Path(request["checkpoint"]).name)
+    if request.get("previous"):
+        arrays = merged(arrays, app.handed_over(read_arrays(Path(request["previous"])), fresh))
+    write_arrays(Path(request["out"]), arrays)
+    return {"travelling": list(parts.travelling), "trainable": list(parts.trainable)}
 
 
 def check(request: Request) -> dict[str, Any]:
@@ -47,7 +62,14 @@ def check(request: Request) -> dict[str, Any]:
                 job_type=app.config.job_type.value,
                 signature=function.signature,
             )
-    arrays = app.arrays(app.model())
+    arrays: Arrays = {}
+    for stage in stages_of(app.config):
+        before, app.stage = arrays, stage.name
+        model = app.model()
+        arrays = app.arrays(model)
+        app.parts(model)
+        if before:
+            app.handed_over(before, arrays)
     return _parameters(arrays)
 
 
@@ -91,8 +113,16 @@ def score(request: Request) -> dict[str, Any]:
             missing_study="error",
         )  # type: ignore[call-arg]
         session = Session(app.config.app_dir, FolderSource(settings))
-        spec = SiteSpec(slot, request["round"], request["total_rounds"], seed=app.config.seed, query=app.config.query)
-        result = run_task(Task.VALIDATE, arrays, spec, session)
+        spec = SiteSpec(
+            slot,
+            request["round"],
+            request["total_rounds"],
+            stage=app.stage,
+            seed=app.config.seed,
+            query=app.config.query,
+        )
+        travels = app.parts(app.model()).travelling
+        result = run_task(Task.VALIDATE, {name: arrays[name] for name in travels}, spec, session)
         if result.failure is not None:
             raise FlipError(
                 "E0702",
@@ -118,7 +148,7 @@ class _App:
 
     def __init__(self, request: Request) -> None:
         self.config: AppConfig = load_config(Path(request["app_dir"]))
-        self._stage: str | None = request.get("stage")
+        self.stage: str | None = request.get("stage") or final_stage(self.config)
         self._loader = AppLoader(self.config.app_dir)
 
     def module(self, name: str) -> ModuleType:
@@ -130,7 +160,7 @@ class _App:
     def model(self) -> Any:
         """A fresh ``get_model()``, from the job's seed. Raises ``FlipError`` E0203, E0204, E0205."""
         module = self.module("models")
-        seed_everything(derived_seed(self.config.seed, SERVER_NAME, 0, "init"))
+        seed_everything(initial_seed(self.config.seed))
         get_model = getattr(module, "get_model", None)
         staged = self.config.job_type is JobType.DIFFUSION
         if not callable(get_model):
@@ -143,7 +173,7 @@ class _App:
                 signature="get_model(stage)" if staged else "get_model()",
             )
         try:
-            return get_model(self._stage or "ae") if staged else get_model()
+            return get_model(self.stage) if staged else get_model()
         except (Exception, SystemExit) as error:
             raise self._unusable(_words(error), self._place(error, "models")) from None
 
@@ -163,6 +193,41 @@ class _App:
                 raise self._unusable(f"'{name}' holds NaN or infinity from the start")
         return arrays
 
+    def parts(self, model: Any) -> Parts:
+        """What of ``model`` travels. Raises ``FlipError`` E0205 when nothing does."""
+        try:
+            return parts_of(model, self.config)
+        except AppError as error:
+            raise self._unusable(str(error), str(self.config.app_dir / CONFIG_FILE)) from None
+
+    def check_kept(self, fresh: Arrays, given: Arrays, parts: Parts, name: str) -> None:
+        """Raises ``FlipError`` E0205 when a checkpoint differs in what the sites make themselves."""
+        for each in (*parts.frozen, *parts.local):
+            if not np.array_equal(fresh[each], given[each], equal_nan=fresh[each].dtype.kind in "fc"):
+                raise self._unusable(
+                    f"{name} has another '{each}' than a fresh get_model(), and it does not travel "
+                    "(AGGREGATE_ONLY_REGEX, FEDBN): the sites would train beside another one; let get_model() make it"
+                )
+
+    def handed_over(self, previous: Arrays, fresh: Arrays) -> Arrays:
+        """What the model of this stage takes from the one before: the whole of it, under one prefix or none.
+
+        Raises ``FlipError`` E0205 when the stage's model does not contain the earlier one.
+        """
+        first = next(iter(previous))
+        prefixes = [name.removesuffix(first) for name in fresh if name == first or name.endswith(f".{first}")]
+        for prefix in prefixes:
+            found = {f"{prefix}{name}": array for name, array in previous.items()}
+            if all(
+                name in fresh and fresh[name].shape == array.shape and fresh[name].dtype == array.dtype
+                for name, array in found.items()
+            ):
+                return found
+        raise self._unusable(
+            f"the model of stage {self.stage} does not contain the one of the stage before (its '{first}', under this "
+            "name or inside one module, and all that goes with it): stage 2 starts from what stage 1 has trained"
+        )
+
     def load(self, path: Path) -> Any:
         """A model with the weights of a ``.pt`` file. Raises ``FlipError`` E0205 when they do not fit exactly."""
         import torch
@@ -172,6 +237,9 @@ class _App:
             stored = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise self._unusable(f"{path.name} is not a file of weights ({type(error).__name__})") from None
+        for wrapper in ("state_dict", "model"):  # as Lightning and NVFLARE save them
+            if isinstance(stored, dict) and isinstance(stored.get(wrapper), dict):
+                stored = stored[wrapper]
         if not isinstance(stored, dict) or not all(isinstance(value, torch.Tensor) for value in stored.values()):
             raise self._unusable(f"{path.name} is not a plain dictionary of tensors")
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from flip_fl.aggregate.optimizers import read_optimizer
 from flip_fl.app.spelling import nearest
 from flip_fl.values import JobType
 
@@ -132,9 +133,13 @@ def models(value: Any) -> Bad | None:
 
 
 def optimizer(value: Any) -> Bad | None:
-    if (isinstance(value, str) and value) or (isinstance(value, dict) and value):
-        return None
-    return Bad("an optimiser's name, or an object with its name and arguments", 'write "adam"')
+    if not isinstance(value, str | dict) or not value:
+        return Bad("an optimiser's name, or an object with its name and numbers", 'write "adam"')
+    try:
+        read_optimizer(value)
+    except ValueError as error:
+        return Bad(f"a server optimiser ({error})", 'write "adam", or {"name": "sgd", "lr": 1.0, "momentum": 0.9}')
+    return None
 
 
 def names(value: Any) -> Bad | None:
@@ -179,6 +184,8 @@ PLATFORM_KEYS: Mapping[str, Rule] = {
     "MAX_SKIPPED": number(0, 1),
     "FEDPROX_MU": number(0),
     "FEDBN": flag,
+    "PARAMS_TYPE": one_of("FULL", "DIFF"),
+    "CROSS_SITE_VALIDATION": flag,
     "SERVER_OPTIMIZER": optimizer,
     "SEED": whole(0, MAX_SEED),
     "IMAGING": flag,

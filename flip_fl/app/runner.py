@@ -14,20 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flip_fl.aggregate.differences import difference
 from flip_fl.app.batch import Batcher, Publish
-from flip_fl.app.config import AppConfig, load_config
+from flip_fl.app.config import DIFF, FULL, AppConfig, load_config
 from flip_fl.app.failures import Failure
 from flip_fl.app.faults import AppError, TaskAborted
 from flip_fl.app.loader import AppLoader
+from flip_fl.app.local_state import LocalState
 from flip_fl.app.output import withheld
+from flip_fl.app.parts import Parts, freeze, merged, parts_of
+from flip_fl.app.proximal import proximal
 from flip_fl.app.site import Ledger, Site, SiteSpec
 from flip_fl.app.tensors import Arrays, load_into, to_arrays
 from flip_fl.data.index import open_index
 from flip_fl.privacy.egress import Egress, EgressPolicy
-from flip_fl.values import JobType, Task
+from flip_fl.values import SERVER_NAME, JobType, Task
 from flip_fl.wire import SiteBatch
 
 if TYPE_CHECKING:
+    import torch
+
     from flip_fl.data.sources import Source
 
 __all__ = ["BOOKKEEPING", "Failure", "Result", "Session", "derived_seed", "run_task", "seed_everything"]
@@ -40,12 +46,15 @@ MODULES = {Task.TRAIN: "trainer", Task.VALIDATE: "trainer", Task.EVALUATE: "eval
 class Result:
     """What a task gave. ``ok`` means that ``arrays`` (train only), ``metrics`` and ``num_examples`` can be used.
 
+    ``arrays`` are what of the model travels: as it is (``params_type`` FULL), or what training changed of it (DIFF).
+
     ``reports`` are the wire items of the task as JSON-able mappings, the ones that were published live included,
     under the same ids and numbers. ``failure`` is set for an exception, ``aborted`` when the run was stopped.
     """
 
     ok: bool
     arrays: Arrays = field(default_factory=dict)
+    params_type: str = FULL
     num_examples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     reports: SiteBatch | None = None
@@ -97,6 +106,7 @@ class Session:
         self.output_reported = False
         self.told: dict[str, str] = {}
         self._config: AppConfig | None = None
+        self.local = LocalState(source.state_dir, job)
         self.index = open_index(source, job, lease_s=lease_s)
         if self.index is not None:
             # What an earlier job left must not hold up this one.
@@ -116,10 +126,16 @@ class Session:
             self.index.close()
 
     def release(self) -> None:
-        """The job is over: as ``close``, and its images are removed."""
+        """The job is over: as ``close``, and its images and the site's own part of the model are removed."""
         self.memory.clear()
+        self.local.clear()
         if self.index is not None:
             self.index.release()
+
+
+def initial_seed(seed: int) -> int:
+    """What is seeded before the starting model is made, at the server and wherever a part of it must be the same."""
+    return derived_seed(seed, SERVER_NAME, 0, "init")
 
 
 def run_task(task: Task, arrays: Mapping[str, Any], spec: SiteSpec, session: Session) -> Result:
@@ -190,7 +206,14 @@ def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Le
         label = f"{prefix}{name}" if isinstance(name, str) else name
         if name not in BOOKKEEPING and ledger.metric(label, value, returned=True):
             metrics[name] = float(value)
-    return Result(ok=True, arrays=sent, num_examples=examples, metrics=metrics, aborted=session.aborted())
+    return Result(
+        ok=True,
+        arrays=sent,
+        params_type=config.params_type,
+        num_examples=examples,
+        metrics=metrics,
+        aborted=session.aborted(),
+    )
 
 
 def _call(
@@ -199,7 +222,6 @@ def _call(
     # Seeded twice: an import or get_model() that draws numbers must not shift those of the task.
     seed_everything(derived_seed(spec.seed, spec.slot, spec.round, spec.task.value))
     function = session.loader.function(MODULES[spec.task], spec.task.value)
-    get_model = session.loader.function("models", "get_model")
     site = Site(
         spec,
         source=session.source,
@@ -210,16 +232,69 @@ def _call(
         index=session.index,
         told=session.told,
     )
-    model = get_model(spec.stage) if config.job_type is JobType.DIFFUSION else get_model()
-    load_into(model, arrays)
+    model, parts = _model(spec, arrays, session, config)
     model.to(site.device)
     seed_everything(derived_seed(spec.seed, spec.slot, spec.round, spec.task.value))
-    returned = function(model, site, copy.deepcopy(dict(config.raw)))
+    trains = spec.task is Task.TRAIN
+    with proximal(model, config.fedprox_mu if trains else None):
+        returned = function(model, site, copy.deepcopy(dict(config.raw)))
     if not isinstance(returned, Mapping):
         raise AppError(
             f"{spec.task.value}() returned {type(returned).__name__}; it must return a dict of num_examples and numbers"
         )
-    return returned, to_arrays(model) if spec.task is Task.TRAIN else {}
+    return returned, _sent(model, parts, arrays, spec, session, config) if trains else {}
+
+
+def _model(
+    spec: SiteSpec, arrays: Mapping[str, Any], session: Session, config: AppConfig
+) -> tuple[torch.nn.Module, Parts | None]:
+    """The app's model with what the server has sent, and with what of it is the site's own. Raises ``AppError``.
+
+    Parts is None where all of the model travels.
+    """
+    get_model = session.loader.function("models", "get_model")
+    partly = config.aggregate_only_regex is not None or config.fedbn
+    if partly:
+        # What does not travel must be what the server started from.
+        seed_everything(initial_seed(spec.seed))
+    model = get_model(spec.stage) if config.job_type is JobType.DIFFUSION else get_model()
+    if not partly:
+        load_into(model, arrays)
+        return model, None
+    base = to_arrays(model)
+    parts = parts_of(model, config)
+    unlike = sorted({*parts.travelling} ^ {*arrays})
+    if unlike:
+        raise AppError(f"the server and this site differ in which parameters travel: {', '.join(unlike[:3])}")
+    own = session.local.read(_local_key(spec))
+    load_into(model, merged(merged(base, {name: own[name] for name in parts.local if name in own}), arrays))
+    freeze(model, parts)
+    return model, parts
+
+
+def _sent(
+    model: torch.nn.Module,
+    parts: Parts | None,
+    received: Mapping[str, Any],
+    spec: SiteSpec,
+    session: Session,
+    config: AppConfig,
+) -> Arrays:
+    """What of the trained model goes back; what is the site's own is kept here."""
+    trained = to_arrays(model)
+    if parts is not None:
+        if parts.local:
+            session.local.keep(_local_key(spec), {name: trained[name] for name in parts.local})
+        trained = {name: trained[name] for name in parts.travelling}
+    if config.params_type != DIFF:
+        return trained
+    if list(trained) != [name for name in trained if name in received]:
+        return trained  # names that were not sent: the server says so
+    return difference(received, trained)
+
+
+def _local_key(spec: SiteSpec) -> str:
+    return f"{spec.slot}-{spec.stage}" if spec.stage else spec.slot
 
 
 def _examples(returned: Mapping[Any, Any], spec: SiteSpec) -> int:

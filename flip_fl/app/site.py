@@ -31,7 +31,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SiteSpec:
-    """One task at one site, as plain data. Rounds count from 1; 0 means outside any round."""
+    """One task at one site, as plain data. Rounds count from 1; 0 means outside any round.
+
+    ``model`` names what is evaluated where a job has several. What a ``quiet`` task measures is returned, and not
+    reported: it is about a model that no round has made.
+    """
 
     slot: str
     round: int
@@ -42,11 +46,18 @@ class SiteSpec:
     project_id: str = ""
     query: str = ""
     device: str | None = None
+    model: str | None = None
+    quiet: bool = False
+
+    @property
+    def part(self) -> str | None:
+        """The stage, or the model that is evaluated: what tells apart the metrics of one name in one job."""
+        return self.stage or self.model
 
     def where(self) -> str:
         """The task in words: ``round 3 (train)``."""
-        stage = f", {self.stage}" if self.stage else ""
-        return f"round {self.round} ({self.task.value}{stage})"
+        part = f", {self.part}" if self.part else ""
+        return f"round {self.round} ({self.task.value}{part})"
 
 
 class Ledger:
@@ -63,10 +74,13 @@ class Ledger:
     ) -> bool:
         """Report one number; False when the egress rules refuse it.
 
-        A ``returned`` one that the task has logged at the same coordinate is already there.
+        A ``returned`` one that the task has logged at the same coordinate is already there. In a job of several stages
+        or models the label begins with the name of this one (``dm/loss``).
         """
         if not self._egress.number(label, value, x_value, x_label):
             return False
+        if self._spec.quiet:
+            return True
         x = as_number(x_value)
         coordinate = (label, x_label or DEFAULT_X_LABEL, float(self._spec.round) if x is None else x)
         if returned and coordinate in self._seen:
@@ -77,12 +91,12 @@ class Ledger:
                 at=datetime.now(UTC),
                 client=self._spec.slot,
                 global_round=self._spec.round,
-                label=label,
+                label=f"{self._spec.part}/{label}" if self._spec.part else label,
                 result=float(value),
                 x_value=x,
                 x_label=x_label,
                 task=self._spec.task.value,
-                stage=self._spec.stage,
+                stage=self._spec.part,
             )
         )
         return True
@@ -110,7 +124,8 @@ class Site:
     """A hospital, as ``train(model, site, config)`` sees it.
 
     ``name`` is the kit slot; ``round`` and ``total_rounds`` count from 1; ``seed`` is the job's (the same in every
-    round); ``memory`` is a dict that lives as long as the site's process.
+    round); ``stage`` is ``"ae"`` or ``"dm"`` in a diffusion job, ``model`` the name of the model that is evaluated
+    where a job has several; ``memory`` is a dict that lives as long as the site's process.
     """
 
     def __init__(
@@ -130,6 +145,7 @@ class Site:
         self.total_rounds = spec.total_rounds
         self.task = spec.task.value
         self.stage = spec.stage
+        self.model = spec.model
         self.seed = spec.seed
         self.memory = memory
         self._spec = spec

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,84 @@ class SiteScore:
     metrics: dict[str, float]
 
 
-def initial_arrays(app_dir: Path, stage: str | None = None) -> Arrays:
-    """The weights of a fresh ``models.get_model()``, always the same for one SEED.
+@dataclass(frozen=True)
+class Frame:
+    """What stays of a model while a part of it travels: all names in their order, and the arrays that do not travel.
 
-    Raises ``FlipError`` E0203 (models.py cannot be imported), E0204 (no get_model), E0205 (its model cannot be used).
+    ``trainable`` are the parameters that optimisers move, as opposed to buffers.
+    """
+
+    order: tuple[str, ...]
+    kept: Arrays
+    trainable: frozenset[str]
+
+    @classmethod
+    def around(cls, arrays: Mapping[str, Any], travelling: Iterable[str], trainable: Iterable[str]) -> Frame:
+        """The frame of a model's ``arrays`` of which ``travelling`` travels."""
+        parts = frozenset(travelling)
+        kept = {name: array for name, array in arrays.items() if name not in parts}
+        return cls(tuple(arrays), kept, frozenset(trainable))
+
+    @property
+    def travelling(self) -> tuple[str, ...]:
+        """What travels, in order."""
+        return tuple(name for name in self.order if name not in self.kept)
+
+    def whole(self, part: Mapping[str, Any]) -> Arrays:
+        """The whole model around ``part``, which has all that travels."""
+        return {name: self.kept[name] if name in self.kept else part[name] for name in self.order}
+
+
+@dataclass(frozen=True)
+class StartingModel:
+    """What a run, or a stage of it, starts from: the arrays that go to the sites, and the frame around them."""
+
+    sent: Arrays
+    frame: Frame
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any]) -> StartingModel:
+        """A model of which everything travels and, for all that is known, is trained."""
+        return cls(dict(arrays), Frame.around(arrays, arrays, arrays))
+
+    @property
+    def arrays(self) -> Arrays:
+        """The whole model."""
+        return self.frame.whole(self.sent)
+
+
+def starting_model(
+    app_dir: Path,
+    stage: str | None = None,
+    *,
+    checkpoint: Path | None = None,
+    previous: Mapping[str, Any] | None = None,
+) -> StartingModel:
+    """A fresh ``models.get_model()``, always the same for one SEED, or the weights of the file ``checkpoint``.
+
+    ``previous`` is the result of the stage before, which the model of this ``stage`` contains. Raises ``FlipError``
+    E0203 (models.py cannot be imported), E0204 (no get_model), E0205 (its model, or the checkpoint, cannot be used).
     """
     with tempfile.TemporaryDirectory(prefix="flip-weights-") as folder:
-        out = Path(folder, "initial.npz")
-        _ask("init", app_dir, stage=stage, out=str(out))
-        return read_arrays(out)
+        out, given = Path(folder, "initial.npz"), Path(folder, "previous.npz")
+        if previous is not None:
+            write_arrays(given, previous)
+        answer = _ask(
+            "init",
+            app_dir,
+            stage=stage,
+            out=str(out),
+            checkpoint=None if checkpoint is None else str(checkpoint.resolve()),
+            previous=None if previous is None else str(given),
+        )
+        arrays = read_arrays(out)
+        frame = Frame.around(arrays, answer["travelling"], answer["trainable"])
+        return StartingModel({name: arrays[name] for name in frame.travelling}, frame)
+
+
+def initial_arrays(app_dir: Path, stage: str | None = None) -> Arrays:
+    """The arrays of ``starting_model``."""
+    return starting_model(app_dir, stage).arrays
 
 
 def check_code(app_dir: Path) -> Shapes:

@@ -7,10 +7,13 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from flip_fl.aggregate.optimizers import ServerOptimizer, read_optimizer
+from flip_fl.app.config import AppConfig
 from flip_fl.flower.average import SlotOrderFedAvg
 from flip_fl.flower.client import client_app
 from flip_fl.flower.run_config import JOB_DIR
 from flip_fl.flower.server import run
+from flip_fl.values import JobType
 
 __all__ = ["client_app", "server_app"]
 
@@ -23,6 +26,14 @@ def server_app(app_dir: Path) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         given = context.run_config.get(JOB_DIR)
         folder = Path(str(given)) if given else app_dir
-        run(lambda config: SlotOrderFedAvg(config.aggregation_weights), grid, context, app_dir=folder)
+        run(house_strategy, grid, context, app_dir=folder)
 
     return app
+
+
+def house_strategy(config: AppConfig) -> SlotOrderFedAvg:
+    """The same aggregation as on every other engine, as ``config`` wants it."""
+    optimizer = None
+    if config.job_type is JobType.FED_OPT:
+        optimizer = ServerOptimizer(read_optimizer(config.server_optimizer))
+    return SlotOrderFedAvg(config.aggregation_weights, optimizer)

@@ -27,6 +27,7 @@ from flip_fl.flower.protocol import (
     ROWS_RECORD,
     SERIES_RECORD,
     SiteReport,
+    as_whole,
     get_report,
     malformed,
     metrics_by_grammar,
@@ -56,6 +57,7 @@ class Asked:
     task: Task
     number: int
     since: float
+    stage: str | None = None
 
 
 class Arrivals:
@@ -175,6 +177,7 @@ class Arrivals:
         if reason is not None:
             self._fail(asked, of_rejection(reason, slot=slot, number=number))
             return
+        as_whole(asked.message, reply)
         stamp_slot(reply.content, slot)
         self._usable.append((slot, reply))
         if task is Task.TRAIN:
@@ -228,7 +231,9 @@ class Arrivals:
 
     def _tell_result(self, asked: Asked, reply: Message) -> None:
         took = time.monotonic() - asked.since
-        self._reporting.lifecycle.client_result(asked.slot, asked.number, array_bytes(reply), seconds=took)
+        self._reporting.lifecycle.client_result(
+            asked.slot, asked.number, array_bytes(reply), seconds=took, stage=asked.stage
+        )
 
     def _fail(self, asked: Asked, told: Told) -> None:
         self._failures[asked.slot] = told.why

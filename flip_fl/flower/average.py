@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Strategy
 
 from flip_fl.aggregate.average import Update, weighted_average
 from flip_fl.aggregate.best import Score, federated_metrics
+from flip_fl.aggregate.optimizers import ServerOptimizer
 from flip_fl.flower.protocol import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND, reply_slot
 
 logger = logging.getLogger("flip_fl.flower")
@@ -19,26 +20,32 @@ logger = logging.getLogger("flip_fl.flower")
 class SlotOrderFedAvg(Strategy):
     """FedAvg with the same aggregator as on every other engine; the site behind a reply is the one that the grid names.
 
-    ``weights``: kit slot → weight; without it sites count by their number of examples. Every site that the grid knows
-    is asked, in training and in validation.
+    ``weights``: kit slot → weight; without it sites count by their number of examples. ``optimizer`` is applied to the
+    averaged difference (None: the average is the new model). Every site that the grid knows is asked, in training and
+    in validation.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(self, weights: Mapping[str, float] | None = None, optimizer: ServerOptimizer | None = None) -> None:
         self.weights = dict(weights) if weights else None
+        self.optimizer = optimizer
+        self._sent = ArrayRecord()
 
     def summary(self) -> None:
         by = "the weights given" if self.weights else "number of examples"
         logger.info("average in float64 and slot order, weighted by %s", by)
+        if self.optimizer is not None:
+            logger.info("the averaged difference is applied by %s", self.optimizer.spec)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        return _to_all(server_round, arrays, config, grid, MessageType.TRAIN)
+        self._sent = arrays
+        return to_all(server_round, arrays, config, grid, MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The weighted average; ``(None, None)`` without replies."""
+        """The new model; ``(None, None)`` without replies."""
         usable = [reply for reply in replies if reply.has_content()]
         if not usable:
             return None, None
@@ -51,12 +58,15 @@ class SlotOrderFedAvg(Strategy):
             for reply in usable
         ]
         averaged = weighted_average(updates, self.weights)
+        sent, self._sent = self._sent, ArrayRecord()
+        if self.optimizer is not None:
+            averaged = self.optimizer.step({name: array.numpy() for name, array in sent.items()}, averaged)
         return ArrayRecord({name: Array(array) for name, array in averaged.items()}), _metrics(usable)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        return _to_all(server_round, arrays, config, grid, MessageType.EVALUATE)
+        return to_all(server_round, arrays, config, grid, MessageType.EVALUATE)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Each metric's mean over the sites that measured it, weighted by examples; None without replies."""
@@ -75,7 +85,8 @@ def score_of(reply: Message) -> Score:
     return Score(reply_slot(reply), _examples(reply), metrics)
 
 
-def _to_all(server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid, kind: str) -> list[Message]:
+def to_all(server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid, kind: str) -> list[Message]:
+    """A message of type ``kind`` with ``arrays`` for every site that ``grid`` knows."""
     config[SERVER_ROUND] = server_round
     content = RecordDict({ARRAYS: arrays, CONFIG: config})
     return [Message(content=content, message_type=kind, dst_node_id=node) for node in grid.get_node_ids()]

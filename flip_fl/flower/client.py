@@ -13,7 +13,8 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from flip_fl.app.config import AppConfig, load_config
+from flip_fl.app.config import DIFF, AppConfig, load_config
+from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.stop import StopFlag, stop_file
@@ -140,9 +141,11 @@ def _spec(config: AppConfig, slot: str, note: TaskNote, task: Task, run_config: 
     return SiteSpec(
         slot=slot,
         round=note.round or 1,
-        total_rounds=note.total_rounds or (rounds if isinstance(rounds, int) else 0) or config.global_rounds,
+        total_rounds=note.total_rounds or (rounds if isinstance(rounds, int) else 0) or total_rounds(config),
         task=task,
-        stage=None,
+        stage=note.stage or None,
+        model=note.model or None,
+        quiet=note.quiet,
         seed=config.seed,
         project_id=str(run_config.get(PROJECT_ID) or ""),
         query=str(run_config.get(QUERY) or "") or config.query,
@@ -179,6 +182,8 @@ def _reply(result: Result, task: Task, slot: str, key: str, message: Message) ->
     content = RecordDict()
     if task is Task.TRAIN:
         content[key] = ArrayRecord({name: Array(array) for name, array in result.arrays.items()})
+        if result.params_type == DIFF:
+            protocol.mark_difference(content)
     # Beyond 64 bits a record cannot be sent; the server refuses such a number by name.
     examples = min(result.num_examples, _MAX_INT)
     content[METRICS] = MetricRecord({NUM_EXAMPLES: examples, **result.metrics})

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, MessageType, RecordDict
@@ -78,6 +79,7 @@ class FlipGrid(Grid):
         self._roster = Roster(inner, reporting.reporter, slots, self._quorum, self._patience, self._rest)
         self._arrivals = Arrivals(reporting, check or Quarantine(weighted_by), self._roster)
         self._expected: tuple[Task, int] | None = None
+        self._note = TaskNote()
         self._asking_since: float | None = None
         self._left_out_told: set[str] = set()
 
@@ -87,9 +89,10 @@ class FlipGrid(Grid):
         """The job's sites once they are connected, in slot order; see ``Roster.start``."""
         return self._roster.start()
 
-    def expect(self, task: Task, number: int) -> None:
-        """Say what the next messages are for: their task and round (from 1)."""
+    def expect(self, task: Task, number: int, note: TaskNote | None = None) -> None:
+        """Say what the next messages are for: their task and round (from 1), and what else the sites are told."""
         self._expected, self._asking_since = (task, number), None
+        self._note = note or TaskNote()
 
     def dismiss(self) -> None:
         """Tell the sites that the run is over, so that they remove what it has fetched; for ``DISMISS_S`` at the most.
@@ -189,7 +192,8 @@ class FlipGrid(Grid):
     def _send(self, messages: Sequence[Message], task: Task, number: int, limit_s: float) -> None:
         slots = [self._roster.slot_of(message.metadata.dst_node_id) for message in messages]
         for message, slot in zip(messages, slots, strict=True):
-            message.content = with_task(message.content, TaskNote(slot, number, self._total_rounds))
+            note = replace(self._note, slot=slot, round=number, total_rounds=self._total_rounds)
+            message.content = with_task(message.content, note)
             message.metadata.ttl = max(message.metadata.ttl, limit_s + TTL_MARGIN_S)
         self._asking_since = None
         self._obey_stop()
@@ -197,7 +201,8 @@ class FlipGrid(Grid):
         taken = list(self._inner.push_messages(messages))
         # Of a message that it did not take a SuperLink returns None, or no id.
         ids = {message_id for message_id in taken if message_id}
-        asked = [Asked(slot, message, task, number, now) for message, slot in zip(messages, slots, strict=True)]
+        stage = self._note.stage or None
+        asked = [Asked(slot, message, task, number, now, stage) for message, slot in zip(messages, slots, strict=True)]
         self._arrivals.begin_phase(asked, ids)
 
     def _receive(self, limit_s: float) -> None:

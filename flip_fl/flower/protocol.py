@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from pydantic import TypeAdapter, ValidationError
 
+from flip_fl.aggregate.differences import restored
+from flip_fl.app.config import DIFF
 from flip_fl.app.failures import Failure
 from flip_fl.app.redact import MAX_TEXT_CHARS
 from flip_fl.flower.columns import columns_of, items_of
@@ -28,6 +30,7 @@ OUR_PREFIX = "flip."
 TASK_RECORD = "flip.task"
 SERIES_RECORD = "flip.series"
 ROWS_RECORD = "flip.rows"
+PARAMS_RECORD = "flip.params"
 SITE_RECORD = "flip.site"
 QUERY_SLOT = "query.flip_slot"
 QUERY_END = "query.flip_end"
@@ -59,11 +62,18 @@ _FAILURE = TypeAdapter(Failure)
 
 @dataclass(frozen=True)
 class TaskNote:
-    """What the server says beside a task: whom it takes the client for, and where the run is (rounds from 1)."""
+    """What the server says beside a task: whom it takes the client for, and where the run is (rounds from 1).
+
+    ``stage`` is the job's, ``model`` the name of one that is not the round's own; what a ``quiet`` task measures is not
+    reported.
+    """
 
     slot: str = ""
     round: int = 0
     total_rounds: int = 0
+    stage: str = ""
+    model: str = ""
+    quiet: bool = False
 
 
 def with_task(content: RecordDict, note: TaskNote) -> RecordDict:
@@ -73,7 +83,7 @@ def with_task(content: RecordDict, note: TaskNote) -> RecordDict:
     clipping mods answer a second ConfigRecord with an error.
     """
     copy = RecordDict(dict(content.items()))
-    facts: dict[str, Any] = {"slot": note.slot, "round": note.round, "total-rounds": note.total_rounds}
+    facts = {name.replace("_", "-"): value for name, value in asdict(note).items()}
     configs = [name for name, record in content.items() if isinstance(record, ConfigRecord)]
     if len(configs) == 1 and configs != [TASK_RECORD]:
         beside = {f"{TASK_RECORD}.{name}": value for name, value in facts.items()}
@@ -96,6 +106,9 @@ def get_task(content: RecordDict) -> TaskNote:
         slot=slot if isinstance(slot, str) else "",
         round=_whole(facts.get("round")) or _whole(_config(content, CONFIG).get(SERVER_ROUND)),
         total_rounds=_whole(facts.get("total-rounds")),
+        stage=str(facts.get("stage", "")),
+        model=str(facts.get("model", "")),
+        quiet=facts.get("quiet") is True,
     )
 
 
@@ -136,6 +149,26 @@ def put_report(content: RecordDict, slot: str, items: Iterable[Mapping[str, Any]
     # Flower cannot tell the size of a record with an empty list.
     content[SERIES_RECORD] = ConfigRecord({name: column for name, column in columns.items() if column})
     content[ROWS_RECORD] = ConfigRecord({"json": json.dumps(rows)})
+
+
+def mark_difference(content: RecordDict) -> None:
+    """Say that a reply's arrays are what training changed, not the model."""
+    content[PARAMS_RECORD] = ConfigRecord({"type": DIFF})
+
+
+def as_whole(sent: Message, reply: Message) -> None:
+    """Put in the place of a reply's difference, where it is one, the arrays that it makes of what was ``sent``."""
+    if _config(reply.content, PARAMS_RECORD).get("type") != DIFF:
+        return
+    (before,) = (record for record in sent.content.values() if isinstance(record, ArrayRecord))
+    for name, record in list(reply.content.items()):
+        if isinstance(record, ArrayRecord):
+            whole = restored(
+                {each: array.numpy() for each, array in before.items()},
+                {each: array.numpy() for each, array in record.items()},
+            )
+            reply.content[name] = ArrayRecord({each: Array(array) for each, array in whole.items()})
+    del reply.content[PARAMS_RECORD]
 
 
 def error_reason(

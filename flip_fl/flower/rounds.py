@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType
 
 from flip_fl.aggregate.best import BestModel
 from flip_fl.app.arrays import Arrays, read_arrays, replace_arrays
-from flip_fl.flower.average import score_of
+from flip_fl.app.plan import Stage
+from flip_fl.app.weights import Frame, StartingModel
+from flip_fl.flower.average import score_of, to_all
 from flip_fl.flower.checkpoint import Checkpoint, StrategyState, read_checkpoint, write_checkpoint
 from flip_fl.flower.grid import FlipGrid, Phase, RoundFailed
+from flip_fl.flower.protocol import TaskNote
 from flip_fl.reporting.lifecycle import Lifecycle
 from flip_fl.results.delivery import tidy
 from flip_fl.results.model_folder import BEST_MODEL, GLOBAL_MODEL, ModelFolder
@@ -24,7 +27,7 @@ logger = logging.getLogger("flip_fl.flower")
 
 CHECKPOINT = "checkpoint.npz"
 
-History = dict[str, dict[int, dict[str, dict[str, float]]]]
+History = dict[str, dict[Any, dict[str, dict[str, float]]]]
 
 
 @dataclass
@@ -44,6 +47,11 @@ class Rounds:
     best: BestModel | None = None
     expected: int = 0
     done: int = 0
+    stage: Stage | None = None
+    frame: Frame | None = None
+    # Each site's model of the last round, where they are to be scored at every site.
+    keep_updates: bool = False
+    updates: dict[str, ArrayRecord] = field(default_factory=dict)
     # As the strategy has it: shared with it, where numpy arrays would be a copy that lives from round to round.
     record: ArrayRecord = field(default_factory=ArrayRecord)
     history: History = field(default_factory=lambda: {Task.TRAIN.value: {}, Task.VALIDATE.value: {}})
@@ -67,7 +75,9 @@ class Rounds:
             logger.warning("a checkpoint of another job of this model is removed")
             tidy([self.folder])
             return False
-        self.done, self.record = found.round, record_of(found.arrays)
+        self.done = found.round
+        self.frame = Frame.around(found.arrays, found.facts["travelling"], found.facts["trainable"])
+        self.record = record_of({name: found.arrays[name] for name in self.frame.travelling})
         self.state.restore(found.state)
         for task, rounds in found.facts["history"].items():
             self.history[task] = {int(number): sites for number, sites in rounds.items()}
@@ -75,12 +85,22 @@ class Rounds:
             self.best.round, self.best.value = found.facts["best"]
         return True
 
+    def begin(self, stage: Stage, start: StartingModel) -> None:
+        """The rounds of ``stage`` follow, from ``start``."""
+        self.stage, self.frame, self.record = stage, start.frame, record_of(start.sent)
+
+    @property
+    def whole(self) -> Arrays:
+        """The global model, with what of it does not travel."""
+        arrays = _arrays(self.record)
+        return arrays if self.frame is None else self.frame.whole(arrays)
+
     # -- told by the strategy -------------------------------------------------------------------------------------
 
     def train_begins(self, number: int) -> None:
         self._close()
-        self.lifecycle.round_started(number, self.total)
-        self.grid.expect(Task.TRAIN, number)
+        self.lifecycle.round_started(number, self.total, stage=self._stage_name)
+        self.grid.expect(Task.TRAIN, number, self._task_note())
 
     def aggregated(self, number: int, arrays: ArrayRecord | None) -> None:
         """Raises ``RoundFailed`` when the strategy made no model of what the sites returned, or one that is none."""
@@ -93,26 +113,42 @@ class Rounds:
             self.record = arrays
         self._aggregated = number
         if phase.asked:
-            self.lifecycle.aggregated(number, len(phase.replies), self.expected)
+            self.lifecycle.aggregated(number, len(phase.replies), self.expected, stage=self._stage_name)
+        if self.keep_updates and number == self.total:
+            self.updates = {slot: _array_record(reply) for slot, reply in phase.replies.items()}
 
     def validation_begins(self, number: int) -> None:
-        self.grid.expect(Task.VALIDATE, number)
+        self.grid.expect(Task.VALIDATE, number, self._task_note())
 
     def scored(self, number: int, arrays: ArrayRecord) -> None:
         phase = self._phase(Task.VALIDATE)
         self._note(phase)
         self.record = arrays
-        if self.best is not None and self.best.offer(number, [score_of(reply) for reply in phase.replies.values()]):
+        scores = [score_of(reply) for reply in phase.replies.values()]
+        final = self.stage is None or self.stage.last == self.total
+        if final and self.best is not None and self.best.offer(number, scores):
             # Under the round's own name: a file of a round that is never checkpointed must not pass for the best.
-            replace_arrays(self._best_file(number), _arrays(self.record))
+            replace_arrays(self._best_file(number), self.whole)
         self._close()
+
+    def cross_validate(self) -> None:
+        """Score each site's last model at every site."""
+        found: dict[Any, dict[str, dict[str, float]]] = {}
+        for slot, record in self.updates.items():
+            self.grid.expect(Task.VALIDATE, self.total, TaskNote(stage=self._stage_name or "", model=slot, quiet=True))
+            messages = to_all(self.total, record, ConfigRecord(), self.grid, MessageType.EVALUATE)
+            self.grid.send_and_receive(messages)
+            phase = self._phase(Task.VALIDATE)
+            found[slot] = {site: dict(score_of(reply).metrics) for site, reply in phase.replies.items()}
+        self.history["cross_site"] = found
+        self.updates = {}
 
     # -- at the end -----------------------------------------------------------------------------------------------
 
     def keep(self) -> ModelFolder:
         """The run's models and measurements as they are delivered."""
         self._close()
-        self.models.save(GLOBAL_MODEL, _arrays(self.record))
+        self.models.save(GLOBAL_MODEL, self.whole)
         self.models.save_history(self.history)
         if self.best is not None and self.best.round is not None:
             self.models.save(BEST_MODEL, read_arrays(self._best_file(self.best.round)))
@@ -124,12 +160,26 @@ class Rounds:
             return
         self.done = self._aggregated
         best = (self.best.round, self.best.value) if self.best is not None else (None, None)
-        facts: dict[str, Any] = {"history": self.history, "best": best, "identity": self.identity}
-        state = Checkpoint(self.done, self.total, _arrays(self.record), self.state.changed(), facts)
+        whole = self.whole
+        facts: dict[str, Any] = {
+            "history": self.history,
+            "best": best,
+            "identity": self.identity,
+            "travelling": list(self.record),
+            "trainable": sorted(self.frame.trainable if self.frame is not None else whole),
+        }
+        state = Checkpoint(self.done, self.total, whole, self.state.changed(), facts)
         write_checkpoint(self.folder / CHECKPOINT, state)
         for path in self.folder.glob("best-*.npz"):
             if self.best is None or self.best.round is None or path != self._best_file(self.best.round):
                 path.unlink()
+
+    @property
+    def _stage_name(self) -> str | None:
+        return self.stage.name if self.stage is not None else None
+
+    def _task_note(self) -> TaskNote:
+        return TaskNote(stage=self._stage_name or "")
 
     def _best_file(self, number: int) -> Path:
         return self.folder / f"best-{number}.npz"
@@ -153,6 +203,11 @@ def record_of(arrays: Arrays) -> ArrayRecord:
 
 def _arrays(record: ArrayRecord) -> Arrays:
     return {name: array.numpy() for name, array in record.items()}
+
+
+def _array_record(reply: Message) -> ArrayRecord:
+    (record,) = reply.content.array_records.values()
+    return record
 
 
 def _check(record: ArrayRecord, number: int) -> None:

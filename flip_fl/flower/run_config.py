@@ -10,6 +10,7 @@ from uuid import UUID
 
 from flip_fl.app.config import AppConfig, load_config
 from flip_fl.app.model_id import first_model_id
+from flip_fl.app.plan import Stage, rounds_of, stages_in
 from flip_fl.app.rules import MAX_ROUNDS, MAX_SITES
 from flip_fl.errors import FlipError
 from flip_fl.values import natural_key
@@ -34,6 +35,7 @@ class RunFacts:
     app_dir: Path
     app: AppConfig
     num_rounds: int
+    stages: tuple[Stage, ...]
     slots: tuple[str, ...]
     min_clients: int
     ignore_result_error: bool
@@ -67,10 +69,22 @@ def read_facts(given: Given, run_config: Mapping[str, Any]) -> RunFacts:
     quorum = whole(MIN_CLIENTS, 0, MAX_SITES) if given.min_clients is None else given.min_clients
     named = names_in(run_config.get(SLOTS, "")) if given.slots is None else given.slots
     ignore = app.ignore_result_error if given.ignore_result_error is None else given.ignore_result_error
+    planned = rounds_of(app)
+    if rounds and rounds != sum(planned.values()) and len(planned) > 1:
+        raise FlipError(
+            "E0303",
+            where="the run config",
+            key=NUM_ROUNDS,
+            value=str(rounds),
+            expected=f"0, or {sum(planned.values())}: the rounds of both stages",
+            fix="set GLOBAL_ROUNDS_AE and GLOBAL_ROUNDS_DM in config.json",
+        )
+    stages = stages_in(planned if len(planned) > 1 or not rounds else {"": rounds})
     return RunFacts(
         app_dir=app_dir,
         app=app,
-        num_rounds=rounds or app.global_rounds,
+        num_rounds=stages[-1].last,
+        stages=stages,
         slots=tuple(sorted(named, key=natural_key)),
         min_clients=quorum or app.min_clients or 0,
         ignore_result_error=ignore,

@@ -16,17 +16,21 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from flip_fl.aggregate.best import BestModel
+from flip_fl.aggregate.optimizers import ServerOptimizer
 from flip_fl.app import weights
+from flip_fl.app.checkpoints import checkpoint_folders, find_checkpoint
 from flip_fl.app.config import AppConfig
 from flip_fl.app.failures import Failure
+from flip_fl.app.plan import Stage
 from flip_fl.app.travel import travelling
+from flip_fl.app.weights import StartingModel
 from flip_fl.errors import ExitCode, FlipError, ResultsUploadError
 from flip_fl.flower.checkpoint import StrategyState
 from flip_fl.flower.grid import FlipGrid
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Quorum, RoundFailed, RunStopped
 from flip_fl.flower.quarantine import ReplyCheck
 from flip_fl.flower.roster import DEPLOYMENT
-from flip_fl.flower.rounds import Rounds, record_of
+from flip_fl.flower.rounds import Rounds
 from flip_fl.flower.run_config import Given, RunFacts, find_app, find_model_id, read_facts
 from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy, unsatisfiable, weight_key
 from flip_fl.reporting.local import LocalReporting
@@ -130,13 +134,13 @@ def _run(
         facts = read_facts(given, context.run_config)
         chosen = strategy(facts.app) if not isinstance(strategy, Strategy) else strategy
         rounds = _rounds(facts, home, grid, reporting, chosen, how)
-        if rounds.resume():
+        resumed = rounds.resume()
+        if resumed:
             lifecycle.resumed(rounds.done)
-            start = rounds.record
         else:
             lifecycle.initiated()
             # Before the sites are waited for: an app that cannot be imported is told at once.
-            start = how.arrays if how.arrays is not None else record_of(weights.initial_arrays(facts.app_dir))
+            rounds.begin(facts.stages[0], _starting(facts, home, how))
         if unkept := rounds.state.unkept():
             text = f"a restart of this run would forget what the strategy holds in {', '.join(unkept)}"
             reporting.reporter.log(text, success=True)
@@ -146,15 +150,16 @@ def _run(
                 raise RoundFailed(problem)
             rounds.expected = len(sites)
             lifecycle.prepared()
-        result = ObservedStrategy(chosen, rounds, offset=rounds.done).start(
-            rounds.grid,
-            start,
-            num_rounds=max(0, rounds.total - rounds.done),
-            timeout=facts.phase_timeout_s,
-            train_config=how.train_config,
-            evaluate_config=how.evaluate_config,
-            evaluate_fn=how.evaluate_fn,
-        )
+        for stage in facts.stages:
+            if rounds.done >= stage.last:
+                continue
+            if stage.first > 1 and rounds.done == stage.first - 1:
+                rounds.begin(stage, weights.starting_model(facts.app_dir, stage.name, previous=rounds.whole))
+            else:
+                rounds.stage = stage
+            result = _train(chosen, rounds, stage, facts, how)
+        if facts.app.cross_site_validation:
+            _cross_validate(rounds, reporting)
         _deliver(rounds, facts, home, reporting)
     except (RunStopped, DeliveryStopped):
         lifecycle.stop(STOPPED_AT_HUB)
@@ -185,6 +190,45 @@ def _run(
     if not status.is_success:
         raise RunFailed(f"{status.value}: {lifecycle.reason}")
     return result
+
+
+def _train(strategy: Strategy, rounds: Rounds, stage: Stage, facts: RunFacts, how: _How) -> Result:
+    """The rounds of ``stage`` that are not done yet."""
+    optimizer = getattr(strategy, "optimizer", None)
+    if isinstance(optimizer, ServerOptimizer):
+        optimizer.trainable = rounds.frame.trainable if rounds.frame is not None else frozenset(rounds.record)
+        if rounds.done == stage.first - 1:
+            optimizer.forget()
+    return ObservedStrategy(strategy, rounds, offset=rounds.done).start(
+        rounds.grid,
+        rounds.record,
+        num_rounds=stage.last - rounds.done,
+        timeout=facts.phase_timeout_s,
+        train_config=how.train_config,
+        evaluate_config=how.evaluate_config,
+        evaluate_fn=how.evaluate_fn,
+    )
+
+
+def _starting(facts: RunFacts, home: _Home, how: _How) -> StartingModel:
+    """What the run starts from. Raises ``FlipError`` E0205, E0210."""
+    if how.arrays is not None:
+        return StartingModel.of({name: array.numpy() for name, array in how.arrays.items()})
+    checkpoint = None
+    if facts.app.server_checkpoint is not None:
+        root = home.settings.checkpoint_root if home.settings is not None else None
+        checkpoint = find_checkpoint(
+            facts.app.server_checkpoint, checkpoint_folders(facts.app_dir, root, home.model_id)
+        )
+    return weights.starting_model(facts.app_dir, facts.stages[0].name, checkpoint=checkpoint)
+
+
+def _cross_validate(rounds: Rounds, reporting: Reporting | LocalReporting) -> None:
+    if rounds.updates:
+        rounds.cross_validate()
+    else:
+        text = "no cross-site validation: the sites' own models of the last round went with the server's process"
+        reporting.reporter.log(text, success=False)
 
 
 def _is_stop(left: SystemExit | KeyboardInterrupt) -> bool:
@@ -253,6 +297,7 @@ def _rounds(
         state=StrategyState(strategy),
         identity=_identity(facts, strategy, how.arrays),
         best=BestModel(facts.best_metric, facts.best_minimize) if facts.best_metric else None,
+        keep_updates=facts.app.cross_site_validation,
     )
 
 

@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from flip_fl.app.config import AppConfig
+from flip_fl.app.plan import rounds_of, total_rounds
 
 
 @dataclass(frozen=True)
 class JobValues:
-    """What a standard job needs to know beyond the app's code. ``slots``: its participants (empty: all that come)."""
+    """What a job needs to know beyond the app's code. ``slots``: its participants (empty: all that come).
+
+    ``stages`` (name → rounds) only where the job has several; ``num_rounds`` are the rounds of all of them.
+    """
 
     model_id: UUID
     num_rounds: int
@@ -26,13 +31,17 @@ class JobValues:
     local_rounds: int = 1
     project_id: str = ""
     query: str = ""
+    stages: Mapping[str, int] | None = None
+    server_optimizer: str | Mapping[str, Any] | None = None
+    cross_site_validation: bool = False
 
     @classmethod
     def of(cls, config: AppConfig, slots: tuple[str, ...], model_id: UUID, project_id: str = "") -> JobValues:
         """The values of ``config`` for a run at ``slots``; without MIN_CLIENTS all of them are needed."""
+        stages = rounds_of(config)
         return cls(
             model_id=model_id,
-            num_rounds=config.global_rounds,
+            num_rounds=total_rounds(config),
             min_clients=config.min_clients or len(slots),
             slots=slots,
             ignore_result_error=config.ignore_result_error,
@@ -42,7 +51,14 @@ class JobValues:
             local_rounds=config.local_rounds,
             project_id=project_id,
             query=config.query,
+            stages=stages if len(stages) > 1 else None,
+            server_optimizer=_plain(config.server_optimizer),
+            cross_site_validation=config.cross_site_validation,
         )
+
+
+def _plain(value: str | Mapping[str, Any] | None) -> str | dict[str, Any] | None:
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def template_dir(engine: str, job_type: str) -> Path:

@@ -15,13 +15,14 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
-from flip_fl.app.config import load_config
+from flip_fl.app.config import DIFF, load_config
 from flip_fl.app.failures import Failure
+from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.sources import open_source
-from flip_fl.nvflare.persistor import custom_dir
-from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, put_batch, put_failure
+from flip_fl.nvflare.places import custom_dir
+from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, TaskNote, get_note, put_batch, put_failure
 from flip_fl.settings import development_environment, is_dev, settings_file
 from flip_fl.values import Task
 from flip_fl.wire import SiteBatch
@@ -58,10 +59,11 @@ class FlipExecutor(Executor):
         self._abort_signal = abort_signal
         try:
             session = self._open_session(slot, fl_ctx)
-            spec = self._spec(session, slot, number, shareable, task)
+            sent = from_shareable(shareable)
+            spec = self._spec(session, slot, number, shareable, get_note(sent.meta), task)
         except Exception as error:
             return _failed(Failure.of(error, slot=slot, task=task.value, round=number))
-        return self._reply(run_task(task, from_shareable(shareable).data, spec, session), task, shareable)
+        return self._reply(run_task(task, sent.data, spec, session), task, shareable)
 
     def _open_session(self, slot: str, fl_ctx: FLContext) -> Session:
         if self._session is None:
@@ -80,15 +82,19 @@ class FlipExecutor(Executor):
             )
         return self._session
 
-    def _spec(self, session: Session, slot: str, number: int, shareable: Shareable, task: Task) -> SiteSpec:
+    def _spec(
+        self, session: Session, slot: str, number: int, shareable: Shareable, note: TaskNote, task: Task
+    ) -> SiteSpec:
         config = session.config
         total = shareable.get_header(AppConstants.NUM_ROUNDS)
         return SiteSpec(
             slot=slot,
             round=number,
-            total_rounds=int(total) if total is not None else config.global_rounds,
+            total_rounds=int(total) if total is not None else total_rounds(config),
             task=task,
-            stage=None,
+            stage=note.stage,
+            model=note.model,
+            quiet=note.quiet,
             seed=config.seed,
             project_id=self.project_id,
             query=self.query or config.query,
@@ -125,7 +131,7 @@ def _dxo(result: Result, task: Task) -> DXO:
     # NVFLARE's own controllers weight by this key.
     meta[MetaKey.NUM_STEPS_CURRENT_ROUND] = result.num_examples
     return DXO(
-        DataKind.WEIGHTS,
+        DataKind.WEIGHT_DIFF if result.params_type == DIFF else DataKind.WEIGHTS,
         data=dict(result.arrays or {}),
         meta={**meta, MetaKey.INITIAL_METRICS: dict(result.metrics)},
     )

@@ -43,6 +43,11 @@ def _fill_server(config: dict[str, Any], values: JobValues) -> None:
     controller["ignore_result_error"] = values.ignore_result_error
     controller["best_model_metric"] = values.best_model_metric
     controller["best_model_minimize"] = values.best_model_minimize
+    controller["cross_site_validation"] = values.cross_site_validation
+    if values.stages is not None:
+        controller["stages"] = dict(values.stages)
+    if values.server_optimizer is not None:
+        controller["server_optimizer"] = values.server_optimizer
     _by_id(config["components"], "aggregator")["args"]["aggregation_weights"] = dict(values.aggregation_weights or {})
 
 

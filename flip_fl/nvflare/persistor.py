@@ -11,6 +11,13 @@ from nvflare.app_common.model_desc import ModelDescriptor
 
 from flip_fl.app import weights
 from flip_fl.app.arrays import Arrays
+from flip_fl.app.checkpoints import checkpoint_folders, find_checkpoint
+from flip_fl.app.config import load_config
+from flip_fl.app.plan import stages_of
+from flip_fl.app.weights import Frame, StartingModel
+from flip_fl.nvflare.places import custom_dir
+from flip_fl.nvflare.protocol import REPORTER_ID
+from flip_fl.nvflare.reporter import FlipReporter
 from flip_fl.results.model_folder import GLOBAL_MODEL, ModelFolder
 
 MODEL_FORMAT = "numpy"
@@ -22,14 +29,44 @@ class ArrayPersistor(ModelPersistor):
     ``folder`` is relative to the server's app folder. The initial weights come from ``models.get_model()``.
     """
 
-    def __init__(self, folder: str = "model") -> None:
+    def __init__(self, folder: str = "model", reporter_id: str = REPORTER_ID) -> None:
         super().__init__()
         self.folder = folder
+        self.reporter_id = reporter_id
+        self._frame: Frame | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """What of the model stays here while the rest of it travels. Raises ``RuntimeError`` before it was loaded."""
+        if self._frame is None:
+            raise RuntimeError("the starting model is not loaded")
+        return self._frame
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
-        """The starting weights. Raises ``FlipError`` E0205 when the app's model cannot be used."""
-        arrays = weights.initial_arrays(custom_dir(fl_ctx))
-        return make_model_learnable(weights=arrays, meta_props={})
+        """The starting weights. Raises ``FlipError`` E0205 when the app's model cannot be used, E0210 without the
+        checkpoint that SERVER_CHECKPOINT names.
+        """
+        app_dir = custom_dir(fl_ctx)
+        config = load_config(app_dir)
+        checkpoint = None
+        if config.server_checkpoint is not None:
+            checkpoint = find_checkpoint(config.server_checkpoint, self.checkpoint_folders(fl_ctx))
+        first = stages_of(config)[0].name
+        start = weights.starting_model(app_dir, first, checkpoint=checkpoint)
+        self._frame = start.frame
+        return make_model_learnable(weights=start.arrays, meta_props={})
+
+    def start_stage(self, stage: str | None, previous: Arrays, fl_ctx: FLContext) -> StartingModel:
+        """What a later stage starts from: ``previous`` inside the stage's own model. Raises ``FlipError`` E0205."""
+        return weights.starting_model(custom_dir(fl_ctx), stage, previous=previous)
+
+    def checkpoint_folders(self, fl_ctx: FLContext) -> tuple[Path, ...]:
+        """Where checkpoints of this job may lie."""
+        reporter = fl_ctx.get_engine().get_component(self.reporter_id)
+        if not isinstance(reporter, FlipReporter):
+            return (custom_dir(fl_ctx),)
+        root = reporter.settings.checkpoint_root if reporter.settings is not None else None
+        return checkpoint_folders(custom_dir(fl_ctx), root, reporter.run_model_id)
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         self.save_as(GLOBAL_MODEL, model[ModelLearnableKey.WEIGHTS], fl_ctx)
@@ -58,8 +95,3 @@ class ArrayPersistor(ModelPersistor):
         """Where this job's models lie."""
         workspace = fl_ctx.get_engine().get_workspace()
         return Path(workspace.get_app_dir(fl_ctx.get_job_id())) / self.folder
-
-
-def custom_dir(fl_ctx: FLContext) -> Path:
-    """The folder of this job that holds the researcher's app."""
-    return Path(fl_ctx.get_engine().get_workspace().get_app_custom_dir(fl_ctx.get_job_id()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from nvflare.apis.fl_constant import ServerCommandKey
 from nvflare.apis.fl_context import FLContext
@@ -22,6 +24,27 @@ REPORTER_ID = "flip_server_event_handler"
 MAX_FAILURE_CHARS = 256_000
 
 _FAILURE = TypeAdapter(Failure)
+_NOTE_META = "flip_task"
+
+
+@dataclass(frozen=True)
+class TaskNote:
+    """What a task is about beyond its round: the job's stage, a model that has a name, whether it is reported."""
+
+    stage: str | None = None
+    model: str | None = None
+    quiet: bool = False
+
+
+def put_note(note: TaskNote) -> dict[str, str]:
+    """``note`` as the meta data of what is sent to a site."""
+    return {_NOTE_META: json.dumps(asdict(note))}
+
+
+def get_note(meta: Mapping[str, Any]) -> TaskNote:
+    """The note in the meta data of what the server has sent; an empty one where another controller sent it."""
+    text = meta.get(_NOTE_META)
+    return TaskNote(**json.loads(text)) if isinstance(text, str) else TaskNote()
 
 
 def sender(result: Shareable, fl_ctx: FLContext) -> str:

@@ -26,7 +26,7 @@ from nvflare.widgets.widget import Widget
 from flip_fl.errors import FlipError
 from flip_fl.nvflare.inbox import SiteInbox
 from flip_fl.nvflare.model_id import find_model_id
-from flip_fl.nvflare.persistor import custom_dir
+from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, get_failure, sender
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting, open_reporting
@@ -54,6 +54,8 @@ class FlipReporter(Widget):
         self._found: UUID | None = None
         self._state: Path | None = None
         self._settings: ServerSettings | None = None
+        # Of a job with several stages: set by the controller before a round starts.
+        self.stage: str | None = None
         self._round = 0
         self._total = 0
         self._accepted: set[str] = set()
@@ -210,7 +212,7 @@ class FlipReporter(Widget):
         self._round = int(current) + 1 if current is not None else self._round + 1
         self._total = int(total) if total is not None else self._total
         self._accepted = set()
-        self.reporting.lifecycle.round_started(self._round, max(self._total, self._round))
+        self.reporting.lifecycle.round_started(self._round, max(self._total, self._round), stage=self.stage)
 
     def _contribution(self, fl_ctx: FLContext) -> None:
         result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
@@ -221,11 +223,11 @@ class FlipReporter(Widget):
             return  # a validation's reply carries no model
         slot = sender(result, fl_ctx)
         self._accepted.add(slot)
-        self.reporting.lifecycle.client_result(slot, self._round, size)
+        self.reporting.lifecycle.client_result(slot, self._round, size, stage=self.stage)
 
     def _aggregated(self, fl_ctx: FLContext) -> None:
         expected = len(fl_ctx.get_engine().get_clients())
-        self.reporting.lifecycle.aggregated(self._round, len(self._accepted), expected)
+        self.reporting.lifecycle.aggregated(self._round, len(self._accepted), expected, stage=self.stage)
 
     def rejected(self, slot: str, reason: str) -> None:
         """A result that NVFLARE accepted cannot be aggregated: it does not count among the returned ones."""

@@ -12,7 +12,8 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from flip_fl.errors import FlipError, ResultsUploadError
-from flip_fl.nvflare.persistor import ArrayPersistor, custom_dir
+from flip_fl.nvflare.persistor import ArrayPersistor
+from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import REPORTER_ID
 from flip_fl.nvflare.reporter import FlipReporter
 from flip_fl.results.delivery import Delivery, DeliveryStopped, deliver, tidy, upload_problem

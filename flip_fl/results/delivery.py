@@ -120,7 +120,10 @@ def _upload(this: Delivery, settings: ServerSettings, zipped: Path, go_on: Calla
 
 
 def _write_cross_validation(history: Mapping[str, Any], contents: Path) -> None:
-    """The last round's validation of the global model, in NVFLARE's form: ``{client: {SRV_<model>: {…}}}``."""
+    """The last round's validation of the global model, in NVFLARE's form: ``{client: {SRV_<model>: {…}}}``.
+
+    Sites' own models, where they were scored at every site, stand beside it by their slots.
+    """
     rounds = history.get("validate") or {}
     if not rounds:
         return
@@ -128,6 +131,9 @@ def _write_cross_validation(history: Mapping[str, Any], contents: Path) -> None:
     target = contents / "cross_site_val" / "cross_val_results.json"
     target.parent.mkdir()
     scores = {slot: {f"SRV_{GLOBAL_MODEL}.pt": metrics} for slot, metrics in last.items()}
+    for model, found in (history.get("cross_site") or {}).items():
+        for slot, metrics in found.items():
+            scores.setdefault(slot, {})[model] = metrics
     target.write_text(json.dumps(scores, indent=2), encoding="utf-8")
 
 

@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flip_fl.app.config import AppConfig
+from flip_fl.app.plan import final_stage
 from flip_fl.dashboard.story import BaselineRow, Story
 from flip_fl.errors import FlipError
 from flip_fl.results.s3 import ResultsStore
@@ -30,9 +32,17 @@ class Checked:
 
 
 def fetch_and_check(
-    story: Story, settings: ServerSettings, target: Path, cohorts: Mapping[str, Path], images: Path | None
+    story: Story,
+    settings: ServerSettings,
+    target: Path,
+    cohorts: Mapping[str, Path],
+    images: Path | None,
+    config: AppConfig,
 ) -> Checked:
-    """Fetch the bundle to ``target``, load its model, score it on each site's cohort, compare with the hub's story."""
+    """Fetch the bundle to ``target``, load its model, score it on each site's cohort, compare with the hub's story.
+
+    With FEDBN it is only loaded and run: what the sites scored has batch-norm layers that never left them.
+    """
     if story.results is None:
         return Checked([], "the hub knows no results")
     try:
@@ -43,8 +53,10 @@ def fetch_and_check(
         scores = reproduce(target, cohorts, images=images)
     except FlipError as error:
         return Checked([], f"{error.what} ({error.why})" if error.why else error.what)
+    if config.fedbn:
+        return Checked([], None)
     rows = [BaselineRow(model=GLOBAL, scored_on=slot, metrics=dict(metrics)) for slot, metrics in scores.items()]
-    return Checked(rows, difference(story, scores, validated_names(target)))
+    return Checked(rows, difference(story, scores, validated_names(target), final_stage(config)))
 
 
 def validated_names(bundle: Path) -> dict[str, frozenset[str]]:
@@ -55,8 +67,10 @@ def validated_names(bundle: Path) -> dict[str, frozenset[str]]:
     return {slot: frozenset(metrics) for slot, metrics in last.items()}
 
 
-def reported_scores(story: Story, names: Mapping[str, Collection[str]]) -> dict[str, dict[str, list[float]]]:
-    """What the hub was told in the last round under each site's ``names``: slot → label → values.
+def reported_scores(
+    story: Story, names: Mapping[str, Collection[str]], stage: str | None = None
+) -> dict[str, dict[str, list[float]]]:
+    """What the hub was told in the last round (of ``stage``) under each site's ``names``: slot → label → values.
 
     Several where the app has logged one under the same name and coordinate, too.
     """
@@ -65,21 +79,25 @@ def reported_scores(story: Story, names: Mapping[str, Collection[str]]) -> dict[
     for plot in story.plots:
         if plot.x_label != DEFAULT_X_LABEL:
             continue
+        label = plot.label.removeprefix(f"{stage}/") if stage else plot.label
         for series in plot.series:
             for point in series.points:
-                if point.round == last and point.y is not None and plot.label in names.get(series.slot, ()):
-                    found.setdefault(series.slot, {}).setdefault(plot.label, []).append(point.y)
+                if point.round == last and point.y is not None and label in names.get(series.slot, ()):
+                    found.setdefault(series.slot, {}).setdefault(label, []).append(point.y)
     return found
 
 
 def difference(
-    story: Story, scores: Mapping[str, Mapping[str, float]], names: Mapping[str, Collection[str]]
+    story: Story,
+    scores: Mapping[str, Mapping[str, float]],
+    names: Mapping[str, Collection[str]],
+    stage: str | None = None,
 ) -> str | None:
     """What the reported scores and the stored model's do not agree on; a score that is missing is a difference.
 
     ``names``: what each site's last validation returned. What an app logs by itself is no score of the stored model.
     """
-    reported = reported_scores(story, names)
+    reported = reported_scores(story, names, stage)
     if not reported:
         return "the hub has no validation score of the last round to compare the stored model with"
     for slot, metrics in reported.items():

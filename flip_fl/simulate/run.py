@@ -18,6 +18,7 @@ from flip_fl.reporting.session import sync
 from flip_fl.reporting.stats import find_outboxes, read_stats
 from flip_fl.settings import ServerSettings, load, write_settings_file
 from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baselines, start_baselines
+from flip_fl.simulate.checkpoints import check_start, place_checkpoints
 from flip_fl.simulate.engines import Engine, EngineRun, find_engine
 from flip_fl.simulate.faults import OK, FaultyHub, faulty_hub
 from flip_fl.simulate.folder import MARKER, RunFolder, claim
@@ -73,6 +74,7 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     slots = tuple(sorted(options.slots or federation, key=natural_key))
     tell(Progress("check", text=f"checking {options.app}"))
     config = check_app(options.app, slots, federation=federation).config
+    check_start(config)
     engine.check_app(options.app)
     if options.rounds is not None:
         config = config.with_rounds(options.rounds)
@@ -121,9 +123,11 @@ def _open(
         "FLIP_API_INTERNAL_URL": proxy.url if proxy else hub.url,
         "INTERNAL_SERVICE_KEY": hub.key,
         "FLIP_STATE_DIR": str(folder.state),
+        "SERVER_CHECKPOINT_ROOT": str(folder.state / "checkpoints"),
         **store.settings(BUCKET),
     }
     write_settings_file(server_file, values)
+    place_checkpoints(config, folder.state / "checkpoints", hub.model_id)
     # What this process itself asks and tells goes to the hub as it is.
     settings = load(ServerSettings, server_file, hub_url=hub.url)
     facts = {"Fault": f"{options.hub_fault} while the engine ran"} if options.hub_fault else {}
@@ -266,7 +270,7 @@ def _settle_outbox(this: _Run) -> None:
 def _check_results(this: _Run, story: Story, tell: Tell) -> Checked:
     tell(Progress("verify", text="fetching the results and checking that the model gives the reported scores"))
     target = this.folder.results / f"{this.hub.model_id}.zip"
-    return fetch_and_check(story, this.settings, target, this.cohorts, this.data.images)
+    return fetch_and_check(story, this.settings, target, this.cohorts, this.data.images, this.config)
 
 
 def _await_baselines(this: _Run, baselines: Child | None, tell: Tell) -> Checked:

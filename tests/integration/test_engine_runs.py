@@ -26,6 +26,7 @@ from flip_fl.hub.model_service import update_model_status
 from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
+from tests.support.bundles import bundle_of, weights_of
 from tests.support.flower_plain import until
 from tests.support.runs import processes_in, processes_of
 from tests.support.small_apps import CANARY, write_app
@@ -192,23 +193,6 @@ class TestParity:
                 assert values[0] == pytest.approx(values[1], abs=1e-6)
         assert words_of(one) == words_of(other)
         assert [failure.headline for failure in one.failures] == [failure.headline for failure in other.failures] == []
-
-
-def bundle_of(outcome: RunOutcome) -> Path:
-    """The results as they were fetched back from the store."""
-    (bundle,) = (outcome.folder / "results").glob("*.zip")
-    return bundle
-
-
-def weights_of(bundle: Path) -> dict[str, Any]:
-    """The global model of a bundle."""
-    import io
-
-    import torch
-
-    with zipfile.ZipFile(bundle) as archive:
-        loaded: dict[str, Any] = torch.load(io.BytesIO(archive.read("FL_global_model.pt")), weights_only=True)
-    return loaded
 
 
 def assert_close(one: Any, other: Any, where: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from flip_fl.results.s3 import ResultsStore
 from flip_fl.settings import ServerSettings, load, write_settings_file
 from flip_fl.simulate.prepare import prepare
 from flip_fl.values import ModelStatus
+from tests.support.bundles import weights_of
 from tests.support.federation import SLOTS, federation
 from tests.support.small_apps import write_app
 
@@ -48,15 +48,9 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 120) -> None:
         time.sleep(0.1)
 
 
-def weights_of(bundle: Path) -> dict[str, Any]:
+def lists_of(bundle: Path) -> dict[str, Any]:
     """The global model of a bundle, as lists of numbers."""
-    import io
-
-    import torch
-
-    with zipfile.ZipFile(bundle) as archive:
-        loaded = torch.load(io.BytesIO(archive.read("FL_global_model.pt")), weights_only=True)
-    return {name: tensor.tolist() for name, tensor in loaded.items()}
+    return {name: tensor.tolist() for name, tensor in weights_of(bundle).items()}
 
 
 def undisturbed(app: Path, folder: Path) -> dict[str, Any]:
@@ -69,7 +63,7 @@ def undisturbed(app: Path, folder: Path) -> dict[str, Any]:
         write_settings_file(settings / f"{slot}.env", {**values, "FLIP_STATE_DIR": str(folder / slot)})
     job = write_job(app, "standard", JobValues(model_id=model_id, num_rounds=ROUNDS, min_clients=2), folder / "job")
     assert start(job, settings, folder / "logs", FLWR_HOME=str(folder / "home")).wait(120) == 0
-    return weights_of(folder / "home" / "flip-state" / "results" / f"{model_id}.zip")
+    return lists_of(folder / "home" / "flip-state" / "results" / f"{model_id}.zip")
 
 
 def test_a_killed_run_goes_on_at_the_next_round_and_ends_with_the_same_model(tmp_path: Path) -> None:
@@ -110,4 +104,4 @@ def test_a_killed_run_goes_on_at_the_next_round_and_ends_with_the_same_model(tmp
             rounds = [point.round for point in series.points]
             assert rounds == list(range(1, ROUNDS + 1)), (plot.label, plot.x_label, series.slot)
     assert left == [], "a run that has ended leaves no checkpoint"
-    assert weights_of(bundle) == undisturbed(app, tmp_path / "undisturbed")
+    assert lists_of(bundle) == undisturbed(app, tmp_path / "undisturbed")

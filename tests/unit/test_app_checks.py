@@ -66,22 +66,37 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
 
 def test_job_types_without_a_template_are_refused(tmp_path: Path) -> None:
     """A job that this version cannot run does not run as another one."""
-    error = refused(with_config(tmp_path, job_type="evaluation"))
+    error = refused(with_config(tmp_path, job_type="evaluation"), job_types=(JobType.STANDARD,))
     assert error.what == 'job_type is "evaluation"; it must be standard'
     error = refused(tmp_path / "app", job_types=tuple(JobType))
     assert (error.code, error.facts["file"]) == ("E0202", "evaluator.py")
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("FEDPROX_MU", 0.1), ("FEDBN", True), ("SERVER_OPTIMIZER", "adam"), ("AGGREGATE_ONLY_REGEX", "x"),
-     ("SERVER_CHECKPOINT", "a.pt")],
+    ("job_type", "key", "value"),
+    [("standard", "SERVER_OPTIMIZER", "adam"), ("standard", "models", {"a": {"checkpoint": "a.pt"}}),
+     ("evaluation", "FEDPROX_MU", 0.1), ("evaluation", "AGGREGATE_ONLY_REGEX", "weight")],
 )  # fmt: skip
-def test_a_key_that_nothing_acts_on_is_refused(key: str, value: Any, tmp_path: Path) -> None:
-    """Training without what the config asks for would be another training."""
-    error = refused(with_config(tmp_path, **{key: value}))
+def test_an_option_of_another_job_type_is_refused(job_type: str, key: str, value: Any, tmp_path: Path) -> None:
+    """Going on without what the config asks for would be another run."""
+    app = with_config(tmp_path, **{"job_type": job_type, key: value})
+    (app / "evaluator.py").write_text("def evaluate(model, site, config): ...\n")
+    error = refused(app, job_types=tuple(JobType))
     assert error.what.startswith(key)
-    assert error.what.endswith("it must be absent")
+    assert "it must be absent, or in a job of type" in error.what
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [({"AGGREGATE_ONLY_REGEX": "^head"}, "AGGREGATE_ONLY_REGEX leaves no parameter that travels; the model has weight"),
+     ({"AGGREGATE_ONLY_REGEX": "("}, "a regular expression"),
+     ({"job_type": "fed_opt", "SERVER_OPTIMIZER": {"name": "adam", "momentum": 0.5}}, "'momentum' is none of adam's"),
+     ({"job_type": "fed_opt", "SERVER_OPTIMIZER": {"name": "sgd", "momentum": 1.0}}, "momentum must be from 0"),
+     ({"job_type": "fed_opt", "SERVER_OPTIMIZER": "rmsprop"}, "one of sgd, adam, yogi, adagrad")],
+)  # fmt: skip
+def test_an_option_that_cannot_be_meant_is_named(config: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """A pattern that finds nothing and an optimiser that is none are found before anything starts."""
+    assert words in refused(with_config(tmp_path, **config)).what
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def test_every_platform_key_is_typed(tmp_path: Path) -> None:
         "MAX_SKIPPED": 0,
         "FEDPROX_MU": 0.1,
         "FEDBN": True,
+        "PARAMS_TYPE": "DIFF",
+        "CROSS_SITE_VALIDATION": True,
         "SERVER_OPTIMIZER": {"name": "adam"},
         "SEED": 2**32 - 1,
         "IMAGING": False,

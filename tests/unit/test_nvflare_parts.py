@@ -174,9 +174,11 @@ def component_paths(config: Any) -> Iterator[str]:
 
 def test_every_component_loads_and_is_on_the_allow_list_that_kits_carry() -> None:
     """A job without custom code may use only classes that a kit's policy names; NVFLARE's own matching decides."""
-    template = template_dir("nvflare", "standard")
+    templates = sorted(template_dir("nvflare", "standard").parent.iterdir())
+    assert len(templates) > 1
     paths = {
         path
+        for template in templates
         for file in (SERVER_CONFIG, CLIENT_CONFIG)
         for path in component_paths(json.loads((template / file).read_text()))
     }
@@ -195,6 +197,7 @@ def test_no_constructor_argument_is_lost_when_a_job_is_exported(component: type)
     parameters = [name for name in signature(component.__init__).parameters if name != "self"]
     kinds = {"num_rounds": 7, "min_clients": 3, "start_timeout_s": 11, "task_timeout_s": 13}
     kinds |= {"ignore_result_error": True, "best_model_minimize": True, "aggregation_weights": {"Trust_1": 2.0}}
+    kinds |= {"stages": {"ae": 2, "dm": 3}, "cross_site_validation": True}
     given = {name: kinds.get(name, f"the {name}") for name in parameters}
     built = component(**given)
     assert {name: getattr(built, name) for name in parameters} == given
