@@ -44,6 +44,7 @@ STORE = "."
 JOBS = "state/jobs"
 SNAPSHOTS = "state/snapshots"
 _STORAGE = "flip_fl.provision.storage.KitStorage"
+_SCHEDULER = "flip_fl.nvflare.scheduler.FlipJobScheduler"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def _server(resources: dict[str, Any]) -> None:
     snapshots |= {"path": _STORAGE, "args": {"root_dir": SNAPSHOTS}}
     components = {component["id"]: component for component in resources["components"]}
     components["job_manager"]["args"]["uri_root"] = JOBS
+    components["job_scheduler"]["path"] = _SCHEDULER
     components["job_store"] |= {"path": _STORAGE, "args": {"root_dir": STORE}}
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flip_fl.provision.nvflare import ADMIN_NAME
+from flip_fl.values import ModelStatus
 from tests.support.cli import environment, flip_fl
+from tests.support.federation import federation
+from tests.support.runs import wait_for
+from tests.support.small_apps import write_app
 
 JOB = {
     "meta.json": {"name": "job", "resource_spec": {}, "min_clients": 2, "deploy_map": {"app": ["@ALL"]}},
@@ -119,29 +125,45 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-@pytest.mark.slow
-def test_kits_of_the_first_day_and_added_ones_run_a_job_together(tmp_path: Path) -> None:
-    """Protects the promise of a kit: unpacked and started, its holder is in the federation under its own name."""
-    (tmp_path / "federation.yaml").write_text(
+def provision(folder: Path) -> Path:
+    """Kits of a server and two sites, the second one added later."""
+    (folder / "federation.yaml").write_text(
         "net: at-work\nengine: nvflare\n"
         f"server: {{host: localhost, port: {free_port()}, other_hosts: [127.0.0.1]}}\nslots: 1\n",
         encoding="utf-8",
     )
-    assert flip_fl("provision", "federation.yaml", cwd=tmp_path).exit_code == 0
-    assert flip_fl("provision", "--add", "1", cwd=tmp_path).exit_code == 0
-    kits = tmp_path / "kits"
+    assert flip_fl("provision", "federation.yaml", cwd=folder).exit_code == 0
+    assert flip_fl("provision", "--add", "1", cwd=folder).exit_code == 0
+    return folder / "kits"
+
+
+def write_job(folder: Path, **meta: Any) -> Path:
     for name, document in JOB.items():
-        (tmp_path / "job" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "job" / name).write_text(json.dumps(document), encoding="utf-8")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        given = {**document, **meta} if name == "meta.json" else document
+        (folder / name).write_text(json.dumps(given), encoding="utf-8")
+    return folder
+
+
+def submit(kits: Path, job: Path) -> subprocess.CompletedProcess[str]:
+    """Submit a job as the admin and wait for its end; the last line of stderr is what became of it, as JSON."""
+    return subprocess.run(
+        [sys.executable, "-c", ADMIN, ADMIN_NAME, str(kits / "admin"), str(job), "2"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_kits_of_the_first_day_and_added_ones_run_a_job_together(tmp_path: Path) -> None:
+    """Protects the promise of a kit: unpacked and started, its holder is in the federation under its own name."""
+    kits = provision(tmp_path)
+    job = write_job(tmp_path / "job")
     with started(kits / "server") as server, started(kits / "Trust_1"), started(kits / "Trust_2"):
-        done = subprocess.run(
-            [sys.executable, "-c", ADMIN, ADMIN_NAME, str(kits / "admin"), str(tmp_path / "job"), "2"],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = submit(kits, job)
     assert done.returncode == 0, f"{done.stderr}\n{server.read_text(encoding='utf-8')[-4000:]}"
     told = json.loads(done.stderr.splitlines()[-1])
     assert (told["names"], told["status"]) == (["Trust_1", "Trust_2"], "FINISHED:COMPLETED")
@@ -149,3 +171,32 @@ def test_kits_of_the_first_day_and_added_ones_run_a_job_together(tmp_path: Path)
     assert (kits / "server/state/jobs" / told["job"] / "meta").is_file()
     for name in ("server", "Trust_1", "Trust_2"):
         assert flip_fl("kit", "verify", f"kits/{name}", cwd=tmp_path).exit_code == 0, name
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_be_placed_is_told_attempt_by_attempt_and_ends_error(tmp_path: Path) -> None:
+    """A job that wants GPUs which one site has not: an event a short site and attempt, ERROR after the last one."""
+    kits = provision(tmp_path)
+    app = write_app(tmp_path / "app")
+    with federation(tmp_path, app) as around:
+        resources = json.loads((kits / "server/local/resources.json").read_text(encoding="utf-8"))
+        (scheduler,) = [each for each in resources["components"] if each["id"] == "job_scheduler"]
+        scheduler["args"] |= {"max_schedule_count": 2, "min_schedule_interval": 0.5}
+        (kits / "server/local/resources.json").write_text(json.dumps(resources), encoding="utf-8")
+        shutil.copyfile(around.settings / "server.env", kits / "server/local/flip.env")
+        wanted = {"num_of_gpus": 4, "mem_per_gpu_in_GiB": 1}
+        job = write_job(tmp_path / "job", name=str(around.hub.model_id), resource_spec={"Trust_1": wanted})
+        with started(kits / "server") as server, started(kits / "Trust_1"), started(kits / "Trust_2"):
+            done = submit(kits, job)
+            assert done.returncode == 0, f"{done.stderr}\n{server.read_text(encoding='utf-8')[-4000:]}"
+            wait_for(lambda: around.hub.story().status.is_terminal, "the hub's final status")
+        story = around.hub.story()
+    assert json.loads(done.stderr.splitlines()[-1])["status"] == "FINISHED:CAN_NOT_SCHEDULE"
+    assert story.status is ModelStatus.ERROR
+    assert "could not place the job in 2 attempts" in str(story.reason)
+    waiting = [entry.text for entry in story.feed if "Waiting for resources" in entry.text]
+    assert len(waiting) == 2
+    for number, text in enumerate(waiting, 1):
+        assert f"at SIM1, attempt {number} of 2" in text
+        assert '"num_of_gpus": 4' in text
+    assert [text.endswith("this was the last attempt") for text in waiting] == [False, True]
