@@ -140,7 +140,10 @@ def _run(
         else:
             lifecycle.initiated()
             # Before the sites are waited for: an app that cannot be imported is told at once.
-            rounds.begin(facts.stages[0], _starting(facts, home, how))
+            if how.arrays is not None:
+                rounds.record = how.arrays
+            else:
+                rounds.begin(facts.stages[0], _starting(facts, home))
         if unkept := rounds.state.unkept():
             text = f"a restart of this run would forget what the strategy holds in {', '.join(unkept)}"
             reporting.reporter.log(text, success=True)
@@ -210,10 +213,8 @@ def _train(strategy: Strategy, rounds: Rounds, stage: Stage, facts: RunFacts, ho
     )
 
 
-def _starting(facts: RunFacts, home: _Home, how: _How) -> StartingModel:
+def _starting(facts: RunFacts, home: _Home) -> StartingModel:
     """What the run starts from. Raises ``FlipError`` E0205, E0210."""
-    if how.arrays is not None:
-        return StartingModel.of({name: array.numpy() for name, array in how.arrays.items()})
     checkpoint = None
     if facts.app.server_checkpoint is not None:
         root = home.settings.checkpoint_root if home.settings is not None else None

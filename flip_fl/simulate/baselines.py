@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from flip_fl.app.config import load_config
+from flip_fl.aggregate.differences import restored
+from flip_fl.app.checkpoints import find_checkpoint
+from flip_fl.app.config import DIFF, load_config
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
-from flip_fl.app.weights import initial_arrays
+from flip_fl.app.weights import starting_model
 from flip_fl.dashboard.story import BaselineRow
 from flip_fl.data.sources import open_source
 from flip_fl.environment import scrubbed
@@ -86,12 +88,14 @@ def compute(spec: BaselineSpec) -> list[BaselineRow]:
     sessions = {slot: session(slot) for slot in spec.slots}
     trainers = {alone(slot): (slot, sessions[slot]) for slot in spec.slots}
     trainers[CENTRAL] = (CENTRAL_SLOT, session(CENTRAL_SLOT))
-    start_arrays = initial_arrays(app_dir)
+    checkpoint = find_checkpoint(config.server_checkpoint, [app_dir]) if config.server_checkpoint else None
+    start_arrays = starting_model(app_dir, checkpoint=checkpoint).sent
     rows = []
     for model, (slot, trainer) in trainers.items():
         arrays: Mapping[str, np.ndarray[Any, Any]] = start_arrays
         for number in range(1, spec.rounds + 1):
-            arrays = _usable(run_task(Task.TRAIN, arrays, site_spec(slot, number, Task.TRAIN), trainer)).arrays or {}
+            trained = _usable(run_task(Task.TRAIN, arrays, site_spec(slot, number, Task.TRAIN), trainer))
+            arrays = restored(arrays, trained.arrays) if trained.params_type == DIFF else trained.arrays
         for judge, at_site in sessions.items():
             scored = _usable(run_task(Task.VALIDATE, arrays, site_spec(judge, spec.rounds, Task.VALIDATE), at_site))
             rows.append(BaselineRow(model=model, scored_on=judge, metrics=dict(scored.metrics)))
