@@ -1,14 +1,30 @@
-"""The one module that imports requests: a session with time-outs, without redirects, without bodies in errors."""
+"""The one module that imports requests and urllib3: time-outs, no redirects, no bodies in errors.
+
+urllib3 carries what is sent: each study of a cohort is asked for by itself, and most of the time that takes would be
+spent inside requests. The errors are those of requests, which apps know.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json as json_text
+import os
+import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlencode
 
 import requests
+from requests.exceptions import InvalidHeader
+from requests.structures import CaseInsensitiveDict
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, Timeout
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, NewConnectionError
+from urllib3.util import make_headers, parse_url
+from urllib3.util.ssl_ import create_urllib3_context
 
 from flip_fl.wire import FIXED_DETAILS
 
@@ -16,6 +32,21 @@ CONNECT_TIMEOUT_S = 5.0
 HUB_READ_TIMEOUT_S = 30.0
 TRUST_READ_TIMEOUT_S = 600.0
 BLOCK_BYTES = 1 << 20
+_NOT_SENT = (ConnectTimeoutError, NewConnectionError, LocationValueError, InvalidHeader)
+_SENDABLE = re.compile(r"[!-~\x80-\xff][^\r\n\u0100-\U0010ffff]*|")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A service's whole answer. A header is found by its name in any case."""
+
+    status_code: int
+    headers: Mapping[str, str] = field(default_factory=CaseInsensitiveDict, repr=False)
+    content: bytes = field(default=b"", repr=False)
+
+    def json(self) -> Any:
+        """Raises ``ValueError`` for a body that is no JSON."""
+        return json_text.loads(self.content)
 
 
 class HttpStatusError(requests.HTTPError):
@@ -25,22 +56,20 @@ class HttpStatusError(requests.HTTPError):
     only where it is one of the contract's fixed texts.
     """
 
-    def __init__(self, method: str, route: str, response: requests.Response, allowed: frozenset[str]) -> None:
-        self.status_code = response.status_code
-        self.detail = _fixed_detail(response, allowed)
+    def __init__(self, method: str, route: str, reply: Reply, allowed: frozenset[str]) -> None:
+        self.status_code = reply.status_code
+        self.detail = _fixed_detail(reply, allowed)
         bare = requests.Response()
-        bare.status_code = response.status_code
-        bare.headers = response.headers
+        bare.status_code = reply.status_code
+        bare.headers = CaseInsensitiveDict(reply.headers)
         bare._content = b""
-        text = f"{method} {route}: HTTP {response.status_code}"
+        text = f"{method} {route}: HTTP {reply.status_code}"
         super().__init__(f"{text}: {self.detail}" if self.detail else text, response=bare)
 
 
 def status_error(method: str, route: str, status_code: int) -> HttpStatusError:
     """The error that a service's ``status_code`` would be, where a local source stands in for that service."""
-    answer = requests.Response()
-    answer.status_code = status_code
-    return HttpStatusError(method, route, answer, frozenset())
+    return HttpStatusError(method, route, Reply(status_code), frozenset())
 
 
 class HttpConnectionError(requests.ConnectionError):
@@ -50,13 +79,17 @@ class HttpConnectionError(requests.ConnectionError):
     """
 
     def __init__(self, method: str, route: str, cause: BaseException) -> None:
-        self.answered = not isinstance(cause, requests.RequestException)
-        self.sent = not isinstance(cause, requests.ConnectTimeout) and not _refused(cause)
+        self.answered = not isinstance(cause, (HTTPError, InvalidHeader))
+        self.sent = not isinstance(cause, _NOT_SENT)
         super().__init__(f"{method} {route}: no answer ({type(cause).__name__})")
 
 
 class HttpClient:
-    """One service: base URL, key header, kept-alive connections: as many as requests were under way at once."""
+    """One service: base URL, key header, kept-alive connections: as many as requests were under way at once.
+
+    Safe for several threads. A forked process begins with connections of its own: two processes on one would read each
+    other's answers. A proxy or .netrc of the host neither redirects nor re-authenticates hospital traffic.
+    """
 
     def __init__(
         self,
@@ -69,8 +102,12 @@ class HttpClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout = (connect_timeout_s, read_timeout_s)
-        self._headers = {key_header: key} if key_header and key is not None else {}
-        self._idle: list[requests.Session] = []
+        self._headers = {"User-Agent": "flip-fl", "Accept": "*/*", **make_headers(accept_encoding=True)}
+        if key_header and key is not None:
+            self._headers[key_header] = key
+        self._service: _Service | None = None
+        self._idle: list[HTTPConnectionPool] = []
+        self._process = os.getpid()
         self._closed = False
 
     def request(
@@ -86,27 +123,23 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         show_details: frozenset[str] = FIXED_DETAILS,
-    ) -> requests.Response:
+    ) -> Reply:
         """Send one request to ``base_url/segment/…`` (each segment percent-encoded) and return a 2xx answer.
 
         ``route`` is the path's pattern for messages; ``timeout_s`` shortens both time-outs; ``written`` is a body that
         is JSON already; once it is sent, ``meanwhile`` is called, while the service works on it. Raises
         ``HttpStatusError`` for any other status, redirects included, ``HttpConnectionError`` for no answer, and
-        ``ValueError`` for a segment that would make it another path.
+        ``ValueError`` for a segment that would make it another path, or a body that JSON cannot carry.
         """
-        with self._session() as session:
-            return self._send(
-                session,
-                method,
-                segments,
-                route,
-                json=json,
-                data=written if written is None or meanwhile is None else _Body(written, meanwhile),
-                params=params,
-                headers=headers if written is None else {"Content-Type": "application/json", **(headers or {})},
-                timeout=self._timeouts(timeout_s),
-                show_details=show_details,
+        body = _written(method, route, json) if written is None else written
+        with self._connection(method, route) as connection:
+            response = self._send(
+                connection, method, segments, route, body, headers, params=params, timeout_s=timeout_s, then=meanwhile
             )
+        reply = Reply(response.status, response.headers, response.data)
+        if not _is_success(response):
+            raise HttpStatusError(method, route, reply, show_details)
+        return reply
 
     @contextlib.contextmanager
     def stream(
@@ -120,72 +153,81 @@ class HttpClient:
         show_details: frozenset[str] = FIXED_DETAILS,
     ) -> Iterator[Answer]:
         """As ``request``, for an answer that is read bit by bit and never lies in memory as a whole."""
-        with (
-            self._session() as session,
-            self._send(
-                session,
-                method,
-                segments,
-                route,
-                json=json,
-                headers=headers,
-                timeout=self._timeout,
-                stream=True,
-                show_details=show_details,
-            ) as response,
-        ):
-            yield Answer(method, route, response)
+        body = _written(method, route, json)
+        with self._connection(method, route) as connection:
+            response = self._send(connection, method, segments, route, body, headers, whole=False)
+            try:
+                if not _is_success(response):
+                    with _named(method, route):
+                        reply = Reply(response.status, response.headers, response.data)
+                    raise HttpStatusError(method, route, reply, show_details)
+                yield Answer(method, route, response)
+            finally:
+                # What was not read to its end could not be told from the next answer.
+                response.close()
+                response.release_conn()
 
     def close(self) -> None:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
 
-    def _timeouts(self, timeout_s: float | None) -> tuple[float, float]:
-        connect, read = self._timeout
-        return (connect, read) if timeout_s is None else (min(connect, timeout_s), min(read, timeout_s))
-
     @contextlib.contextmanager
-    def _session(self) -> Iterator[requests.Session]:
-        """A session that nobody else uses meanwhile: requests promises nothing about shared ones."""
+    def _connection(self, method: str, route: str) -> Iterator[HTTPConnectionPool]:
+        """A connection that nobody else uses meanwhile, as a pool of one: urllib3 opens it anew where it was closed."""
+        if self._process != os.getpid():
+            # Letting go of the parent's closes this process's copies of them only.
+            self._idle, self._process = [], os.getpid()
         try:
-            session = self._idle.pop()
+            connection = self._idle.pop()
         except IndexError:
-            session = requests.Session()
-            # A proxy or .netrc of the host must not redirect or re-authenticate hospital traffic.
-            session.trust_env = False
-            session.headers.update(self._headers)
+            with _named(method, route):
+                self._service = self._service or _Service.at(self.base_url)
+                connection = self._service.connection()
         try:
-            yield session
+            yield connection
         finally:
-            self._idle.append(session)
+            self._idle.append(connection)
             if self._closed:
                 self.close()
 
     def _send(
         self,
-        session: requests.Session,
+        connection: HTTPConnectionPool,
         method: str,
         segments: tuple[str, ...],
         route: str,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
         *,
-        show_details: frozenset[str],
-        stream: bool = False,
-        **arguments: Any,
-    ) -> requests.Response:
+        params: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        then: Callable[[], object] | None = None,
+        whole: bool = True,
+    ) -> BaseHTTPResponse:
         if any(segment in ("", ".", "..") for segment in segments):
             raise ValueError(f"{method} {route}: a part of the address is empty or climbs")
-        url = "/".join([self.base_url, *(quote(segment, safe="") for segment in segments)])
-        try:
-            response = session.request(method, url, allow_redirects=False, stream=stream, **arguments)
-            if stream and not 200 <= response.status_code < 300:
-                _ = response.content
-        except requests.RequestException as error:
-            # The library's own text names the host and port; `from None` keeps what was sent out of tracebacks.
-            raise HttpConnectionError(method, route, error) from None
-        if not 200 <= response.status_code < 300:
-            raise HttpStatusError(method, route, response, show_details)
-        return response
+        assert self._service is not None  # there is a connection to it
+        path = "/".join([self._service.path, *(quote(segment, safe="") for segment in segments)]) or "/"
+        sent = {**self._headers, **self._service.headers, **(headers or {})}
+        if body is not None:
+            sent.setdefault("Content-Type", "application/json")
+            sent["Content-Length"] = str(len(body))
+        connect, read = self._timeout if timeout_s is None else (min(timeout_s, part) for part in self._timeout)
+        with _named(method, route):
+            if not all(_SENDABLE.fullmatch(value) for value in sent.values()):
+                raise InvalidHeader
+            return connection.urlopen(
+                method,
+                f"{path}?{urlencode(params)}" if params else path,
+                body=body if body is None or then is None else _followed(body, then),
+                headers=sent,
+                timeout=Timeout(connect=connect, read=read),
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=whole,
+            )
 
 
 class Answer(io.RawIOBase):
@@ -194,9 +236,9 @@ class Answer(io.RawIOBase):
     Reading raises ``HttpConnectionError`` when the answer is cut, or stands still for longer than the time-out.
     """
 
-    def __init__(self, method: str, route: str, response: requests.Response) -> None:
+    def __init__(self, method: str, route: str, response: BaseHTTPResponse) -> None:
         self._names = (method, route)
-        self._blocks = response.iter_content(BLOCK_BYTES)
+        self._blocks = response.stream(BLOCK_BYTES, decode_content=True)
         self._rest = memoryview(b"")
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
@@ -205,47 +247,74 @@ class Answer(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not self._rest:
-            try:
+            with _named(*self._names):
                 self._rest = memoryview(next(self._blocks, b""))
-            except requests.RequestException as error:
-                raise HttpConnectionError(*self._names, error) from None
         size = min(len(buffer), len(self._rest))
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]
         return size
 
 
-class _Body:
-    """A request's body as requests reads it. It is asked for more once everything is sent: the moment for ``then``."""
+@dataclass(frozen=True)
+class _Service:
+    """Where requests go: what stands before their paths, and how a connection to there is made."""
 
-    def __init__(self, written: bytes, then: Callable[[], object]) -> None:
-        self._length = len(written)
-        self._rest = io.BytesIO(written)
-        self._then: Callable[[], object] | None = then
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+    headers: Mapping[str, str]
+    context: ssl.SSLContext | None
 
-    def __len__(self) -> int:
-        return self._length
+    @classmethod
+    def at(cls, base_url: str) -> _Service:
+        """Raises ``LocationValueError`` for what is no http(s) address."""
+        url = parse_url(base_url)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise LocationValueError
+        # One for all connections: reading the authorities takes longer than a request.
+        context = create_urllib3_context() if url.scheme == "https" else None
+        if context is not None:
+            context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+        headers = make_headers(basic_auth=unquote(url.auth)) if url.auth else {}
+        return cls(url.scheme, url.host, url.port, url.request_uri.rstrip("/"), headers, context)
 
-    def read(self, size: int = -1) -> bytes:
-        block = self._rest.read(size)
-        if not block and self._then is not None:
-            then, self._then = self._then, None
-            then()
-        return block
+    def connection(self) -> HTTPConnectionPool:
+        if self.context is None:
+            return HTTPConnectionPool(self.host, self.port)
+        return HTTPSConnectionPool(self.host, self.port, cert_reqs=ssl.CERT_REQUIRED, ssl_context=self.context)
 
 
-def _refused(cause: BaseException) -> bool:
-    seen: BaseException | None = cause
-    while seen is not None:
-        if isinstance(seen, ConnectionRefusedError) or "NewConnectionError" in repr(seen):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def _fixed_detail(response: requests.Response, allowed: frozenset[str]) -> str | None:
+@contextlib.contextmanager
+def _named(method: str, route: str) -> Iterator[None]:
+    """No answer, whatever the reason, under the route's name."""
     try:
-        detail = response.json().get("detail")
-    except (ValueError, AttributeError):
+        yield
+    except (HTTPError, InvalidHeader) as error:
+        # The library's own text names the host and port; `from None` keeps what was sent out of tracebacks.
+        raise HttpConnectionError(method, route, error) from None
+
+
+def _written(method: str, route: str, json: Any) -> bytes | None:
+    try:
+        return None if json is None else json_text.dumps(json, allow_nan=False).encode()
+    except ValueError:
+        raise ValueError(f"{method} {route}: JSON cannot carry what is to be sent") from None
+
+
+def _followed(body: bytes, then: Callable[[], object]) -> Iterator[bytes]:
+    """A request's body, part by part. It is asked for another part once all is sent: the moment for ``then``."""
+    yield body
+    then()
+
+
+def _is_success(response: BaseHTTPResponse) -> bool:
+    return 200 <= response.status < 300
+
+
+def _fixed_detail(reply: Reply, allowed: frozenset[str]) -> str | None:
+    try:
+        detail = reply.json().get("detail")
+    except (ValueError, AttributeError, RecursionError):
         return None
     return detail if isinstance(detail, str) and detail in allowed else None

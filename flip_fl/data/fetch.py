@@ -4,30 +4,55 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 LOOK_S = 0.1
+# So many are looked for by one thread before another is told of them: being told costs as much as looking.
+LOOKS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class _Answers(Generic[K, V]):
+    """What one thread found, or what it failed with."""
+
+    found: Sequence[tuple[K, V]] = ()
+    error: BaseException | None = None
 
 
 class SideBySide(Generic[K, V]):
-    """Calls ``ask(key)`` for every key, ``workers`` of them at once, from ``start`` on.
+    """Calls ``ask(key)`` for every key, ``workers`` of them at once, from ``start`` on; not for those that ``look``
+    already gives an answer for (None: it has none), which takes no time worth telling.
 
     The threads are daemons: one that still waits for a service never holds up the end of the process. ``stop`` lets no
     further call begin and sets ``stopped``, which long waits inside ``ask`` should look at.
     """
 
-    def __init__(self, keys: Sequence[K], ask: Callable[[K], V], workers: int) -> None:
+    def __init__(
+        self,
+        keys: Sequence[K],
+        ask: Callable[[K], V],
+        workers: int,
+        *,
+        look: Callable[[K], V | None] = lambda key: None,
+    ) -> None:
         self.stopped = threading.Event()
         self._ask = ask
-        self._keys = iter(keys)
+        self._look = look
         self._workers = min(workers, len(keys))
         self._left = len(keys)
-        self._lock = threading.Lock()
-        self._answers: queue.SimpleQueue[tuple[K, V | None, BaseException | None]] = queue.SimpleQueue()
+        self._unlooked = iter(keys)
+        self._unknown: deque[K] = deque()
+        self._looking = 0
+        self._changed = threading.Condition()
+        self._answers: queue.SimpleQueue[_Answers[K, V]] = queue.SimpleQueue()
+        self._taken: deque[tuple[K, V]] = deque()
 
     def start(self) -> None:
         for number in range(self._workers):
@@ -45,27 +70,51 @@ class SideBySide(Generic[K, V]):
         try:
             while self._left and not self.stopped.is_set():
                 check()
-                try:
-                    key, answer, error = self._answers.get(timeout=LOOK_S)
-                except queue.Empty:
-                    continue
+                if not self._taken:
+                    try:
+                        answers = self._answers.get(timeout=LOOK_S)
+                    except queue.Empty:
+                        continue
+                    if answers.error is not None:
+                        raise answers.error
+                    self._taken.extend(answers.found)
                 self._left -= 1
-                if error is not None:
-                    raise error
-                return key, answer  # type: ignore[return-value]
+                return self._taken.popleft()
         except BaseException:
             self.stop()
             raise
         return None
 
     def _work(self) -> None:
+        try:
+            while (key := self._next()) is not None:
+                self._answers.put(_Answers([(key, self._ask(key))]))
+        except BaseException as error:
+            self._answers.put(_Answers(error=error))
+
+    def _next(self) -> K | None:
+        """A key that must be asked for; None when there is none any more."""
         while not self.stopped.is_set():
-            with self._lock:
-                try:
-                    key = next(self._keys)
-                except StopIteration:
-                    return
-            try:
-                self._answers.put((key, self._ask(key), None))
-            except BaseException as error:
-                self._answers.put((key, None, error))
+            with self._changed:
+                if self._unknown:
+                    return self._unknown.popleft()
+                keys = list(islice(self._unlooked, LOOKS_AT_ONCE))
+                if not keys:
+                    if not self._looking:
+                        break
+                    # Others may find that something is unknown.
+                    self._changed.wait(LOOK_S)
+                    continue
+                self._looking += 1
+            self._look_for(keys)
+        return None
+
+    def _look_for(self, keys: Sequence[K]) -> None:
+        answers = [(key, self._look(key)) for key in keys]
+        found = [(key, answer) for key, answer in answers if answer is not None]
+        if found:
+            self._answers.put(_Answers(found))
+        with self._changed:
+            self._unknown.extend(key for key, answer in answers if answer is None)
+            self._looking -= 1
+            self._changed.notify_all()

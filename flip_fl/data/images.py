@@ -54,11 +54,8 @@ class Known(Protocol):
     def asking(self, accession_id: str) -> None:
         """The study is asked for now."""
 
-    def found(self, accession_id: str, folders: Mapping[ResourceType, Path]) -> None:
-        """It lies there (empty: nothing was given), whatever is found to be wrong with it."""
-
-    def put(self, study: Study) -> None:
-        """Remember a study that is whole."""
+    def found(self, accession_id: str, folders: Mapping[ResourceType, Path], study: Study | None = None) -> None:
+        """It lies there (empty: nothing was given), whatever is wrong with it; ``study``: it is whole, remember it."""
 
 
 class Studies(Mapping[str, Mapping[ResourceType, Path]]):
@@ -227,7 +224,10 @@ def fetch_studies(
     def ask(name: str) -> Study | SkipReason:
         return _ask(source, project_id, name, types, known, fetching.stopped.wait)
 
-    fetching: SideBySide[str, Study | SkipReason] = SideBySide(names, ask, source.in_flight)
+    def look(name: str) -> Study | SkipReason | None:
+        return None if known is None else known.get(name)
+
+    fetching: SideBySide[str, Study | SkipReason] = SideBySide(names, ask, source.in_flight, look=look)
     studies = Studies(
         cohort,
         names,
@@ -252,9 +252,7 @@ def _ask(
     known: Known | None,
     stopped: Stopped,
 ) -> Study | SkipReason:
-    """The study, from what is ``known`` or from the source, or why there is none."""
-    if known is not None and (study := known.get(name)) is not None:
-        return study
+    """The study from the source, or why there is none."""
     if known is not None:
         known.asking(name)
     try:
@@ -268,10 +266,17 @@ def _ask(
         return _refusal(error)
     except OSError:
         return SkipReason.STORAGE_FAULT
+    outcome = _lying(name, folders, source.images_root)
     if known is not None:
-        known.found(name, folders)
+        # In one go with what lies there: until then it counts as asked for.
+        known.found(name, folders, outcome if isinstance(outcome, Study) else None)
+    return outcome
+
+
+def _lying(name: str, folders: Mapping[ResourceType, Path], root: Path | None) -> Study | SkipReason:
+    """The study as it lies in its folders, or what is wrong with it."""
     try:
-        files = merged(list_files(folder, source.images_root) for folder in dict.fromkeys(folders.values()))
+        files = merged([list_files(folder, root) for folder in dict.fromkeys(folders.values())])
     except OutsideError:
         return SkipReason.OUTSIDE
     except FileNotFoundError:
@@ -280,10 +285,7 @@ def _ask(
         return SkipReason.STORAGE_FAULT
     if not files or not all(file.size for file in files):
         return SkipReason.EMPTY
-    study = Study(name, MappingProxyType(dict(folders)), files)
-    if known is not None:
-        known.put(study)
-    return study
+    return Study(name, MappingProxyType(dict(folders)), files)
 
 
 def _refusal(error: HttpStatusError | FlipError) -> SkipReason:

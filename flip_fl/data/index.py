@@ -16,7 +16,9 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -52,6 +54,14 @@ CREATE TABLE asked (
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class _Change:
+    """Something to write, and whether it is written."""
+
+    make: Callable[[sqlite3.Connection], object]
+    written: bool = False
+
+
 class ImageIndex:
     """The index of one site, as one job uses it. Safe for several threads, and for several processes on one file.
 
@@ -65,6 +75,7 @@ class ImageIndex:
         self._job = job
         self._lease_s = lease_s
         self._lock = threading.Lock()
+        self._changes: deque[_Change] = deque()
         self._complained = False
         self._alive = None
         if folder is not None:
@@ -80,13 +91,30 @@ class ImageIndex:
         return ProjectStudies(self, project_id, types)
 
     def write(self, change: Callable[[sqlite3.Connection], object]) -> None:
-        """One transaction. The database's refusals (a full disk, say) are logged: studies are used all the same."""
+        """Write before returning, in one transaction with what other threads write meanwhile.
+
+        The database's refusals (a full disk, say) are logged: studies are used all the same.
+        """
+        mine = _Change(change)
+        self._changes.append(mine)
         with self._lock:
-            try:
-                with _transaction(self._database):
-                    change(self._database)
-            except sqlite3.Error as error:
-                self._unusable("written", error)
+            if not mine.written:
+                self._write_all()
+
+    def _write_all(self) -> None:
+        changes = [self._changes.popleft() for _ in range(len(self._changes))]
+        try:
+            with _transaction(self._database):
+                for each in changes:
+                    each.make(self._database)
+        except sqlite3.Error as error:
+            self._unusable("written", error)
+        except BaseException:
+            # Whoever waits for one of them writes it.
+            self._changes.extendleft(reversed(changes))
+            raise
+        for each in changes:
+            each.written = True
 
     def read(self, query: str, values: Sequence[object]) -> list[tuple[str, ...]]:
         """The rows; none, which is logged, where the database cannot be read."""
@@ -234,24 +262,25 @@ class ProjectStudies:
         return Study(
             accession_id,
             MappingProxyType({kind: Path(stored[kind.value][0]) for kind in self._types}),
-            merged(lying.values()),
+            merged(list(lying.values())),
         )
 
     def asking(self, accession_id: str) -> None:
         row = (self._project, accession_id, self._names)
         self._index.write(lambda database: database.execute("INSERT OR IGNORE INTO asked VALUES (?, ?, ?)", row))
 
-    def found(self, accession_id: str, folders: Mapping[ResourceType, Path]) -> None:
-        self._index.write(lambda database: _found(database, self._project, accession_id, self._names, folders))
-
-    def put(self, study: Study) -> None:
+    def found(self, accession_id: str, folders: Mapping[ResourceType, Path], study: Study | None = None) -> None:
         rows = []
-        for kind, folder in study.folders.items():
-            inside = tuple(file for file in study.files if file.path.is_relative_to(folder))
-            rows.append((self._project, study.accession_id, kind.value, str(folder), _written(folder, inside)))
-        self._index.write(
-            lambda database: database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?)", rows)
-        )
+        if study is not None:
+            for kind, folder in folders.items():
+                inside = [file for file in study.files if str(file.path).startswith(f"{folder}/")]
+                rows.append((self._project, accession_id, kind.value, str(folder), _written(folder, inside)))
+
+        def change(database: sqlite3.Connection) -> None:
+            _found(database, self._project, accession_id, self._names, folders)
+            database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?)", rows)
+
+        self._index.write(change)
 
 
 def open_index(source: Source, job: str, *, lease_s: float = 0.0) -> ImageIndex | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,28 +27,30 @@ def list_files(folder: Path, root: Path | None = None) -> tuple[StudyFile, ...]:
     A link to a file is followed, if that lies below ``root`` (None: wherever it lies). Raises ``OutsideError`` for a
     link that leads out, and ``OSError`` for a folder that is not there.
     """
-    base = None if root is None else os.path.realpath(root)
-    return tuple(sorted(_files(str(folder), base), key=lambda file: str(file.path)))
+    # The paths of two files are never equal.
+    return tuple(StudyFile(Path(path), size, mtime_ns) for path, size, mtime_ns in sorted(_files(str(folder), root)))
 
 
-def merged(listings: Iterable[Sequence[StudyFile]]) -> tuple[StudyFile, ...]:
+def merged(listings: Sequence[Sequence[StudyFile]]) -> tuple[StudyFile, ...]:
     """The files of several folders, each once, by path: folders may be the same, or lie in each other."""
-    found = {file.path: file for files in listings for file in files}
-    return tuple(found[path] for path in sorted(found, key=str))
+    if len(listings) == 1:
+        return tuple(listings[0])
+    found = {str(file.path): file for files in listings for file in files}
+    return tuple(found[path] for path in sorted(found))
 
 
-def _files(folder: str, base: str | None) -> Iterator[StudyFile]:
+def _files(folder: str, root: Path | None) -> Iterator[tuple[str, int, int]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if base is not None and entry.is_symlink():
-                target = os.path.realpath(entry.path)
+            if root is not None and entry.is_symlink():
+                base, target = os.path.realpath(root), os.path.realpath(entry.path)
                 if os.path.commonpath([base, target]) != base:
                     raise OutsideError
             # What lies behind a linked folder could be listed twice, or without end.
             if entry.is_dir(follow_symlinks=False):
-                yield from _files(entry.path, base)
+                yield from _files(entry.path, root)
             elif entry.is_file():
                 found = entry.stat()
-                yield StudyFile(Path(entry.path), found.st_size, found.st_mtime_ns)
+                yield entry.path, found.st_size, found.st_mtime_ns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from flip_fl.errors import FlipError
@@ -12,11 +14,57 @@ def inside(root: Path, relative: str | Path, *, called: str | None = None) -> Pa
 
     Raises ``FlipError`` E0704 otherwise; ``called`` stands in its text where the path itself must not be shown.
     """
-    base = root.resolve()
-    path = (base / relative).resolve()
-    if path != base and base not in path.parents:
-        raise FlipError("E0704", path=called or relative, root=root)
-    return path
+    return Root(root).inside(relative, called=called)
+
+
+class Root:
+    """A folder in which many paths must lie. Where it leads to is looked up when the first is checked."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._base: Path | None = None
+
+    def inside(self, relative: str | Path, *, called: str | None = None) -> Path:
+        """See ``inside``."""
+        path = _below(self._base or self._resolved(), relative)
+        if path is None:
+            # The root may lead elsewhere by now.
+            path = _below(self._resolved(), relative)
+        if path is None:
+            raise FlipError("E0704", path=called or relative, root=self._root)
+        return path
+
+    def _resolved(self) -> Path:
+        self._base = self._root.resolve()
+        return self._base
+
+
+def _below(base: Path, relative: str | Path) -> Path | None:
+    path = _plain(base, str(relative)) or (base / relative).resolve()
+    return path if path == base or base in path.parents else None
+
+
+def _plain(base: Path, relative: str) -> Path | None:
+    """``base / relative``, if it is plain to see that it is its own resolution: below the base, and no part a link."""
+    at = str(base)
+    path = os.path.join(at, relative)
+    below = path.removeprefix(f"{at}/")
+    parts = below.split("/")
+    if below == path or not _NO_NAMES.isdisjoint(parts):
+        return None
+    try:
+        for part in parts:
+            at = f"{at}/{part}"
+            if stat.S_ISLNK(os.lstat(at).st_mode):
+                return None
+    except (OSError, ValueError):
+        # Nothing lies there, or nobody can say.
+        return None
+    return Path(path)
+
+
+# Parts of a path that are not the names of what lies there.
+_NO_NAMES = frozenset(("", ".", ".."))
 
 
 def check_relative(path: str, *, root: str, called: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -45,7 +44,6 @@ class HubClient:
             key=settings.service_key.get_secret_value(),
             read_timeout_s=read_timeout_s,
         )
-        self._pid = os.getpid()
 
     def put_status(
         self, model_id: UUID, status: ModelStatus, *, key: UUID | None = None, timeout_s: float | None = None
@@ -144,7 +142,7 @@ class HubClient:
 
         ``meanwhile`` is called once everything is sent, while the hub works on it.
         """
-        response = self._session().request(
+        response = self._http.request(
             "POST",
             ("model", str(model_id), "events"),
             route=ROUTE_EVENTS,
@@ -165,7 +163,7 @@ class HubClient:
         self._http.close()
 
     def _status(self, model_id: UUID, spelling: str, key: UUID | None, timeout_s: float | None) -> bool:
-        response = self._session().request(
+        response = self._http.request(
             "PUT",
             ("model", str(model_id), "status", spelling),
             route=ROUTE_STATUS,
@@ -186,7 +184,7 @@ class HubClient:
         timeout_s: float | None,
     ) -> bool:
         key = key or wire.new_event_id()
-        response = self._session().request(
+        response = self._http.request(
             "POST",
             ("model", str(model_id), last),
             route=route,
@@ -196,14 +194,6 @@ class HubClient:
             show_details=_details(model_id, client),
         )
         return _echoed("POST", route, response.content, response.headers, key)
-
-    def _session(self) -> HttpClient:
-        if os.getpid() != self._pid:
-            # A forked child shares the parent's sockets: two processes on one connection would read each
-            # other's answers. Closing drops the child's copies only.
-            self._http.close()
-            self._pid = os.getpid()
-        return self._http
 
 
 def _key_header(key: UUID | None) -> dict[str, str]:

@@ -28,6 +28,7 @@ class Downloads:
     def __init__(self, archive: Path, images_root: Path) -> None:
         self._archive = str(archive)
         self._root = images_root
+        self._partial = images_root / names.PARTIAL
         # Two requests for one study: the second waits, and finds it there. Few locks for many studies.
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
@@ -86,18 +87,18 @@ class Downloads:
                     raise refusal.no_data()
                 if _is_there(target, found):
                     return
-                with files.workspace(self._root / names.PARTIAL) as space:
+                with files.draft(self._partial) as fresh:
                     try:
-                        files.copy_tree(source, space / name, found)
+                        files.copy_tree(source, fresh, found)
                     except FileNotFoundError:
                         # Another version of the study took its place just now.
                         if attempt == _ATTEMPTS - 1:
                             raise
                     else:
-                        self._place(space / name, net, accession_id)
+                        self._place(fresh, net, accession_id, name)
                         return
 
-    def _place(self, fresh: Path, net: str, accession_id: str) -> None:
+    def _place(self, fresh: Path, net: str, accession_id: str, name: str) -> None:
         for attempt in range(_PLACINGS):
             try:
                 with (
@@ -105,7 +106,7 @@ class Downloads:
                     files.opened_folder(net, below=root, make=True) as of_net,
                     files.opened_folder(accession_id, below=of_net, make=True) as study,
                 ):
-                    files.put_in_place(fresh, study, fresh.name)
+                    files.put_in_place(fresh, study, name)
                     return
             except FileNotFoundError:
                 # The client removed one of the folders just now.

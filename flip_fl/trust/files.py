@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -69,10 +70,14 @@ def opened_folder(path: str | Path, *, below: int | None = None, make: bool = Fa
 
     Raises ``OSError``.
     """
-    if make:
+    try:
+        descriptor = os.open(path, _FOLDER, dir_fd=below)
+    except FileNotFoundError:
+        if not make:
+            raise
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, dir_fd=below)
-    descriptor = os.open(path, _FOLDER, dir_fd=below)
+        descriptor = os.open(path, _FOLDER, dir_fd=below)
     try:
         yield descriptor
     finally:
@@ -103,6 +108,24 @@ def workspace(partial: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def draft(partial: Path) -> Iterator[Path]:
+    """A folder in ``partial`` that is to be put in place when it is whole; else it is gone afterwards.
+
+    Raises ``OSError``.
+    """
+    folder = f"{partial}/{secrets.token_hex(16)}"
+    try:
+        os.mkdir(folder)
+    except FileNotFoundError:
+        partial.mkdir(mode=0o700, exist_ok=True)
+        os.mkdir(folder)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep(partial: Path) -> None:
     """Remove what killed processes left in ``partial`` an hour ago or longer."""
     with contextlib.suppress(FileNotFoundError):
@@ -113,32 +136,35 @@ def sweep(partial: Path) -> None:
 
 
 def copy_tree(source: str, target: Path, files: Listing) -> None:
-    """Copy ``files`` of ``source`` with their times. Real copies: whoever changes one changes nothing else.
+    """Copy ``files`` of ``source`` with their times into an empty folder.
 
-    Raises ``OSError``.
+    Real copies: whoever changes one changes nothing else. Raises ``OSError``.
     """
-    target.mkdir()
+    made = {""}
     for name, (_, mtime_ns) in files.items():
-        copy = target / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        folder = name.rpartition("/")[0]
+        if folder not in made:
+            (target / folder).mkdir(parents=True, exist_ok=True)
+            made.add(folder)
+        copy = f"{target}/{name}"
         shutil.copyfile(f"{source}/{name}", copy, follow_symlinks=False)
         os.utime(copy, ns=(mtime_ns, mtime_ns))
 
 
 def put_in_place(fresh: Path, folder: int, name: str) -> None:
-    """Rename ``fresh`` to ``name`` in an opened folder, whatever stands there already; that goes where ``fresh`` was.
-
-    Raises ``OSError``.
-    """
-    for attempt in range(_ATTEMPTS):
-        try:
-            os.rename(fresh, name, dst_dir_fd=folder)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(name, fresh.with_name(f"{fresh.name}.old-{attempt}"), src_dir_fd=folder)
+    """Rename ``fresh`` to ``name`` in an opened folder, in place of whatever stands there. Raises ``OSError``."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(_ATTEMPTS):
+            try:
+                os.rename(fresh, name, dst_dir_fd=folder)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+            # Removed last: until the other one stands there, nothing does.
+            aside = stack.enter_context(workspace(fresh.parent))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(name, aside / name, src_dir_fd=folder)
     raise OSError(errno.EBUSY, "another process puts folders there")
 
 

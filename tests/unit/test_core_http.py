@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -150,9 +155,148 @@ def test_a_local_source_can_fail_as_a_service_would() -> None:
 
 def test_bodies_that_json_cannot_carry_are_not_sent(service: RecordingServer) -> None:
     """NaN is no JSON: a hub that reads it strictly would refuse a whole batch."""
-    with pytest.raises((HttpConnectionError, ValueError)):
+    with pytest.raises(ValueError, match=r"^POST /x: JSON cannot carry what is to be sent$"):
         HttpClient(service.url).request("POST", ("x",), route="/x", json={"a": float("nan")})
     assert service.requests == []
+
+
+HALF_ANSWERS = {
+    "no status line": b"HTTP/1.1 2",
+    "a body that is cut": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+    "a part that is cut": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n{",
+    "no last part": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    "something else than HTTP": b"220 mail.example ESMTP\r\n\r\n",
+    "no gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("answer", HALF_ANSWERS.values(), ids=HALF_ANSWERS)
+def test_half_an_answer_is_none(answer: bytes) -> None:
+    """Whether it is read as a whole or bit by bit: half a cohort must not be taken for the cohort."""
+    with _saying(answer) as url:
+        client = HttpClient(url)
+        with pytest.raises(HttpConnectionError) as caught:
+            client.request("GET", ("x",), route="/x")
+        assert (caught.value.sent, caught.value.answered) == (True, False)
+        with pytest.raises(HttpConnectionError), client.stream("GET", ("x",), route="/x") as streamed:
+            streamed.read()
+
+
+def test_packed_answers_are_unpacked(service: RecordingServer) -> None:
+    """A service may pack what it sends to those who say that they can unpack it."""
+    service.script(Answer(body=gzip.compress(b'{"a": 1}'), headers={"Content-Encoding": "gzip"}))
+    client = HttpClient(service.url)
+    assert client.request("GET", ("x",), route="/x").json() == {"a": 1}
+    with client.stream("GET", ("x",), route="/x") as streamed:
+        assert streamed.read() == b'{"a": 1}'
+    assert "gzip" in service.requests[0].headers["accept-encoding"]
+
+
+def test_connections_are_kept_and_opened_anew_where_the_service_closed_them(service: RecordingServer) -> None:
+    """Opening one takes longer than most requests; one that was closed while idle is no failure of the next."""
+    ports = _ports(service)
+    client = HttpClient(service.url)
+    for _ in range(3):
+        client.request("GET", ("x",), route="/x")
+        with client.stream("GET", ("x",), route="/x") as streamed:
+            streamed.read()
+    assert len(set(ports)) == len(ports) == 1
+    service.script(Answer(headers={"Connection": "close"}), Answer())
+    for _ in range(3):
+        client.request("GET", ("x",), route="/x")
+    assert len(ports) == 2
+
+
+def test_an_answer_that_was_not_read_to_its_end_is_not_taken_for_the_next(service: RecordingServer) -> None:
+    """What is left of it on the connection goes with the connection."""
+    service.script(Answer(body=b"x" * (3 << 20)), Answer(body=b"next"))
+    client = HttpClient(service.url)
+    with client.stream("GET", ("x",), route="/x") as streamed:
+        assert streamed.read(1) == b"x"
+    assert client.request("GET", ("x",), route="/x").content == b"next"
+
+
+def test_requests_of_many_threads_do_not_mix(service: RecordingServer) -> None:
+    """Each gets the answer to its own question, whichever connection carries it."""
+    service.answer = lambda request: Answer(body={"path": request.path})
+    client = HttpClient(service.url)
+
+    def ask(number: int) -> bool:
+        return bool(client.request("POST", (str(number),), route="/{}", json={}).json() == {"path": f"/{number}"})
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(ask, range(400)))
+
+
+def test_a_forked_process_begins_with_connections_of_its_own(service: RecordingServer) -> None:
+    """Two processes on one would read each other's answers; the child's end leaves the parent's as it was."""
+    ports = _ports(service)
+    client = HttpClient(service.url)
+    client.request("GET", ("parent",), route="/x")
+    child = os.fork()
+    if child == 0:
+        # The child must not return into the test runner, whatever happens.
+        try:
+            client.request("GET", ("child",), route="/x")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    client.request("GET", ("parent",), route="/x")
+    assert [request.path for request in service.requests] == ["/parent", "/child", "/parent"]
+    assert len(ports) == 2
+
+
+@pytest.mark.parametrize("key", ["canary\n", "canary\r\nX-Other: 1", " canary", "canary\u0142"])
+def test_a_key_that_no_header_can_carry_is_neither_sent_nor_shown(service: RecordingServer, key: str) -> None:
+    """The libraries below would quote it."""
+    with pytest.raises(HttpConnectionError) as caught:
+        HttpClient(service.url, key_header="X-Key", key=key).request("GET", ("x",), route="/x")
+    assert str(caught.value) == "GET /x: no answer (InvalidHeader)"
+    assert (caught.value.sent, caught.value.answered) == (False, False)
+    assert "canary" not in f"{caught.value.__context__!r}"
+    assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "ftp://127.0.0.1:1", "127.0.0.1:1", "http://127.0.0.1:99999", "http://[::1"]
+)
+def test_what_is_no_address_gives_no_answer(url: str) -> None:
+    """It is found when somebody asks, by the name of the route as everything else."""
+    with pytest.raises(HttpConnectionError, match=r"^GET /x: no answer") as caught:
+        HttpClient(url).request("GET", ("x",), route="/x")
+    assert caught.value.sent is False
+
+
+def test_the_host_s_environment_changes_nothing(
+    service: RecordingServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither a proxy nor a .netrc redirects or re-authenticates hospital traffic; what the address says counts."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login canary password canary\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    HttpClient(service.url).request("GET", ("x",), route="/x")
+    HttpClient(service.url.replace("//", "//user:pa%3Ass@")).request("GET", ("x",), route="/x")
+    told = [request.headers.get("authorization") for request in service.requests]
+    assert told == [None, f"Basic {base64.b64encode(b'user:pa:ss').decode()}"]
+
+
+def test_while_the_service_works_something_else_can_be_done(service: RecordingServer) -> None:
+    """It is called once, when the service has all of the request and before it has answered."""
+    gate, seen = threading.Event(), []
+    service.script(Answer(wait=gate))
+
+    def meanwhile() -> None:
+        deadline = time.monotonic() + 20
+        while not service.requests and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(service.only.json)
+        gate.set()
+
+    HttpClient(service.url).request("POST", ("x",), route="/x", written=b'{"a": 1}', meanwhile=meanwhile)
+    assert seen == [{"a": 1}]
+    assert service.only.headers["content-type"] == "application/json"
 
 
 def test_tls_certificates_are_verified(tmp_path: Path) -> None:
@@ -165,6 +309,55 @@ def test_tls_certificates_are_verified(tmp_path: Path) -> None:
     with server.running(), pytest.raises(HttpConnectionError, match="SSLError"):
         client.request("GET", ("x",), route="/x")
     assert server.requests == []
+
+
+def test_a_certificate_of_a_known_authority_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not for another host's name."""
+    certificate = _own_certificate(tmp_path / "cert.pem")
+    monkeypatch.setattr("flip_fl.http.DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    server = RecordingServer()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server._httpd.socket = context.wrap_socket(server._httpd.socket, server_side=True)
+    url = server.url.replace("http:", "https:")
+    with server.running():
+        for _ in range(2):
+            assert HttpClient(url).request("GET", ("x",), route="/x").status_code == 200
+        with pytest.raises(HttpConnectionError, match="SSLError"):
+            HttpClient(url.replace("127.0.0.1", "localhost")).request("GET", ("x",), route="/x")
+    assert len(server.requests) == 2
+
+
+def _ports(service: RecordingServer) -> list[int]:
+    """Where each connection comes from, as they are opened."""
+    ports: list[int] = []
+    original = service._httpd.verify_request
+    service._httpd.verify_request = lambda request, address: (  # type: ignore[method-assign]
+        ports.append(address[1]) is None and original(request, address)
+    )
+    return ports
+
+
+@contextmanager
+def _saying(answer: bytes) -> Iterator[str]:
+    """The address of a service that says this to whoever asks, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
 
 
 def _own_certificate(path: Path) -> Path:

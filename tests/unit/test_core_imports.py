@@ -109,7 +109,7 @@ PLANTED = {
     "hub/planted.py": "import flip_fl.reporting.hub_client",
     "dashboard/planted.py": "import flip_fl.results.s3",
     "privacy/planted.py": "import flip_fl.http",
-    "app/planted.py": "import requests",
+    "app/planted.py": "import urllib3",
     "simulate/planted.py": "import boto3",
     "reporting/planted.py": "import sqlalchemy",
     "trust/planted.py": "import flip_fl.hub.admin",

@@ -95,9 +95,9 @@ def test_the_lock_is_what_is_installed_and_holds_every_requirement() -> None:
 
 
 def test_the_base_install_is_small() -> None:
-    """pandas, pydantic-settings, requests, typer, rich and little else."""
+    """pandas, pydantic-settings, requests with its urllib3, typer, rich and little else."""
     base = {canonicalize_name(Requirement(text).name) for text in _project()["dependencies"]}
-    assert base == {"numpy", "pandas", "pydantic", "pydantic-settings", "requests", "rich", "typer"}
+    assert base == {"numpy", "pandas", "pydantic", "pydantic-settings", "requests", "rich", "typer", "urllib3"}
 
 
 @pytest.mark.parametrize("extra", ["nvflare", "flower", "torch", "s3", "hub", "postgres", "simulate", "all", "dev"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flip_fl import wire
-from flip_fl.data.paths import inside
+from flip_fl.data.paths import Root
 from flip_fl.data.sources.base import check_study, check_upload
 from flip_fl.data.tables import accepted, read_table
 from flip_fl.http import HttpClient, HttpConnectionError
@@ -30,6 +30,7 @@ class TrustSource:
         self._settings = settings
         self._data_access = self._service(settings.data_access_url)
         self._imaging = self._service(settings.imaging_url)
+        self._images = Root(settings.images_dir)
 
     @property
     def images_root(self) -> Path:
@@ -106,7 +107,7 @@ class TrustSource:
                 raise TypeError("path must be text")
         except (ValueError, KeyError, TypeError) as error:
             raise HttpConnectionError("POST", ROUTE_DOWNLOAD, error) from None
-        return inside(self._settings.images_dir, path, called="the imaging service's folder of a study")
+        return self._images.inside(path, called="the imaging service's folder of a study")
 
     def _service(self, url: str) -> HttpClient:
         return HttpClient(
