@@ -7,12 +7,14 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from flip_fl.hub import admin
-from tests.support.databases import PostgresServer, postgres_server
-from tests.support.hub import HubServer, RunningHub, hub_server, world
+if TYPE_CHECKING:
+    # the hub's libraries take a second to import: only where a test has a hub
+    from tests.support.databases import PostgresServer
+    from tests.support.hub import HubServer, RunningHub
 
 LEFT_OUT = "LEFT OUT: "
 
@@ -25,6 +27,8 @@ def leave_out(reason: str) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """One PostgreSQL server for this worker."""
+    from tests.support.databases import postgres_server
+
     try:
         manager = postgres_server()
         server = manager.__enter__()
@@ -38,6 +42,8 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from flip_fl.hub import admin
+
     path = tmp_path_factory.mktemp("hub") / "template.sqlite"
     admin.init_database(f"sqlite:///{path}")
     return path
@@ -56,6 +62,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def _hub_server(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    from tests.support.hub import hub_server
+
     # A hub writes to its database now and then, and the template is copied by others.
     path = tmp_path_factory.mktemp("hub") / "hub.sqlite"
     shutil.copy(_sqlite_template, path)
@@ -66,6 +74,8 @@ def _hub_server(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def hub(_hub_server: HubServer, database_url: str) -> Iterator[RunningHub]:
     """A hub that answers on loopback, once on each database, filled as ``tests.support.hub.world`` says."""
+    from tests.support.hub import RunningHub, world
+
     unused = _hub_server.app.state.engine
     with world(database_url) as filled:
         _hub_server.app.state.engine = filled.engine

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import SCRIPT, environment, flip_fl
+from tests.support.cli import SCRIPT, environment, flip_fl, installed
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_part_that_is_not_installed_is_named_with_the_extra_that_brings_it(tmp
     (tmp_path / "sqlmodel.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'sqlmodel'\", name='sqlmodel')\n", encoding="utf-8"
     )
-    done = flip_fl("hub", "init", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    done = installed("hub", "init", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert done.exit_code == 2
     assert done.stderr.splitlines()[0] == "error[FLIP-E0509]: sqlmodel is not installed"
     assert "  fix: pip install 'flip_fl[hub]'" in done.stderr.splitlines()

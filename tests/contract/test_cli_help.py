@@ -14,7 +14,7 @@ import pytest
 from flip_fl import __version__
 from flip_fl.commands.common import EXIT_WORDS
 from flip_fl.errors import CATALOGUE, ExitCode
-from tests.support.cli import SCRIPT, all_commands, environment, flip_fl
+from tests.support.cli import SCRIPT, all_commands, environment, flip_fl, installed
 
 COMMANDS = dict(all_commands())
 HEAVY = ("torch", "nvflare", "flwr", "pandas", "numpy", "fastapi", "pydantic", "sqlalchemy", "requests", "rich")
@@ -94,12 +94,12 @@ def _best(command: list[str]) -> float:
 
 def test_no_words_at_all_show_the_help(tmp_path: Path) -> None:
     """Protects the first encounter: `flip-fl` alone answers with what it can do."""
-    assert flip_fl(cwd=tmp_path).stdout == flip_fl("--help", cwd=tmp_path).stdout
+    assert installed(cwd=tmp_path).stdout == installed("--help", cwd=tmp_path).stdout
 
 
 def test_the_version_is_the_package_s(tmp_path: Path) -> None:
     """Protects bug reports from a version that is not the installed one."""
-    assert flip_fl("--version", cwd=tmp_path).stdout == f"flip-fl {__version__}\n"
+    assert installed("--version", cwd=tmp_path).stdout == f"flip-fl {__version__}\n"
 
 
 @pytest.mark.parametrize("words", [("--help",), ("explain",), ("explain", "--json")])
@@ -121,4 +121,4 @@ def test_completion_knows_the_commands(shell: str, tmp_path: Path) -> None:
     """Protects completion in the three shells, which runs this program at every TAB."""
     env = {"_FLIP_FL_COMPLETE": f"complete_{shell}", "COMP_WORDS": "flip-fl do", "COMP_CWORD": "1"}
     env |= {"_TYPER_COMPLETE_ARGS": "flip-fl do", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    assert "doctor" in flip_fl(cwd=tmp_path, env=env).stdout
+    assert "doctor" in installed(cwd=tmp_path, env=env).stdout

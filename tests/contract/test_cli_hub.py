@@ -159,7 +159,7 @@ def test_silent_runs_are_listed_and_ended_only_when_told_to(made: Path) -> None:
     flip_fl("hub", "model", "add", "Breast cancer", cwd=made)
     away = flip_fl("hub", "sweep", "--error-after", "600", "--json", cwd=made)
     assert (away.exit_code, away.document()["code"]) == (3, "FLIP-E1007")
-    _silent_for(made / "hub" / "hub.sqlite", timedelta(seconds=4000))
+    _silent_for(made / "hub" / "hub.sqlite", timedelta(seconds=3965))
     listed = flip_fl("hub", "model", "list", cwd=made).stdout
     assert "Training (no news since " in listed
     (model,) = checked(flip_fl("hub", "model", "list", "--json", cwd=made).document(), Models).models
@@ -182,4 +182,6 @@ def _silent_for(database: Path, silence: timedelta) -> None:
     with sqlite3.connect(database) as connection:
         heard, long_ago = str(now - silence), str(now - timedelta(days=1))
         connection.execute("UPDATE model SET status = 'RUNNING', heard_at = ?", [heard])
-        connection.execute("INSERT INTO fl_hub_presence VALUES (1, ?, ?)", [long_ago, str(now)])
+        # A hub that is up says so again and again: this one is there until the last of the test's commands has run.
+        seen = str(now + timedelta(minutes=10))
+        connection.execute("INSERT INTO fl_hub_presence VALUES (1, ?, ?)", [long_ago, seen])
