@@ -85,10 +85,29 @@ def export(request: Request) -> dict[str, Any]:
     for out, arrays in request["models"].items():
         given, target = read_arrays(Path(arrays)), Path(out)
         temporary = target.with_name(f"{target.name}.part")
-        torch.save({name: torch.from_numpy(np.array(array, copy=True)) for name, array in given.items()}, temporary)
+        _save({name: torch.from_numpy(np.array(array, copy=True)) for name, array in given.items()}, temporary)
         app.load(temporary)
         os.replace(temporary, target)
     return {}
+
+
+def _save(tensors: dict[str, Any], path: Path) -> None:
+    """``torch.save``. Raises ``FlipError`` E0702 when the disk does not take it."""
+    import torch
+
+    try:
+        with path.open("wb") as out:
+            torch.save(tensors, out)
+            out.flush()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "is its disk full?"
+        path.unlink(missing_ok=True)
+        raise FlipError(
+            "E0702",
+            bundle="results",
+            problem=f"the server cannot write the model ({reason})",
+            suggestion="make room on the server's disk",
+        ) from None
 
 
 def load(request: Request) -> dict[str, Any]:

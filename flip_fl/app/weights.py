@@ -118,16 +118,18 @@ def export_model(app_dir: Path, arrays: Mapping[str, Any], out: Path, stage: str
     export_models(app_dir, {out: arrays}, stage)
 
 
-def export_models(app_dir: Path, models: Mapping[Path, Mapping[str, Any]], stage: str | None = None) -> None:
+def export_models(app_dir: Path, models: Mapping[Path, Mapping[str, Any] | Path], stage: str | None = None) -> None:
     """Write each model's arrays to its path as a plain ``dict[str, Tensor]`` that was loaded again, strictly.
 
-    Raises ``FlipError`` E0205 when the weights do not fit ``get_model()`` exactly.
+    A model is given by its arrays or by the file that ``write_arrays`` wrote, which this process does not read. Raises
+    ``FlipError`` E0205 when the weights do not fit ``get_model()`` exactly, E0702 when they cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="flip-weights-") as folder:
         files = {}
         for number, (out, arrays) in enumerate(models.items()):
-            given = Path(folder, f"given-{number}.npz")
-            write_arrays(given, arrays)
+            given = arrays.resolve() if isinstance(arrays, Path) else Path(folder, f"given-{number}.npz")
+            if not isinstance(arrays, Path):
+                write_arrays(given, arrays)
             files[str(out.resolve())] = str(given)
         _ask("export", app_dir, stage=stage, models=files)
 
@@ -151,6 +153,7 @@ def score(
     images: Path | None = None,
     round: int = 1,
     total_rounds: int = 1,
+    stage: str | None = None,
     name: str = "",
 ) -> dict[str, SiteScore]:
     """The app's own ``validate`` of ``model`` on each site's cohort (slot → CSV), as in round ``round``.
@@ -165,6 +168,7 @@ def score(
         images=None if images is None else str(images.resolve()),
         round=round,
         total_rounds=total_rounds,
+        stage=stage,
         name=name or str(model),
     )
     return {slot: SiteScore(**found) for slot, found in answer["scores"].items()}

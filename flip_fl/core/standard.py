@@ -27,7 +27,8 @@ from flip_fl.errors import FlipError, ResultsUploadError, printable
 from flip_fl.http import HttpConnectionError, HttpStatusError
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.results.s3 import ResultsStore
-from flip_fl.results.zipped import zip_chunks
+from flip_fl.results.sending import send
+from flip_fl.results.zipped import size_of, zip_chunks
 from flip_fl.settings import ClientSettings, DevSettings, ServerSettings, load, resolve_role
 from flip_fl.values import ModelStatus, ResourceType, Role
 
@@ -144,7 +145,7 @@ class FLIPStandardProd(FLIPBase):
         model = require_model_id(model_id, _NO_RESULTS)
         folder = Path(results_folder)
         try:
-            stored = self._store.upload(lambda: zip_chunks(folder), model)
+            stored = send(self._store, lambda: zip_chunks(folder), model, size_bytes=size_of(folder))
         except ResultsUploadError as error:
             self.logger.error("results of model %s are not uploaded: %s", model, type(error.__cause__).__name__)
             raise

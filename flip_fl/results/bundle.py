@@ -1,48 +1,150 @@
-"""Building the results bundle: the model, what was measured, and the code and config that rebuild it.
+"""The results bundle: the model, what was measured, and the code and config that rebuild it.
 
 Only what is known to belong in is put in; everything else that lies there is named in the manifest as left out.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import io
 import json
 import os
-import re
-import tempfile
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
 
 from flip_fl.errors import FlipError
-from flip_fl.results.manifest import MANIFEST, READ_BYTES, FileEntry, Manifest, fingerprint
+from flip_fl.results.contents import TRAINED, Contents
+from flip_fl.results.left_out import described, sorted_out
+from flip_fl.results.manifest import MANIFEST, FileEntry, Manifest, fingerprint
+from flip_fl.results.zipped import Drain, added, kind_of, opened
 
-__all__ = ["GLOBAL_MODEL", "MODELS", "build", "fingerprint"]
+__all__ = ["Bundle", "build", "fingerprint", "gather", "write"]
 
-GLOBAL_MODEL = "FL_global_model.pt"
-BEST_MODEL = "best_FL_global_model.pt"
-MODELS = (GLOBAL_MODEL, BEST_MODEL)
-RESULT_FILES = frozenset(
-    {
-        *MODELS,
-        "metrics.json",
-        "cross_site_val/cross_val_results.json",
-        "evaluation_results/evaluation_results.json",
-        "evaluation_results/evaluation_failures.json",
-    }
-)
+MODELS_CODE = "models.py"
 APP_CONFIG = "config.json"
 QUERY = "QUERY"
 _PACKAGES = ("flip_fl", "numpy", "torch", "nvflare", "flwr")
-_STORED = frozenset({".pt"})
 # A zip knows no earlier day; a fixed one makes equal contents equal bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_SECRETS = re.compile(r"(^|/)\.env|\.(env|key|pem|crt|p12|pfx)$", re.IGNORECASE)
-_DATA = re.compile(
-    r"\.(csv|tsv|parquet|xlsx?|nii|dcm|png|jpe?g|npy|npz|h5|hdf5|pkl|pickle|sqlite)(\.gz)?$", re.IGNORECASE
-)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a file of a bundle comes from: a file as it was when it was looked at, or the bytes themselves."""
+
+    path: Path | None = None
+    content: bytes = b""
+    state: tuple[int, int, int] = (0, 0, 0)
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """The file ``path`` as it is now."""
+        return cls(path, state=_state(path.stat()))
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.content) if self.path is None else self.state[0]
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """Its bytes. Raises ``FlipError`` E0702, calling it ``name``, when it is not what was looked at any more."""
+        if self.path is None:
+            yield io.BytesIO(self.content)
+            return
+        try:
+            source = self.path.open("rb")
+        except FileNotFoundError:
+            raise _unusable("results", f"the server's copy of {name} went before it was stored") from None
+        with source:
+            yield source
+            if _state(os.fstat(source.fileno())) != self.state:
+                raise _unusable("results", f"the server's copy of {name} was changed before it was stored")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What goes into a bundle and what is left out; nothing of it was read yet but the config."""
+
+    files: Mapping[str, Source]
+    left_out: tuple[str, ...]
+    contents: Contents
+    model_id: str | None = None
+    global_round: int | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of its files, to which the zip adds little."""
+        return sum(source.size_bytes for source in self.files.values())
+
+    def chunks(self) -> Iterator[bytes]:
+        """The zip, produced while it is read; the manifest comes last. The same bytes each time.
+
+        Raises ``FlipError`` E0702 when a file has changed since it was looked at.
+        """
+        drain = Drain()
+        entries: dict[str, FileEntry] = {}
+        with opened(drain) as archive:
+            for name, source in sorted(self.files.items()):
+                digest, size = hashlib.sha256(), 0
+                with source.opened(name) as file:
+                    for piece in added(archive, _info(name), file, source.size_bytes):
+                        digest.update(piece)
+                        size += len(piece)
+                        yield from drain.take()
+                entries[name] = FileEntry(sha256=digest.hexdigest(), size_bytes=size)
+            archive.writestr(_info(MANIFEST), self.manifest(entries).to_json())
+        yield from drain.take()
+
+    def manifest(self, entries: Mapping[str, FileEntry]) -> Manifest:
+        """The manifest, once the digests are known."""
+        return Manifest(
+            files=entries,
+            left_out=self.left_out,
+            versions=dict(_versions()),
+            model_id=self.model_id,
+            global_round=self.global_round,
+            contents=self.contents,
+        )
+
+
+def gather(
+    folder: Path | None,
+    *,
+    app_dir: Path,
+    model_id: str | None = None,
+    global_round: int | None = None,
+    contents: Contents = TRAINED,
+    files: Mapping[str, Path] | None = None,
+) -> Bundle:
+    """The bundle of the result files in ``folder``, ``files`` (name → file), and the code and config in ``app_dir``.
+
+    Of the first two goes in what is in ``contents``. Raises ``FlipError`` E0702 when one that it requires, or the app's
+    models.py or config.json, is missing.
+    """
+    results, rest = sorted_out(folder, lambda name: name in contents.names) if folder is not None else ({}, [])
+    for name, path in (files or {}).items():
+        if name in contents.names and path.is_file() and not path.is_symlink():
+            results[name] = path
+        else:
+            rest.append(name)
+    code, other = sorted_out(app_dir, lambda name: name == APP_CONFIG or name.endswith(".py"))
+    code = {name: path for name, path in code.items() if name not in results}
+    sources = {name: Source.of(path) for name, path in {**results, **code}.items()}
+    for needed in (*contents.required, MODELS_CODE, APP_CONFIG):
+        if needed not in sources:
+            raise _unusable("results", f"there is no {needed}", "see the server's log")
+    left_out = [*described(rest), *described(other)]
+    config = _without_query(code[APP_CONFIG])
+    if config is not None:
+        sources[APP_CONFIG] = Source(content=config)
+        left_out.append(f"{APP_CONFIG}, {QUERY}: SQL stays with the job")
+    left_out += [f"{item.name}: {item.absent}" for item in contents.items if item.absent and item.name not in sources]
+    return Bundle(sources, tuple(left_out), contents, model_id, global_round)
 
 
 def build(
@@ -52,52 +154,37 @@ def build(
     app_dir: Path,
     model_id: str | None = None,
     global_round: int | None = None,
+    contents: Contents = TRAINED,
+    files: Mapping[str, Path] | None = None,
 ) -> Manifest:
-    """Write ``out_zip`` from the result files in ``folder`` and the code and config in ``app_dir``.
+    """Write the bundle that ``gather`` finds to ``out_zip``: models stored, texts deflated, the same bytes each time.
 
-    Models are stored, texts deflated; equal contents give equal bytes. Raises ``FlipError`` E0702 when the global model
-    or the app's models.py or config.json is missing.
+    Raises as ``gather`` does, and ``OSError`` when it cannot be written.
     """
-    results, rest = _sorted_out(folder, lambda name: name in RESULT_FILES)
-    code, other = _sorted_out(app_dir, lambda name: name == APP_CONFIG or name.endswith(".py"))
-    code = {name: path for name, path in code.items() if name not in results}
-    files = {**results, **code}
-    for needed in (GLOBAL_MODEL, "models.py", APP_CONFIG):
-        if needed not in files:
-            raise FlipError(
-                "E0702", bundle=out_zip.name, problem=f"there is no {needed}", suggestion="see the server's log"
-            )
-    left_out = [*_described(rest), *_described(other)]
-    config = _without_query(files[APP_CONFIG])
-    if config is not None:
-        left_out.append(f"{APP_CONFIG}, {QUERY}: SQL stays with the job")
-    if BEST_MODEL not in files:
-        left_out.append(f"{BEST_MODEL}: no round was kept as the best (BEST_MODEL_METRIC)")
-    with contextlib.ExitStack() as parts:
-        if config is not None:
-            folder_of_config = Path(parts.enter_context(tempfile.TemporaryDirectory()))
-            files[APP_CONFIG] = folder_of_config / APP_CONFIG
-            files[APP_CONFIG].write_bytes(config)
-        return _write(out_zip, files, left_out, model_id, global_round)
-
-
-def _write(
-    out_zip: Path, files: Mapping[str, Path], left_out: list[str], model_id: str | None, global_round: int | None
-) -> Manifest:
-    entries = {name: _entry(path) for name, path in files.items()}
-    manifest = Manifest(
-        files=entries,
-        left_out=tuple(left_out),
-        versions=dict(_versions()),
-        model_id=model_id,
-        global_round=global_round,
+    found = gather(
+        folder, app_dir=app_dir, model_id=model_id, global_round=global_round, contents=contents, files=files
     )
-    with zipfile.ZipFile(out_zip, "w") as archive:
-        for name in sorted(files):
-            _add(archive, name, files[name])
-        info = _info(MANIFEST)
-        archive.writestr(info, manifest.to_json())
-    return manifest
+    write(found, out_zip)
+    with zipfile.ZipFile(out_zip) as archive:
+        return Manifest.from_json(archive.read(MANIFEST).decode("utf-8"))
+
+
+def write(bundle: Bundle, out_zip: Path) -> tuple[int, str]:
+    """Write ``bundle`` to ``out_zip``, which appears only once it is complete; its size in bytes and its SHA-256.
+
+    Raises ``OSError`` when it cannot be written.
+    """
+    partial = out_zip.with_name(f".{out_zip.name}.{os.getpid()}.part")
+    digest, size = hashlib.sha256(), 0
+    try:
+        with partial.open("wb") as out:
+            for chunk in bundle.chunks():
+                digest.update(chunk)
+                size += out.write(chunk)
+        partial.replace(out_zip)
+    finally:
+        partial.unlink(missing_ok=True)
+    return size, digest.hexdigest()
 
 
 def _without_query(path: Path) -> bytes | None:
@@ -112,51 +199,8 @@ def _without_query(path: Path) -> bytes | None:
     return (json.dumps(config, indent=2) + "\n").encode()
 
 
-def _entry(path: Path) -> FileEntry:
-    size, digest = fingerprint(path)
-    return FileEntry(sha256=digest, size_bytes=size)
-
-
-def _sorted_out(folder: Path, belongs: Callable[[str], bool]) -> tuple[dict[str, Path], list[str]]:
-    """The files below ``folder`` that belong in, by name, and the names of all others; links are never followed."""
-    wanted: dict[str, Path] = {}
-    others: list[str] = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted([*names, *(each for each in folders if Path(parent, each).is_symlink())]):
-            path = Path(parent, name)
-            relative = path.relative_to(folder).as_posix()
-            if belongs(relative) and path.is_file() and not path.is_symlink():
-                wanted[relative] = path
-            else:
-                others.append(relative)
-    return wanted, others
-
-
-def _described(names: list[str]) -> Iterator[str]:
-    """A line a file at the top, a line a folder: what lies in a folder of data often bears a patient's number."""
-    folders: Counter[str] = Counter()
-    for name in names:
-        top, _, below = name.partition("/")
-        if below:
-            folders[top] += 1
-        else:
-            yield f"{_plain(name)}: {_reason(name)}"
-    for top, count in sorted(folders.items()):
-        yield f"{_plain(top)}/: {count} file{'s' if count != 1 else ''}, not part of the results"
-
-
-def _plain(name: str) -> str:
-    """The name, unless it could be somebody's number."""
-    return name if len(re.findall(r"\d", name)) < 5 and name.isprintable() else f"<a name>{Path(name).suffix[:8]}"
-
-
-def _reason(name: str) -> str:
-    if _SECRETS.search(name):
-        return "settings and keys never leave"
-    if _DATA.search(name):
-        return "data never leaves"
-    return "not part of the results"
+def _state(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -167,15 +211,12 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    info = _info(name)
-    with path.open("rb") as source, archive.open(info, "w", force_zip64=path.stat().st_size >= 1 << 31) as out:
-        while piece := source.read(READ_BYTES):
-            out.write(piece)
-
-
 def _info(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name, date_time=_EPOCH)
-    info.compress_type = zipfile.ZIP_STORED if Path(name).suffix in _STORED else zipfile.ZIP_DEFLATED
+    info.compress_type = kind_of(name)
     info.external_attr = 0o644 << 16
     return info
+
+
+def _unusable(bundle: str, problem: str, suggestion: str = "run the job again") -> FlipError:
+    return FlipError("E0702", bundle=bundle, problem=problem, suggestion=suggestion)

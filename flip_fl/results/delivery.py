@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from flip_fl.app import weights
-from flip_fl.app.arrays import read_arrays
 from flip_fl.errors import FlipError, ResultsUploadError
-from flip_fl.results import bundle
-from flip_fl.results.model_folder import GLOBAL_MODEL, ModelFolder
+from flip_fl.results.bundle import Bundle, gather, write
+from flip_fl.results.contents import CROSS_VALIDATION, GLOBAL_MODEL, METRICS, TRAINED, Contents
+from flip_fl.results.model_folder import ModelFolder
+from flip_fl.results.parts import Check
 from flip_fl.results.s3 import ResultsStore, Stored
-from flip_fl.results.verify import verify
+from flip_fl.results.sending import send
+from flip_fl.results.verify import check
 from flip_fl.settings import ServerSettings
 
-PIECE_BYTES = 1 << 20
+KEPT = "results"
 
 
 class DeliveryStopped(Exception):
@@ -28,9 +30,11 @@ class DeliveryStopped(Exception):
 
 @dataclass(frozen=True)
 class Delivery:
-    """What is delivered and where to. ``work`` is a folder for the copies that it needs; it must not exist.
+    """What is delivered and where to. ``work`` is a folder for what is made for it; it must not exist.
 
-    Without ``settings`` (development) the bundle stays in ``state_dir``, beside the outbox.
+    ``contents`` says what belongs into the bundle: its models are those of ``models``, ``files`` (name in the bundle →
+    file) are what else the job has made. Without ``settings`` (development) the bundle stays in ``state_dir``, beside
+    the outbox.
     """
 
     models: ModelFolder
@@ -40,19 +44,26 @@ class Delivery:
     work: Path
     state_dir: Path
     settings: ServerSettings | None
+    contents: Contents = TRAINED
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 def deliver(this: Delivery, stopped: Callable[[], bool]) -> Stored:
     """Where the verified bundle lies, with its size and digest.
 
-    Raises ``FlipError`` E0702 when the model is missing or does not load from the bundle, ``ResultsUploadError`` when
-    the bundle cannot be stored or is not what was sent, ``DeliveryStopped`` as soon as ``stopped`` says so.
+    Raises ``FlipError`` E0702 when something that belongs in is missing or a model does not load from the bundle,
+    ``ResultsUploadError`` when the bundle cannot be stored or is not what was sent (it is kept in ``state_dir`` then),
+    ``DeliveryStopped`` as soon as ``stopped`` says so.
     """
-    this.work.mkdir(mode=0o700, parents=True)
     go_on = _go_on(stopped)
-    zipped = _bundle(this, go_on)
-    go_on()
-    stored = _keep(this, zipped) if this.settings is None else _upload(this, this.settings, zipped, go_on)
+    try:
+        this.work.mkdir(mode=0o700, parents=True)
+        bundle = _bundle(this, go_on)
+        go_on()
+        stored = _keep(this, bundle) if this.settings is None else _upload(this, this.settings, bundle, go_on)
+    except OSError as error:
+        problem = f"the server cannot write them ({error.strerror or type(error).__name__})"
+        raise FlipError("E0702", bundle="results", problem=problem, suggestion="make room on its disk") from None
     go_on()
     return stored
 
@@ -74,49 +85,61 @@ def tidy(folders: list[Path]) -> list[str]:
     return problems
 
 
-def _bundle(this: Delivery, go_on: Callable[[], None]) -> Path:
-    inventory = this.models.inventory()
-    if GLOBAL_MODEL not in inventory:
-        raise FlipError("E0702", bundle="results", problem="the server has no global model", suggestion="")
-    contents = this.work / "contents"
-    contents.mkdir()
-    weights.export_models(
-        this.app_dir, {contents / f"{name}.pt": read_arrays(path) for name, path in inventory.items()}
+def _bundle(this: Delivery, go_on: Check) -> Bundle:
+    """What is stored, its models written and loaded again from nothing but what is in the bundle."""
+    inventory = {f"{name}.pt": path for name, path in this.models.inventory().items()}
+    missing = [item.name for item in this.contents.models if item.required and item.name not in inventory]
+    if missing:
+        problem = "the server has no global model" if missing[0] == GLOBAL_MODEL else f"the server has no {missing[0]}"
+        raise FlipError("E0702", bundle="results", problem=problem, suggestion="")
+    made = this.work / "contents"
+    made.mkdir()
+    stages: dict[str | None, dict[Path, Path]] = {}
+    for item in this.contents.models:
+        if item.name in inventory:
+            stages.setdefault(item.stage, {})[made / item.name] = inventory[item.name]
+    for stage, models in stages.items():
+        weights.export_models(this.app_dir, models, stage)
+        go_on()
+    history = this.models.history()
+    if METRICS in this.contents.names and METRICS not in this.files:
+        (made / METRICS).write_text(json.dumps(history, indent=2), encoding="utf-8")
+    if CROSS_VALIDATION in this.contents.names and CROSS_VALIDATION not in this.files:
+        _write_cross_validation(history, made)
+    others = {name: path for name, path in inventory.items() if name not in this.contents.names}
+    bundle = gather(
+        made,
+        app_dir=this.app_dir,
+        model_id=str(this.model_id),
+        global_round=this.round,
+        contents=this.contents,
+        files={**others, **this.files},
     )
     go_on()
-    history = this.models.history()
-    (contents / "metrics.json").write_text(json.dumps(history, indent=2), encoding="utf-8")
-    _write_cross_validation(history, contents)
-    zipped = this.work / "results.zip"
-    bundle.build(contents, zipped, app_dir=this.app_dir, model_id=str(this.model_id), global_round=this.round)
-    go_on()
-    verify(zipped)
-    return zipped
+    check(bundle)
+    return bundle
 
 
-def _keep(this: Delivery, zipped: Path) -> Stored:
-    kept = this.state_dir / "results" / f"{this.model_id}.zip"
+def _keep(this: Delivery, bundle: Bundle) -> Stored:
+    kept = this.state_dir / KEPT / f"{this.model_id}.zip"
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    shutil.move(zipped, kept)
-    size, digest = bundle.fingerprint(kept)
-    return Stored(str(kept), size, digest)
+    return Stored(str(kept), *write(bundle, kept))
 
 
-def _upload(this: Delivery, settings: ServerSettings, zipped: Path, go_on: Callable[[], None]) -> Stored:
+def _upload(this: Delivery, settings: ServerSettings, bundle: Bundle, go_on: Check) -> Stored:
     store = ResultsStore(settings)
     try:
-        stored = store.upload(lambda: _pieces(zipped, go_on), this.model_id)
+        return send(store, bundle.chunks, this.model_id, size_bytes=bundle.size_bytes, check=go_on)
     except ResultsUploadError as error:
-        if isinstance(error.__cause__, DeliveryStopped):
+        if isinstance(error.__cause__, DeliveryStopped | FlipError):
             raise error.__cause__ from None
-        raise
-    try:
-        fetched = store.download(stored.address, zipped.with_suffix(".fetched"))
-    except FlipError as error:
-        raise ResultsUploadError from error
-    if (fetched.size_bytes, fetched.sha256) != bundle.fingerprint(zipped):
-        raise ResultsUploadError("the stored results are not the bytes that were sent")
-    return stored
+        # What took days to train is not thrown away because a bucket was away for a while.
+        try:
+            _keep(this, bundle)
+        except (OSError, FlipError):
+            raise error from error.__cause__
+        where = f"{KEPT}/{this.model_id}.zip"
+        raise ResultsUploadError(f"{error}; the FL server keeps them in its state folder, {where}") from error.__cause__
 
 
 def _write_cross_validation(history: Mapping[str, Any], contents: Path) -> None:
@@ -128,23 +151,16 @@ def _write_cross_validation(history: Mapping[str, Any], contents: Path) -> None:
     if not rounds:
         return
     last = rounds[max(rounds, key=int)]
-    target = contents / "cross_site_val" / "cross_val_results.json"
+    target = contents / CROSS_VALIDATION
     target.parent.mkdir()
-    scores = {slot: {f"SRV_{GLOBAL_MODEL}.pt": metrics} for slot, metrics in last.items()}
+    scores = {slot: {f"SRV_{GLOBAL_MODEL}": metrics} for slot, metrics in last.items()}
     for model, found in (history.get("cross_site") or {}).items():
         for slot, metrics in found.items():
             scores.setdefault(slot, {})[model] = metrics
     target.write_text(json.dumps(scores, indent=2), encoding="utf-8")
 
 
-def _pieces(path: Path, go_on: Callable[[], None]) -> Iterator[bytes]:
-    with path.open("rb") as source:
-        while piece := source.read(PIECE_BYTES):
-            go_on()
-            yield piece
-
-
-def _go_on(stopped: Callable[[], bool]) -> Callable[[], None]:
+def _go_on(stopped: Callable[[], bool]) -> Check:
     def check() -> None:
         if stopped():
             raise DeliveryStopped

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flip_fl.results.contents import TRAINED, Contents
+
 SCHEMA = "flip-fl.bundle/1"
 MANIFEST = "manifest.json"
 READ_BYTES = 1 << 20
@@ -26,7 +28,8 @@ class FileEntry:
 class Manifest:
     """Every file with its digest, and everything that was there and left out, with the reason.
 
-    ``versions``: of the packages that made the model; ``global_round``: the round of the global model.
+    ``versions``: of the packages that made the model; ``global_round``: the round of the global model; ``contents``:
+    what belongs in, as the job has said.
     """
 
     files: Mapping[str, FileEntry]
@@ -34,6 +37,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     model_id: str | None = None
     global_round: int | None = None
+    contents: Contents = TRAINED
     schema: str = SCHEMA
 
     def to_json(self) -> str:
@@ -56,6 +60,7 @@ class Manifest:
             versions={str(name): str(version) for name, version in dict(data.get("versions") or {}).items()},
             model_id=data.get("model_id"),
             global_round=data.get("global_round"),
+            contents=Contents.from_json(data["contents"]) if "contents" in data else TRAINED,
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import itertools
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,17 +16,24 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flip_fl.errors import FlipError, ResultsUploadError
+from flip_fl.results.lanes import Lane, settled
+from flip_fl.results.parts import Buffers, Check, Digest, PartsUpload, cut
 from flip_fl.settings import ServerSettings
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-# S3 wants at least 5 MiB a part and at most 10,000 parts: this is good for 160 GB, with one part in memory.
-PART_BYTES = 16 << 20
+# What is in memory is WORKERS + 1 parts. S3 takes at most 10,000 of them, and all but the last must be equally long.
+PART_BYTES = 8 << 20
+MAX_PARTS = 9_000
+WORKERS = 2
+READ_BYTES = 1 << 20
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
 ATTEMPTS = 4
-_TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+_UPLOAD = "flip-upload"
+_TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchUpload"})
+_PASSING = frozenset({"RequestTimeout", "SlowDown", "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"})
 _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{2,62})/(?P<key>[^/].*)")
 
 
@@ -57,59 +65,88 @@ class ResultsStore:
         """
         return self.upload(lambda: _read(zip_path), model_id)
 
-    def upload(self, chunks: Callable[[], Iterable[bytes]], model_id: UUID) -> Stored:
-        """As ``upload_zip``, for a zip that ``chunks()`` yields from its beginning each time it is called."""
+    def upload(
+        self,
+        chunks: Callable[[], Iterable[bytes]],
+        model_id: UUID,
+        *,
+        size_bytes: int = 0,
+        check: Check = lambda: None,
+    ) -> Stored:
+        """As ``upload_zip``, for a zip that ``chunks()`` yields from its beginning each time it is called.
+
+        ``size_bytes``: about how large it is, where that is known. ``check`` is asked all the while, and may raise.
+        """
         stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
         try:
-            client = _client(self._settings)
-            for number in itertools.count():
-                name = f"{stamp}-{number}.zip" if number else f"{stamp}.zip"
-                key = "/".join([*self._prefix, str(model_id), name])
-                if self._is_taken(client, key):
-                    continue
-                stored = self._put(client, key, chunks())
-                if stored is not None:
-                    return stored
+            with self._at_work(check) as at:
+                for number in itertools.count():
+                    name = f"{stamp}-{number}.zip" if number else f"{stamp}.zip"
+                    key = "/".join([*self._prefix, str(model_id), name])
+                    if self._is_taken(at, key):
+                        continue
+                    stored = self._put(at, key, chunks(), max(self._part_bytes, -(-size_bytes // MAX_PARTS)))
+                    if stored is not None:
+                        return stored
         except Exception as error:
             raise ResultsUploadError from error
         raise AssertionError("unreachable: itertools.count() does not end")
+
+    def confirm(self, stored: Stored, check: Check = lambda: None) -> None:
+        """Read what is stored back and compare it with what was sent; what differs is removed again.
+
+        Raises ``ResultsUploadError``, with the cause chained when it cannot be read.
+        """
+        try:
+            with self._at_work(check) as at:
+                digest = Digest(at.hashing)
+                for piece in _pieces(at, _where(stored.address)):
+                    digest.update(piece)
+                if (digest.size_bytes, digest.hexdigest()) == (stored.size_bytes, stored.sha256):
+                    return
+                at.ask("delete_object", **_where(stored.address))
+        except Exception as error:
+            raise ResultsUploadError from error
+        raise ResultsUploadError("the stored results are not the bytes that were sent")
 
     def download(self, address: str, path: Path) -> Stored:
         """Fetch ``address`` to ``path``, which appears only once it is complete.
 
         Raises ``FlipError`` E0702 for an address that is none or cannot be fetched.
         """
-        parts = _ADDRESS.fullmatch(address)
-        if parts is None:
-            raise FlipError(
-                "E0702", bundle=address, problem="not an address", suggestion="addresses read s3://bucket/key"
-            )
+        where = _where(address)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        digest, size = hashlib.sha256(), 0
         try:
-            body = _client(self._settings).get_object(Bucket=parts["bucket"], Key=parts["key"])["Body"]
-            with partial.open("wb") as out:
-                for piece in body.iter_chunks(1 << 20):
+            with self._at_work(lambda: None) as at, partial.open("wb") as out:
+                digest = Digest(at.hashing)
+                for piece in _pieces(at, where):
                     digest.update(piece)
-                    size += out.write(piece)
+                    out.write(piece)
+                fetched = Stored(address, digest.size_bytes, digest.hexdigest())
             partial.replace(path)
         except Exception as error:
+            reason = _code(error) or getattr(error, "strerror", None) or type(error).__name__
             raise FlipError(
                 "E0702",
                 bundle=address,
-                problem=f"it cannot be fetched ({_code(error) or type(error).__name__})",
+                problem=f"it cannot be fetched ({reason})",
                 suggestion="check the address and the AWS_* settings",
             ) from error
         finally:
             partial.unlink(missing_ok=True)
-        return Stored(address, size, digest.hexdigest())
+        return fetched
 
-    def _is_taken(self, client: Any, key: str) -> bool:
+    @contextlib.contextmanager
+    def _at_work(self, check: Check) -> Iterator[_AtWork]:
+        with Lane(WORKERS) as requests, Lane() as hashing:
+            yield _AtWork(_client(self._settings), requests, hashing, check)
+
+    def _is_taken(self, at: _AtWork, key: str) -> bool:
         """Whether the key exists, as far as these credentials may know; ``_put`` makes sure where the store can."""
         from botocore.exceptions import ClientError
 
         try:
-            client.head_object(Bucket=self.bucket, Key=key)
+            at.ask("head_object", Bucket=self.bucket, Key=key)
         except ClientError as error:
             # A role that may only write is answered 403 for a key that is free; a bucket that is missing is told
             # from a key that is by the upload itself.
@@ -118,61 +155,56 @@ class ResultsStore:
             raise
         return True
 
-    def _put(self, client: Any, key: str, chunks: Iterable[bytes]) -> Stored | None:
+    def _put(self, at: _AtWork, key: str, chunks: Iterable[bytes], part_bytes: int) -> Stored | None:
         """Store the chunks, or return None when somebody else took the key meanwhile."""
         from botocore.exceptions import ClientError
 
-        digest, size = hashlib.sha256(), 0
-        parts = _parts(chunks, self._part_bytes)
-        part = next(parts, b"")
-        following = next(parts, None)
+        digest, buffers = Digest(at.hashing), Buffers(WORKERS + 1, part_bytes)
+        parts = cut(chunks, buffers, digest, at.check)
+        first, second = next(parts, None), next(parts, None)
         where = {"Bucket": self.bucket, "Key": key}
+        token = secrets.token_hex(16)
+        facts: dict[str, Any] = {"ContentType": "application/zip", "Metadata": {_UPLOAD: token}}
         try:
-            if following is None:
-                digest.update(part)
-                size = len(part)
-                client.put_object(**where, Body=part, ContentType="application/zip", IfNoneMatch="*")
+            if second is None:
+                at.ask("put_object", **where, **facts, Body=b"" if first is None else first.body, IfNoneMatch="*")
             else:
-                with _Parts(client, where) as upload:
-                    for piece in itertools.chain([part, following], parts):
-                        digest.update(piece)
-                        size += len(piece)
-                        upload.add(piece)
-                    upload.complete()
+                with PartsUpload(at.client, where, buffers, at.requests, at.check) as upload:
+                    upload.begin(**facts)
+                    for part in itertools.chain([first, second], parts):
+                        if part is not None:
+                            upload.add(part)
+                    upload.complete(IfNoneMatch="*")
         except ClientError as error:
-            if _code(error) in _TAKEN:
+            if _code(error) not in _TAKEN:
+                raise
+            # A request whose answer was lost is made again, and then finds its own object in the way.
+            if not self._is_from(at, where, token):
+                if _code(error) == "NoSuchUpload":
+                    raise
                 return None
-            raise
-        return Stored(f"s3://{self.bucket}/{key}", size, digest.hexdigest())
+        return Stored(f"s3://{self.bucket}/{key}", digest.size_bytes, digest.hexdigest())
+
+    def _is_from(self, at: _AtWork, where: dict[str, str], token: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            return bool(at.ask("head_object", **where)["Metadata"].get(_UPLOAD) == token)
+        except ClientError:
+            return False
 
 
-class _Parts:
-    """An upload in parts that leaves nothing behind unless ``complete`` was reached."""
+def is_passing(error: ResultsUploadError) -> bool:
+    """Whether the same upload may well succeed a little later: the store was away, busy, or got something else."""
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, SSLError
 
-    def __init__(self, client: Any, where: dict[str, str]) -> None:
-        self._client = client
-        self._where = where
-        self._etags: list[dict[str, Any]] = []
-        self._done = False
-
-    def __enter__(self) -> _Parts:
-        self._id = self._client.create_multipart_upload(**self._where, ContentType="application/zip")["UploadId"]
-        return self
-
-    def add(self, piece: bytes) -> None:
-        number = len(self._etags) + 1
-        answer = self._client.upload_part(**self._where, UploadId=self._id, PartNumber=number, Body=piece)
-        self._etags.append({"PartNumber": number, "ETag": answer["ETag"]})
-
-    def complete(self) -> None:
-        self._client.complete_multipart_upload(
-            **self._where, UploadId=self._id, MultipartUpload={"Parts": self._etags}, IfNoneMatch="*"
-        )
-        self._done = True
-
-    def __exit__(self, *exc_info: object) -> None:
-        if not self._done:
-            self._client.abort_multipart_upload(**self._where, UploadId=self._id)
+    cause = error.__cause__
+    if cause is None:
+        return True  # what was stored was not what was sent
+    if isinstance(cause, ClientError):
+        status = int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return status >= 500 or status == 429 or _code(cause) in _PASSING
+    return isinstance(cause, HTTPClientError | IncompleteReadError) and not isinstance(cause, SSLError)
 
 
 def make_bucket(endpoint: str, access_key: str, secret_key: str, region: str, bucket: str) -> None:
@@ -214,6 +246,20 @@ def _client(settings: ServerSettings) -> Any:
     )
 
 
+@dataclass(frozen=True)
+class _AtWork:
+    """A client, and the threads that its requests are made and its digests computed in."""
+
+    client: Any
+    requests: Lane
+    hashing: Lane
+    check: Check
+
+    def ask(self, operation: str, **request: Any) -> Any:
+        """Make a request; ``check`` may end the wait for it."""
+        return settled(self.requests.submit(getattr(self.client, operation), **request), self.check)
+
+
 def _config(*, path_style: bool) -> Any:
     from botocore.config import Config
 
@@ -221,8 +267,10 @@ def _config(*, path_style: bool) -> Any:
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        # A server of one's own rarely has a DNS name for every bucket.
-        s3={"addressing_style": "path" if path_style else "auto"},
+        # Each request carries a checksum of its body among the headers that are signed, and what was stored is read
+        # back. To sign the body, too, would be another SHA-256 of every byte, as boto3 does only without TLS.
+        request_checksum_calculation="when_supported",
+        s3={"addressing_style": "path" if path_style else "auto", "payload_signing_enabled": False},
     )
 
 
@@ -235,18 +283,21 @@ def _code(error: BaseException) -> str:
     return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
 
 
+def _where(address: str) -> dict[str, str]:
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None:
+        raise FlipError("E0702", bundle=address, problem="not an address", suggestion="addresses read s3://bucket/key")
+    return {"Bucket": parts["bucket"], "Key": parts["key"]}
+
+
+def _pieces(at: _AtWork, where: dict[str, str]) -> Iterator[bytes]:
+    """The bytes of a stored object."""
+    body = at.ask("get_object", **where)["Body"]
+    while piece := settled(at.requests.submit(body.read, READ_BYTES), at.check):
+        yield piece
+
+
 def _read(path: Path) -> Iterator[bytes]:
     with path.open("rb") as source:
         while piece := source.read(1 << 20):
             yield piece
-
-
-def _parts(chunks: Iterable[bytes], part_bytes: int) -> Iterator[bytes]:
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        while len(held) >= part_bytes:
-            yield bytes(held[:part_bytes])
-            del held[:part_bytes]
-    if held:
-        yield bytes(held)

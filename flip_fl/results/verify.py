@@ -8,37 +8,77 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from flip_fl.app import weights
 from flip_fl.errors import FlipError
-from flip_fl.results.bundle import GLOBAL_MODEL, MODELS
+from flip_fl.results.bundle import APP_CONFIG, MODELS_CODE, Bundle
+from flip_fl.results.contents import GLOBAL_MODEL, Contents, Item, Kind, is_plain
 from flip_fl.results.manifest import MANIFEST, READ_BYTES, Manifest, fingerprint
+from flip_fl.results.shapes import problem_of
 
 MAX_MANIFEST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that can be used: its manifest, the models in it, shapes and dtypes of the global model's weights."""
+    """A bundle that can be used: its manifest, the models in it (the job's result first), shapes and dtypes of the
+    first one's weights. An evaluation has no model of its own."""
 
     manifest: Manifest
     models: tuple[str, ...]
     parameters: weights.Shapes
 
 
-def verify(bundle: Path) -> Verified:
-    """Check every digest and load every model, strictly, in a process of its own.
+def verify(bundle: Path, expected: Contents | None = None) -> Verified:
+    """Check every digest, look at every file's form, and load every model, strictly, in a process of its own.
+
+    What the bundle must hold is what its manifest says, and ``expected``, where that is given. Raises ``FlipError``
+    E0702 naming the first thing that is wrong.
+    """
+    with unpacked(bundle) as (folder, manifest):
+        if expected is not None and manifest.contents != expected:
+            raise _unusable(bundle.name, "it is of another kind of job than was expected")
+        found = {item: folder / item.name for item in manifest.contents.items if item.name in manifest.files}
+        models = _check(bundle.name, folder, found)
+    return Verified(manifest, tuple(models), next(iter(models.values()), {}))
+
+
+def check(bundle: Bundle) -> None:
+    """Look at every file's form and load every model of a bundle that is about to be stored, with no code but its own.
 
     Raises ``FlipError`` E0702 naming the first thing that is wrong.
     """
-    with _unpacked(bundle) as (folder, manifest):
-        models = tuple(name for name in MODELS if name in manifest.files)
+    with tempfile.TemporaryDirectory(prefix="flip-bundle-") as name:
+        folder = Path(name)
+        for member, source in bundle.files.items():
+            if member in bundle.contents.names:
+                continue
+            target = folder / member
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source.opened(member) as file:
+                target.write_bytes(file.read())
+        sources = {item: bundle.files[item.name].path for item in bundle.contents.items if item.name in bundle.files}
+        _check("results", folder, {item: path for item, path in sources.items() if path is not None})
+
+
+def _check(bundle: str, code: Path, found: Mapping[Item, Path]) -> dict[str, weights.Shapes]:
+    """The models among ``found`` (item → its file) with their shapes, once all is sound."""
+    for item, path in found.items():
+        problem = problem_of(item, path)
+        if problem is not None:
+            raise _unusable(bundle, f"{item.name}: {problem}")
+    stages: dict[str | None, dict[str, Path]] = {}
+    for item, path in found.items():
+        if item.kind is Kind.MODEL:
+            stages.setdefault(item.stage, {})[item.name] = path
+    shapes: dict[str, weights.Shapes] = {}
+    for stage, models in stages.items():
         try:
-            shapes = weights.load_models(folder, [folder / name for name in models])
+            shapes |= dict(zip(models, weights.load_models(code, list(models.values()), stage), strict=True))
         except FlipError as error:
             raise _unusable(bundle, error.what) from None
-    return Verified(manifest=manifest, models=models, parameters=shapes[models.index(GLOBAL_MODEL)])
+    return {item.name: shapes[item.name] for item in found if item.kind is Kind.MODEL}
 
 
 def reproduce(
@@ -48,9 +88,10 @@ def reproduce(
 
     ``cohorts``: the CSV of each slot. Raises ``FlipError`` E0702 when the bundle, its model or ``validate`` fails.
     """
-    with _unpacked(bundle) as (folder, manifest):
-        if model not in manifest.files:
-            raise _unusable(bundle, f"it has no {model}")
+    with unpacked(bundle) as (folder, manifest):
+        item = next((item for item in manifest.contents.models if item.name == model), None)
+        if item is None or model not in manifest.files:
+            raise _unusable(bundle.name, f"it has no {model}")
         number = manifest.global_round or 1
         try:
             scores = weights.score(
@@ -60,10 +101,11 @@ def reproduce(
                 images=images,
                 round=number,
                 total_rounds=number,
+                stage=item.stage,
                 name=bundle.name,
             )
         except FlipError as error:
-            raise error if error.code == "E0702" else _unusable(bundle, error.what) from None
+            raise error if error.code == "E0702" else _unusable(bundle.name, error.what) from None
     return {slot: dict(found.metrics) for slot, found in scores.items()}
 
 
@@ -74,8 +116,8 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 @contextlib.contextmanager
-def _unpacked(bundle: Path) -> Iterator[tuple[Path, Manifest]]:
-    """The bundle's files in a temporary folder, digests checked."""
+def unpacked(bundle: Path) -> Iterator[tuple[Path, Manifest]]:
+    """The bundle's files in a temporary folder, digests checked. Raises ``FlipError`` E0702."""
     with tempfile.TemporaryDirectory(prefix="flip-bundle-") as name, _opened(bundle) as archive:
         folder = Path(name)
         manifest = _manifest(bundle, archive)
@@ -85,7 +127,7 @@ def _unpacked(bundle: Path) -> Iterator[tuple[Path, Manifest]]:
             target.parent.mkdir(parents=True, exist_ok=True)
             _extract(bundle, archive, member, target, entry.size_bytes)
             if (entry.size_bytes, entry.sha256) != fingerprint(target):
-                raise _unusable(bundle, f"{member} is not what the manifest says: its digest or size differs")
+                raise _unusable(bundle.name, f"{member} is not what the manifest says: its digest or size differs")
         yield folder, manifest
 
 
@@ -97,25 +139,30 @@ def _extract(bundle: Path, archive: zipfile.ZipFile, member: str, target: Path, 
             while (piece := source.read(READ_BYTES)) and written <= limit:
                 written += out.write(piece)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise _unusable(bundle, f"{member} cannot be unpacked ({type(error).__name__})") from None
+        raise _unusable(bundle.name, f"{member} cannot be unpacked ({_words(error)})") from None
+
+
+def _words(error: Exception) -> str:
+    """``No space left on device`` rather than ``OSError``."""
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _check_names(bundle: Path, archive: zipfile.ZipFile, manifest: Manifest) -> None:
     inside = archive.namelist()
     for name in manifest.files:
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or "\\" in name or ".." in parts or PurePosixPath(name).as_posix() != name:
-            raise _unusable(bundle, "the manifest names a path that leads out of the bundle")
+        if not is_plain(name):
+            raise _unusable(bundle.name, "the manifest names a path that leads out of the bundle")
     if len(set(inside)) != len(inside):
-        raise _unusable(bundle, "a file is in it twice")
+        raise _unusable(bundle.name, "a file is in it twice")
     missing = [name for name in manifest.files if name not in inside]
     if missing:
-        raise _unusable(bundle, f"{missing[0]} is in the manifest but not in the bundle")
+        raise _unusable(bundle.name, f"{missing[0]} is in the manifest but not in the bundle")
     extra = [name for name in inside if name not in manifest.files and name != MANIFEST and not name.endswith("/")]
     if extra:
-        raise _unusable(bundle, f"{len(extra)} files are not in the manifest")
-    if GLOBAL_MODEL not in manifest.files:
-        raise _unusable(bundle, f"it has no {GLOBAL_MODEL}")
+        raise _unusable(bundle.name, f"{len(extra)} files are not in the manifest")
+    lacking = [name for name in (*manifest.contents.required, MODELS_CODE, APP_CONFIG) if name not in manifest.files]
+    if lacking:
+        raise _unusable(bundle.name, f"it has no {lacking[0]}")
 
 
 @contextlib.contextmanager
@@ -123,9 +170,9 @@ def _opened(bundle: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(bundle)
     except FileNotFoundError:
-        raise _unusable(bundle, "there is no such file") from None
+        raise _unusable(bundle.name, "there is no such file") from None
     except (zipfile.BadZipFile, OSError) as error:
-        raise _unusable(bundle, f"it is not a zip ({type(error).__name__})") from None
+        raise _unusable(bundle.name, f"it is not a zip ({type(error).__name__})") from None
     with archive:
         yield archive
 
@@ -133,18 +180,18 @@ def _opened(bundle: Path) -> Iterator[zipfile.ZipFile]:
 def _manifest(bundle: Path, archive: zipfile.ZipFile) -> Manifest:
     try:
         if archive.getinfo(MANIFEST).file_size > MAX_MANIFEST_BYTES:
-            raise _unusable(bundle, f"its {MANIFEST} is too large")
+            raise _unusable(bundle.name, f"its {MANIFEST} is too large")
         return Manifest.from_json(archive.read(MANIFEST).decode("utf-8"))
     except KeyError:
-        raise _unusable(bundle, f"it has no {MANIFEST}") from None
+        raise _unusable(bundle.name, f"it has no {MANIFEST}") from None
     except (ValueError, TypeError, json.JSONDecodeError, zipfile.BadZipFile) as error:
-        raise _unusable(bundle, f"its {MANIFEST} cannot be read ({error})") from None
+        raise _unusable(bundle.name, f"its {MANIFEST} cannot be read ({error})") from None
 
 
-def _unusable(bundle: Path, problem: str) -> FlipError:
+def _unusable(bundle: str, problem: str) -> FlipError:
     return FlipError(
         "E0702",
-        bundle=bundle.name,
+        bundle=bundle,
         problem=problem,
         suggestion="fetch it again; if that does not help, run the job again",
     )
