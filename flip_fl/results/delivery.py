@@ -46,13 +46,15 @@ def deliver(this: Delivery, stopped: Callable[[], bool]) -> Stored:
     """Where the verified bundle lies, with its size and digest.
 
     Raises ``FlipError`` E0702 when the model is missing or does not load from the bundle, ``ResultsUploadError`` when
-    the bundle cannot be stored or is not what was sent, ``DeliveryStopped`` as soon as ``stopped`` says so.
+    the bundle cannot be stored or is not what was verified, ``DeliveryStopped`` as soon as ``stopped`` says so.
     """
     this.work.mkdir(mode=0o700, parents=True)
     go_on = _go_on(stopped)
-    zipped = _bundle(this, go_on)
+    made = _bundle(this, go_on)
     go_on()
-    stored = _keep(this, zipped) if this.settings is None else _upload(this, this.settings, zipped, go_on)
+    if this.settings is not None:
+        return _upload(this, this.settings, made, go_on)
+    stored = _keep(this, made)
     go_on()
     return stored
 
@@ -70,11 +72,23 @@ def tidy(folders: list[Path]) -> list[str]:
             if folder.exists():
                 shutil.rmtree(folder)
         except OSError as error:
-            problems.append(f"clean-up: {folder.name} could not be removed ({error.strerror})")
+            problems.append(f"clean-up: {folder.name} could not be removed ({error.strerror or error})")
     return problems
 
 
-def _bundle(this: Delivery, go_on: Callable[[], None]) -> Path:
+@dataclass(frozen=True)
+class _Made:
+    """A bundle on this machine's disk, and the size and digest of what was verified: the file may change meanwhile."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+
+    def is_what(self, size_bytes: int, sha256: str) -> bool:
+        return (self.size_bytes, self.sha256) == (size_bytes, sha256)
+
+
+def _bundle(this: Delivery, go_on: Callable[[], None]) -> _Made:
     inventory = this.models.inventory()
     if GLOBAL_MODEL not in inventory:
         raise FlipError("E0702", bundle="results", problem="the server has no global model", suggestion="")
@@ -90,32 +104,44 @@ def _bundle(this: Delivery, go_on: Callable[[], None]) -> Path:
     zipped = this.work / "results.zip"
     bundle.build(contents, zipped, app_dir=this.app_dir, model_id=str(this.model_id), global_round=this.round)
     go_on()
+    made = _Made(zipped, *bundle.fingerprint(zipped))
     verify(zipped)
-    return zipped
+    return made
 
 
-def _keep(this: Delivery, zipped: Path) -> Stored:
+def _keep(this: Delivery, made: _Made) -> Stored:
     kept = this.state_dir / "results" / f"{this.model_id}.zip"
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    shutil.move(zipped, kept)
+    shutil.move(made.path, kept)
     size, digest = bundle.fingerprint(kept)
+    if not made.is_what(size, digest):
+        raise ResultsUploadError("the kept results are not the bytes that were verified")
     return Stored(str(kept), size, digest)
 
 
-def _upload(this: Delivery, settings: ServerSettings, zipped: Path, go_on: Callable[[], None]) -> Stored:
+def _upload(this: Delivery, settings: ServerSettings, made: _Made, go_on: Callable[[], None]) -> Stored:
     store = ResultsStore(settings)
     try:
-        stored = store.upload(lambda: _pieces(zipped, go_on), this.model_id)
+        stored = store.upload(lambda: _pieces(made.path, go_on), this.model_id)
     except ResultsUploadError as error:
         if isinstance(error.__cause__, DeliveryStopped):
             raise error.__cause__ from None
+        if isinstance(error.__cause__, FileNotFoundError):
+            problem = "the server's copy of the model went before it was stored"
+            raise FlipError("E0702", bundle="results", problem=problem, suggestion="") from None
         raise
     try:
-        fetched = store.download(stored.address, zipped.with_suffix(".fetched"))
+        fetched = store.download(stored.address, made.path.with_suffix(".fetched"))
     except FlipError as error:
         raise ResultsUploadError from error
-    if (fetched.size_bytes, fetched.sha256) != bundle.fingerprint(zipped):
-        raise ResultsUploadError("the stored results are not the bytes that were sent")
+    if not made.is_what(fetched.size_bytes, fetched.sha256):
+        store.discard(stored.address)
+        raise ResultsUploadError("the stored results are not the bytes that were verified")
+    try:
+        go_on()
+    except DeliveryStopped:
+        store.discard(stored.address)
+        raise
     return stored
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -103,6 +104,13 @@ class ResultsStore:
         finally:
             partial.unlink(missing_ok=True)
         return Stored(address, size, digest.hexdigest())
+
+    def discard(self, address: str) -> None:
+        """Remove a bundle that is nobody's result, as far as these credentials may: never raises."""
+        parts = _ADDRESS.fullmatch(address)
+        if parts is not None:
+            with contextlib.suppress(Exception):
+                _client(self._settings).delete_object(Bucket=parts["bucket"], Key=parts["key"])
 
     def _is_taken(self, client: Any, key: str) -> bool:
         """Whether the key exists, as far as these credentials may know; ``_put`` makes sure where the store can."""
