@@ -70,10 +70,16 @@ def tidy(folders: list[Path]) -> list[str]:
     for folder in folders:
         try:
             if folder.exists():
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, onerror=_unless_gone)
         except OSError as error:
             problems.append(f"clean-up: {folder.name} could not be removed ({error.strerror or error})")
     return problems
+
+
+def _unless_gone(_function: object, _path: str, problem: tuple[type, BaseException, object]) -> None:
+    """What somebody else has removed meanwhile is no reason to leave the rest there."""
+    if not isinstance(problem[1], FileNotFoundError):
+        raise problem[1]
 
 
 @dataclass(frozen=True)
