@@ -169,7 +169,7 @@ def _run(
     except RoundFailed as failed:
         lifecycle.fail(str(failed))
     except FlipError as error:
-        lifecycle.fail(error.sentence)
+        lifecycle.fail(f"{error.what}{f' ({error.why})' if error.why else ''}")
     except ResultsUploadError as error:
         lifecycle.upload_failed(upload_problem(error))
     except (SystemExit, KeyboardInterrupt) as left:

@@ -11,6 +11,9 @@ from tests.support.small_apps import write_app
 from tests.truth.cells import Cell, Column, Row
 
 GO = "go"
+START = "start.pt"
+# The moments in which a job loads a checkpoint, where a cell is about one.
+STARTS_FROM_FILE = (Column.INIT, Column.EVALUATE)
 HELD_S = 240.0
 
 # In the app's own folder, so that it travels with it. It does nothing where the app is only looked at.
@@ -73,6 +76,29 @@ def get_model(stage):
     return torch.nn.Sequential(parts)
 """
 
+EVALUATED_MODELS = """
+import torch
+
+
+def get_model():
+    return torch.nn.Linear(3, 1)
+"""
+
+EVALUATOR = """
+import gate
+import torch
+
+
+def evaluate(model, site, config):
+    gate.reached("evaluate", site.name, lambda: site.aborted)
+    cohort = site.cohort()
+    x = torch.tensor(cohort[["a", "b", "c"]].to_numpy(), dtype=torch.float32)
+    y = torch.tensor(cohort["label"].to_numpy(), dtype=torch.float32)
+    with torch.no_grad():
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(x).squeeze(1), y)
+    return {"num_examples": len(y), "loss": float(loss)}
+"""
+
 # Which training is which column's, by its round.
 _TRAIN = """gate.reached({{1: "train, first round", 2: "train, middle round", 3: "train, last round"}}.get(site.round),
                 site.name, lambda: site.aborted)
@@ -90,9 +116,10 @@ def write_cell_app(folder: Path, cell: Cell, *, run: Path, gate: Path) -> Path:
     models = MODELS
     if cell.column.job_type is JobType.DIFFUSION:
         models, config = STAGED_MODELS, {"GLOBAL_ROUNDS_AE": 1, "GLOBAL_ROUNDS_DM": 1}
-    starts_from_file = (cell.row, cell.column) == (Row.MODEL, Column.INIT)
-    if starts_from_file:
-        config = {**config, "SERVER_CHECKPOINT": "start.pt"}
+    if cell.column is Column.EVALUATE:
+        models, config = EVALUATED_MODELS, {"models": {"start": {"checkpoint": START}}}
+    elif cell.row is Row.MODEL and cell.column in STARTS_FROM_FILE:
+        config = {**config, "SERVER_CHECKPOINT": START}
     write_app(
         folder,
         at_import='import gate\n\ngate.reached("import")',
@@ -101,10 +128,12 @@ def write_cell_app(folder: Path, cell: Cell, *, run: Path, gate: Path) -> Path:
         models=models,
         **{"job_type": cell.column.job_type.value, **config},
     )
-    if starts_from_file:
+    if cell.column in STARTS_FROM_FILE:
         import torch
 
-        torch.save(torch.nn.Linear(3, 1).state_dict(), folder / "start.pt")
+        torch.save(torch.nn.Linear(3, 1).state_dict(), folder / START)
+    if cell.column is Column.EVALUATE:
+        (folder / "evaluator.py").write_text(EVALUATOR)
     # What is not the app's doing waits in the object store's answer instead.
     moment = "" if cell.column is Column.UPLOAD and not raises else cell.column.value
     facts = {"place": str(gate), "run": str(run), "moment": moment, "hold": cell.row is not Row.RAISES}

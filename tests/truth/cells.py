@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
 
+from flip_fl.app.checks import SUPPORTED_JOB_TYPES
 from flip_fl.values import JobType, ModelStatus
 
 
@@ -93,6 +94,8 @@ class Cell:
     @property
     def truth(self) -> Ending | Impossible:
         """How it ends."""
+        if self.column.job_type not in SUPPORTED_JOB_TYPES:
+            return Impossible("a job of this type is refused before anything starts")
         return _TRUTHS[self.row](self)
 
     @property
@@ -164,11 +167,11 @@ def _model(cell: Cell) -> Ending | Impossible:
     match cell.column:
         case Column.IMPORT | Column.FIRST:
             return Impossible("there is none yet; an app without models.py is refused before anything starts")
-        case Column.INIT:
-            return Ending(FAILED, ("start.pt",))
+        case Column.INIT | Column.EVALUATE:
+            return Ending(FAILED, ("start.pt",))  # the checkpoint that the job names
         case Column.VALIDATE if cell.engine is Engine.NVFLARE:
             return Ending(FAILED, ("no global model",))
-        case Column.EVALUATE | Column.UPLOAD:
+        case Column.UPLOAD:
             return Ending(FAILED, ("model",))
     # A later round writes it again, or (Flower) the model is in memory until it is delivered.
     return _success(cell)
@@ -219,20 +222,20 @@ def way(cell: Cell) -> tuple[Column, ...]:
 
 
 def pairwise(among: Sequence[Cell], limit: int) -> list[Cell]:
-    """At most ``limit`` cells, the same ones always: each next one has the most pairs that none before it has.
+    """At most ``limit`` cells, the same ones always: each next one has the most that none before it has.
 
-    The pairs: row and engine, column and engine, row and way through the code.
+    What counts, the first most: row and engine, row and way through the code, column, column and engine.
     """
     chosen: list[Cell] = []
     covered: set[tuple[object, ...]] = set()
     while len(chosen) < limit:
-        best = max(among, key=lambda cell: len(_pairs(cell) - covered))
-        if not _pairs(best) - covered:
+        best = max(among, key=lambda cell: [pair not in covered for pair in _pairs(cell)])
+        if covered.issuperset(_pairs(best)):
             break
         chosen.append(best)
-        covered |= _pairs(best)
+        covered.update(_pairs(best))
     return chosen
 
 
-def _pairs(cell: Cell) -> set[tuple[object, ...]]:
-    return {(cell.row, cell.engine), (cell.column, cell.engine), (cell.row, way(cell))}
+def _pairs(cell: Cell) -> list[tuple[object, ...]]:
+    return [(cell.row, cell.engine), (cell.row, way(cell)), (cell.column,), (cell.column, cell.engine)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from flip_fl.dashboard.story import Story
 from flip_fl.reporting.stats import find_outboxes, read_stats
 from flip_fl.results.verify import verify
 from flip_fl.simulate.model import RunOptions
@@ -18,16 +18,19 @@ from flip_fl.values import ModelStatus
 from tests.support.runs import processes_of
 from tests.support.s3_server import S3Server
 from tests.truth.app import write_cell_app
-from tests.truth.cells import Cell, Ending, Stored
+from tests.truth.cells import Cell, Column, Ending, Engine, Row, Stored
 from tests.truth.scene import ROUNDS, SITES, Scene
 
 STORE_TIMEOUT_S = 20.0
+EVALUATED = "evaluation_results/evaluation_results.json"
+_ORDER = [ModelStatus.PENDING, ModelStatus.INITIATED, ModelStatus.PREPARED, ModelStatus.RUNNING]
 
 
 @dataclass(frozen=True)
 class Ended:
     """How a run ended. ``reason`` is the hub's, ``beside`` what it was told as failures, ``statuses`` what it has gone
-    through, ``problem`` what the run itself found wrong with its results, ``left`` what it has left behind."""
+    through, ``problem`` what the run itself found wrong with its results, ``left`` the processes and reports that it
+    has left behind, ``kept`` what is left of its models on the server's disk."""
 
     status: ModelStatus
     reason: str
@@ -38,24 +41,8 @@ class Ended:
     problem: str
     exit_code: int
     left: tuple[str, ...]
+    kept: tuple[str, ...]
     seconds: float
-
-    @classmethod
-    def of(
-        cls, story: Story, *, stored: Stored, problem: str, exit_code: int, left: list[str], seconds: float
-    ) -> Ended:
-        return cls(
-            status=story.status,
-            reason=story.reason or "",
-            beside=tuple(row.text for row in story.feed if not row.success),
-            statuses=tuple(step.status for step in story.history if step.applied),
-            rounds=len([each for each in story.rounds if each.aggregated_at is not None]),
-            stored=stored,
-            problem=problem,
-            exit_code=exit_code,
-            left=tuple(left),
-            seconds=round(seconds, 1),
-        )
 
 
 def run_cell(cell: Cell, home: Path) -> Ended:
@@ -74,13 +61,19 @@ def run_cell(cell: Cell, home: Path) -> Ended:
     waiting = [path for path in find_outboxes([out / "state" / "outbox"]) if read_stats(path).pending]
     left = processes_of(out) + [str(path) for path in waiting]
     problem = "" if outcome.reason == outcome.story.reason else outcome.reason or ""
-    return Ended.of(
-        outcome.story,
+    story = outcome.story
+    return Ended(
+        status=story.status,
+        reason=story.reason or "",
+        beside=tuple(row.text for row in story.feed if not row.success),
+        statuses=tuple(step.status for step in story.history if step.applied),
+        rounds=len([each for each in story.rounds if each.aggregated_at is not None]),
         stored=_stored(out),
         problem=problem,
         exit_code=outcome.exit_code,
-        left=left,
-        seconds=seconds,
+        left=tuple(left),
+        kept=_kept(out, story.model.id),
+        seconds=round(seconds, 1),
     )
 
 
@@ -99,8 +92,8 @@ def problems(cell: Cell, ended: Ended) -> list[str]:
     if ended.stored is not wanted.stored:
         found.append(f"in the bucket is {ended.stored}, not {wanted.stored}")
     ends = [status for status in ended.statuses if status.is_terminal]
-    if len(ends) != 1 or not ended.statuses[-1].is_terminal:
-        found.append(f"it went through {', '.join(ended.statuses)}: not one end, or not at the end")
+    if list(ended.statuses) != [*_ORDER[: len(ended.statuses) - 1], *ends] or len(ends) != 1:
+        found.append(f"it went through {', '.join(ended.statuses)}: not on and on, and to one end")
     if wanted.status is ModelStatus.RESULTS_UPLOADED:
         if ended.problem or ended.exit_code != 0:
             found.append(f"exit code {ended.exit_code} for a success: {ended.problem}")
@@ -110,13 +103,28 @@ def problems(cell: Cell, ended: Ended) -> list[str]:
         found.append("exit code 0 for what is no success")
     if ended.left:
         found.append(f"left behind: {', '.join(ended.left)}")
+    if ended.kept and _ends_in_order(cell):
+        found.append(f"the server's disk still holds {', '.join(ended.kept)}")
     return found
 
 
-def _rounds(cell: Cell) -> int:
-    from tests.truth.cells import Column
+def _ends_in_order(cell: Cell) -> bool:
+    """Whether the server's process comes to its own end, and can remove what it has kept."""
+    if cell.row is Row.CLIENT and cell.engine is Engine.NVFLARE:
+        return cell.column in (Column.UPLOAD, Column.CLEANUP)  # else the simulator ends it: NVFLARE would wait
+    return cell.row not in (Row.SERVER, Row.CLEANUP)
 
+
+def _rounds(cell: Cell) -> int:
     return 2 if cell.column is Column.BETWEEN else ROUNDS
+
+
+def _kept(out: Path, model_id: str) -> tuple[str, ...]:
+    """What is there of the folders that a server removes at its end."""
+    nvflare = (out / "state" / "engine" / "server").glob("*/app_server")
+    folders = [folder for app in nvflare for folder in (app / "model", app.parent / "flip_results")]
+    folders.append(out / "state" / "flower" / model_id)
+    return tuple(str(folder) for folder in folders if folder.exists())
 
 
 def _stored(out: Path) -> Stored:
@@ -131,7 +139,9 @@ def _stored(out: Path) -> Stored:
             path = Path(folder, "results.zip")
             path.write_bytes(_fetched(server, keys[0]))
             verify(path)
-    return Stored.BUNDLE
+            with zipfile.ZipFile(path) as bundle:
+                evaluated = EVALUATED in bundle.namelist()
+    return Stored.EVALUATION if evaluated else Stored.BUNDLE
 
 
 def _fetched(server: S3Server, key: str) -> bytes:

@@ -23,7 +23,7 @@ from flip_fl.simulate.faults import AWAY, HUNG, OK, FaultyHub, answers
 from flip_fl.simulate.model import Progress
 from flip_fl.values import SERVER_NAME, ModelStatus
 from tests.support.runs import Trouble, holders, site_processes
-from tests.truth.app import GO
+from tests.truth.app import GO, START, STARTS_FROM_FILE
 from tests.truth.cells import Cell, Column, Engine, Row
 
 VICTIM = "Trust_2"
@@ -88,9 +88,9 @@ class Scene:
             assert address in text
             text = text.replace(address, proxy.url)
         file.write_text(text, encoding="utf-8")
-        if (self.cell.row, self.cell.column) == (Row.MODEL, Column.INIT):
-            for start in (self.out / "state" / "checkpoints").rglob("start.pt"):
-                start.unlink()
+        if self.cell.row is Row.MODEL and self.cell.column in STARTS_FROM_FILE:
+            (start,) = (self.out / "state" / "checkpoints").rglob(START)
+            start.unlink()
             self.done = True
 
     # -- beside the run -----------------------------------------------------------------------------------------------

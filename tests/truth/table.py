@@ -39,8 +39,6 @@ def _when(alike: Sequence[Cell], marks: Mapping[str, str]) -> str:
     by_column: dict[Column, list[Cell]] = {}
     for cell in alike:
         by_column.setdefault(cell.column, []).append(cell)
-    if len(by_column) == len(Column) and all(len(found) == len(Engine) for found in by_column.values()):
-        return "always" + "".join(marks.get(cell.name, "") for cell in alike)
     words = []
     for column, found in by_column.items():
         on = "" if len(found) == len(Engine) else f" ({found[0].engine.value})"
