@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # or flower: the same app, the same table
 ENGINE ?= nvflare
+# how many runs of the truth table at a time
+JOBS ?= 2
 STAMP := $(VENV)/.installed
 LOCK := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick lint bench soak lock install clean
+.PHONY: demo test quick lint bench soak truth-table lock install clean
 
 demo: install
 	@$(BIN)/flip-fl run examples/breast_cancer --engine $(ENGINE) --sites 2 --rounds 5 --out runs/demo --baselines
@@ -32,6 +34,10 @@ bench: install
 
 soak: install
 	$(BIN)/python -m pytest -m soak --timeout 7200
+
+# how every run ends, each with a real run: what is known is not run again while the code is the same
+truth-table: install
+	@$(BIN)/python -m tests.truth --jobs $(JOBS) --write
 
 install: $(STAMP)
 

@@ -79,6 +79,11 @@ class FlipError(Exception):
     def exit_code(self) -> ExitCode:
         return self.entry.exit_code
 
+    @property
+    def sentence(self) -> str:
+        """What and why in one line: a run's reason at the hub."""
+        return f"{self.what} ({self.why})" if self.why else self.what
+
     def text(self) -> str:
         """The error as people read it: one line a part, nothing wrapped."""
         lines = [f"error[FLIP-{self.code}]: {self.what}"]

@@ -77,7 +77,7 @@ class UploadResults(Controller):
         except DeliveryStopped:
             return  # the reporter notes the abort
         except FlipError as error:
-            self.system_panic(f"{error.what}{f' ({error.why})' if error.why else ''}", fl_ctx)
+            self.system_panic(error.sentence, fl_ctx)
         except ResultsUploadError as error:
             lifecycle.upload_failed(upload_problem(error))
         else:

@@ -79,10 +79,16 @@ def tidy(folders: list[Path]) -> list[str]:
     for folder in folders:
         try:
             if folder.exists():
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, onerror=_unless_gone)
         except OSError as error:
-            problems.append(f"clean-up: {folder.name} could not be removed ({error.strerror})")
+            problems.append(f"clean-up: {folder.name} could not be removed ({error.strerror or error})")
     return problems
+
+
+def _unless_gone(_function: object, _path: str, problem: tuple[type, BaseException, object]) -> None:
+    """What somebody else has removed meanwhile is no reason to leave the rest there."""
+    if not isinstance(problem[1], FileNotFoundError):
+        raise problem[1]
 
 
 def _bundle(this: Delivery, go_on: Check) -> Bundle:
@@ -133,6 +139,9 @@ def _upload(this: Delivery, settings: ServerSettings, bundle: Bundle, go_on: Che
     except ResultsUploadError as error:
         if isinstance(error.__cause__, DeliveryStopped | FlipError):
             raise error.__cause__ from None
+        if isinstance(error.__cause__, FileNotFoundError):
+            problem = "the server's copy of the model went before it was stored"
+            raise FlipError("E0702", bundle="results", problem=problem, suggestion="") from None
         # What took days to train is not thrown away because a bucket was away for a while.
         try:
             _keep(this, bundle)

@@ -78,6 +78,7 @@ class ResultsStore:
         ``size_bytes``: about how large it is, where that is known. ``check`` is asked all the while, and may raise.
         """
         stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+        key, token = "", secrets.token_hex(16)
         try:
             with self._at_work(check) as at:
                 for number in itertools.count():
@@ -85,10 +86,14 @@ class ResultsStore:
                     key = "/".join([*self._prefix, str(model_id), name])
                     if self._is_taken(at, key):
                         continue
-                    stored = self._put(at, key, chunks(), max(self._part_bytes, -(-size_bytes // MAX_PARTS)))
+                    part_bytes = max(self._part_bytes, -(-size_bytes // MAX_PARTS))
+                    stored = self._put(at, key, token, chunks(), part_bytes)
                     if stored is not None:
                         return stored
         except Exception as error:
+            if not isinstance(error, _boto_errors()):
+                # Stopped from here, maybe in the moment in which the store had it all.
+                self._discard_own(key, token)
             raise ResultsUploadError from error
         raise AssertionError("unreachable: itertools.count() does not end")
 
@@ -136,6 +141,11 @@ class ResultsStore:
             partial.unlink(missing_ok=True)
         return fetched
 
+    def discard(self, address: str) -> None:
+        """Remove a bundle that is nobody's result, as far as these credentials may: never raises."""
+        with contextlib.suppress(Exception):
+            _client(self._settings).delete_object(**_where(address))
+
     @contextlib.contextmanager
     def _at_work(self, check: Check) -> Iterator[_AtWork]:
         with Lane(WORKERS) as requests, Lane() as hashing:
@@ -155,7 +165,13 @@ class ResultsStore:
             raise
         return True
 
-    def _put(self, at: _AtWork, key: str, chunks: Iterable[bytes], part_bytes: int) -> Stored | None:
+    def _discard_own(self, key: str, token: str) -> None:
+        with contextlib.suppress(Exception), self._at_work(lambda: None) as at:
+            where = {"Bucket": self.bucket, "Key": key}
+            if self._is_from(at, where, token):
+                at.ask("delete_object", **where)
+
+    def _put(self, at: _AtWork, key: str, token: str, chunks: Iterable[bytes], part_bytes: int) -> Stored | None:
         """Store the chunks, or return None when somebody else took the key meanwhile."""
         from botocore.exceptions import ClientError
 
@@ -163,7 +179,6 @@ class ResultsStore:
         parts = cut(chunks, buffers, digest, at.check)
         first, second = next(parts, None), next(parts, None)
         where = {"Bucket": self.bucket, "Key": key}
-        token = secrets.token_hex(16)
         facts: dict[str, Any] = {"ContentType": "application/zip", "Metadata": {_UPLOAD: token}}
         try:
             if second is None:
@@ -205,6 +220,12 @@ def is_passing(error: ResultsUploadError) -> bool:
         status = int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return status >= 500 or status == 429 or _code(cause) in _PASSING
     return isinstance(cause, HTTPClientError | IncompleteReadError) and not isinstance(cause, SSLError)
+
+
+def _boto_errors() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return BotoCoreError, ClientError
 
 
 def make_bucket(endpoint: str, access_key: str, secret_key: str, region: str, bucket: str) -> None:

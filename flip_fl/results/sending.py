@@ -31,7 +31,13 @@ def send(
     for wait_s in (*waits_s, None):
         try:
             stored = store.upload(chunks, model_id, size_bytes=size_bytes, check=check)
-            store.confirm(stored, check)
+            try:
+                store.confirm(stored, check)
+                check()
+            except BaseException:
+                # Of a run that was stopped, or will send again, nothing must look like results.
+                store.discard(stored.address)
+                raise
             return stored
         except ResultsUploadError as error:
             if wait_s is None or not is_passing(error):

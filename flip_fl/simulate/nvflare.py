@@ -23,9 +23,9 @@ from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.processes import Child, descendants, engine_ending, start
 from flip_fl.values import SERVER_NAME
 
-# A site's process is there from its first task to the end of the run; an engine that winds down needs some seconds
-# after its sites have left.
-LOST_AFTER_S = 20.0
+# A site's process is there from its first task until the run's end is decided: what is not, is lost. Some seconds more,
+# for what reads this later than the engine says it.
+LOST_AFTER_S = 8.0
 
 
 class NVFlare:

@@ -52,7 +52,7 @@ def fetch_and_check(
         # Checks every digest and loads the model strictly before it scores it: `verify` would do that twice.
         scores = reproduce(target, cohorts, images=images)
     except FlipError as error:
-        return Checked([], f"{error.what} ({error.why})" if error.why else error.what)
+        return Checked([], error.sentence)
     if config.fedbn:
         return Checked([], None)
     rows = [BaselineRow(model=GLOBAL, scored_on=slot, metrics=dict(metrics)) for slot, metrics in scores.items()]

@@ -29,7 +29,7 @@ from flip_fl.simulate.results import Checked, fetch_and_check
 from flip_fl.simulate.sites import Data, development_calls, given_data, prepared_data, split, write_site_settings
 from flip_fl.simulate.storage import storage
 from flip_fl.simulate.trusts import WHOLE_COHORT, simulated_trusts
-from flip_fl.simulate.watch import OnlyChanges, news, trained
+from flip_fl.simulate.watch import OnlyChanges, news, trained, waits_for_sites
 from flip_fl.values import SERVER_NAME, ModelStatus, natural_key
 
 BUCKET = "flip-results"
@@ -204,15 +204,20 @@ def _stop(this: _Run, engine: EngineRun | None, engine_parts: contextlib.ExitSta
 def _follow(this: _Run, engine: EngineRun, parts: contextlib.ExitStack, tell: Tell) -> tuple[Child | None, str]:
     """Tell what happens until the engine ends, and how it ended; start the baselines while it winds down.
 
-    A site's process that is lost ends the run: the engine would wait for its reply.
+    A site's process that is lost ends the run: the engine would wait for its reply. A run whose rounds are over waits
+    for none, and one whose end is decided has let its sites go.
     """
     baselines: Child | None = None
+    decided_at: float | None = None
     while engine.running:
         story = _try_story(this.hub)
         if story is not None and story.status.is_terminal:
             break  # the engine takes some seconds to wind down: the results can be looked at meanwhile
         lost = engine.lost()
-        if lost and story is not None:
+        if lost and decided_at is None and _end_is_decided(this):
+            decided_at = time.monotonic()
+        winding_down = decided_at is not None and time.monotonic() - decided_at < WIND_DOWN_S
+        if lost and story is not None and not winding_down and waits_for_sites(story):
             engine.stop()
             return baselines, f"the process of {', '.join(lost)} was lost"
         if story is not None:
@@ -221,6 +226,11 @@ def _follow(this: _Run, engine: EngineRun, parts: contextlib.ExitStack, tell: Te
                 baselines = parts.enter_context(running(_start_baselines(this)))
         time.sleep(POLL_S)
     return baselines, engine.ended()
+
+
+def _end_is_decided(this: _Run) -> bool:
+    """Whether the FL server knows how the run ends, though the hub may not yet."""
+    return any(read_stats(path).cause for path in find_outboxes([this.folder.state]))
 
 
 def _start_baselines(this: _Run) -> Child:

@@ -45,6 +45,11 @@ def trained(story: Story) -> bool:
     )
 
 
+def waits_for_sites(story: Story) -> bool:
+    """Whether anything is still to come from the sites: not when all of them have scored the last round's model."""
+    return news(story).stage != "upload"
+
+
 class OnlyChanges:
     """Passes on a piece of news when it differs from the last one."""
 

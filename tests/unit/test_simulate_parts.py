@@ -22,7 +22,7 @@ from flip_fl.simulate.prepare import prepare
 from flip_fl.simulate.processes import descendants, engine_ending, free_ports, running, start, wait_until
 from flip_fl.simulate.results import difference
 from flip_fl.simulate.sites import Data, given_data, split
-from flip_fl.simulate.watch import OnlyChanges, news, trained
+from flip_fl.simulate.watch import OnlyChanges, news, trained, waits_for_sites
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
 from tests.support.small_apps import write_app
 
@@ -204,6 +204,18 @@ def test_news_tells_validation_from_training() -> None:
     assert news(story(ModelStatus.RUNNING, aggregated, ["Trust_1"])).stage == "validate"
     following = news(story(ModelStatus.RUNNING, aggregated, ["Trust_1", "Trust_2"]))
     assert (following.stage, following.round) == ("train", 2)
+
+
+def test_a_site_that_is_lost_after_the_last_round_is_not_waited_for() -> None:
+    """A hospital whose process dies while the results are stored must not cost the run: all it had to do is done."""
+    aggregated = [round_of(1, ["Trust_1", "Trust_2"], aggregated=True)]
+    some, all_of_them = (
+        story(ModelStatus.RUNNING, aggregated, slots) for slots in (["Trust_1"], ["Trust_1", "Trust_2"])
+    )
+    assert waits_for_sites(all_of_them), "two more rounds are to come"
+    last = {"total_rounds": 1}
+    assert waits_for_sites(some.model_copy(update=last))
+    assert not waits_for_sites(all_of_them.model_copy(update=last))
 
 
 def test_the_last_rounds_aggregate_starts_the_comparison() -> None:
