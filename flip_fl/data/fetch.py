@@ -14,8 +14,9 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 LOOK_S = 0.1
-# So many are looked for by one thread before another is told of them: being told costs as much as looking.
-LOOKS_AT_ONCE = 16
+# A thread looks for so many before it tells of them: being told costs as much as looking. More threads than that would
+# mostly wait for each other.
+LOOKS_AT_ONCE, LOOKERS = 16, 8
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,12 @@ class SideBySide(Generic[K, V]):
         """A key that must be asked for; None when there is none any more."""
         while not self.stopped.is_set():
             with self._changed:
-                if self._unknown:
-                    return self._unknown.popleft()
-                keys = list(islice(self._unlooked, LOOKS_AT_ONCE))
+                # One always looks: what is known must not wait for what takes long.
+                lookers = 1 if self._unknown else LOOKERS
+                keys = list(islice(self._unlooked, LOOKS_AT_ONCE if self._looking < lookers else 0))
                 if not keys:
+                    if self._unknown:
+                        return self._unknown.popleft()
                     if not self._looking:
                         break
                     # Others may find that something is unknown.
@@ -112,9 +115,10 @@ class SideBySide(Generic[K, V]):
     def _look_for(self, keys: Sequence[K]) -> None:
         answers = [(key, self._look(key)) for key in keys]
         found = [(key, answer) for key, answer in answers if answer is not None]
+        unknown = [key for key, answer in answers if answer is None]
         if found:
             self._answers.put(_Answers(found))
         with self._changed:
-            self._unknown.extend(key for key, answer in answers if answer is None)
+            self._unknown.extend(unknown)
             self._looking -= 1
-            self._changed.notify_all()
+            self._changed.notify(len(unknown))

@@ -33,7 +33,7 @@ _NOT_FOUND = 404
 Stopped = Callable[[float], bool]  # waits so many seconds; True as soon as nothing is wanted any more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Study:
     """One study that came: the folder of each type (often one for all of them), and all files in them by path."""
 

@@ -51,6 +51,8 @@ CREATE TABLE asked (
   PRIMARY KEY (project, accession, types)) WITHOUT ROWID;
 """
 
+_AS_TEXT = json.JSONEncoder(separators=(",", ":")).encode
+
 logger = logging.getLogger(__name__)
 
 
@@ -254,10 +256,10 @@ class ProjectStudies:
         for folder, files in stored.values():
             if folder not in lying:
                 try:
-                    lying[folder] = list_files(Path(folder), self._index.root)
+                    lying[folder] = list_files(folder, self._index.root)
                 except (OSError, OutsideError):
                     return None
-            if _written(Path(folder), lying[folder]) != files:
+            if _written(folder, lying[folder]) != files:
                 return None
         return Study(
             accession_id,
@@ -273,8 +275,8 @@ class ProjectStudies:
         rows = []
         if study is not None:
             for kind, folder in folders.items():
-                inside = [file for file in study.files if str(file.path).startswith(f"{folder}/")]
-                rows.append((self._project, accession_id, kind.value, str(folder), _written(folder, inside)))
+                inside = [file for file in study.files if file.path.startswith(f"{folder}/")]
+                rows.append((self._project, accession_id, kind.value, str(folder), _written(str(folder), inside)))
 
         def change(database: sqlite3.Connection) -> None:
             _found(database, self._project, accession_id, self._names, folders)
@@ -296,9 +298,9 @@ def derived_dir(state_dir: Path, project_id: str) -> Path:
     return state_dir / "derived" / hashlib.sha256(project_id.encode()).hexdigest()[:32]
 
 
-def _written(folder: Path, files: Sequence[StudyFile]) -> str:
-    start = len(str(folder)) + 1
-    return json.dumps([[str(file.path)[start:], file.size, file.mtime_ns] for file in files], separators=(",", ":"))
+def _written(folder: str, files: Sequence[StudyFile]) -> str:
+    start = len(folder) + 1
+    return _AS_TEXT([[file.path[start:], file.size, file.mtime_ns] for file in files])
 
 
 def _found(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class StudyFile:
-    """One file; ``size`` in bytes, ``mtime_ns`` in nanoseconds since 1970."""
+    """One file; ``path`` as text, ``size`` in bytes, ``mtime_ns`` in nanoseconds since 1970."""
 
-    path: Path
+    path: str
     size: int
     mtime_ns: int
 
@@ -21,21 +21,21 @@ class OutsideError(Exception):
     """A symbolic link of the folder leads out of where studies may lie. The text names nothing."""
 
 
-def list_files(folder: Path, root: Path | None = None) -> tuple[StudyFile, ...]:
+def list_files(folder: Path | str, root: Path | None = None) -> tuple[StudyFile, ...]:
     """Every file below ``folder``, sorted by path; hidden ones, and folders that are links, are left out.
 
     A link to a file is followed, if that lies below ``root`` (None: wherever it lies). Raises ``OutsideError`` for a
     link that leads out, and ``OSError`` for a folder that is not there.
     """
     # The paths of two files are never equal.
-    return tuple(StudyFile(Path(path), size, mtime_ns) for path, size, mtime_ns in sorted(_files(str(folder), root)))
+    return tuple(StudyFile(*found) for found in sorted(_files(str(folder), root)))
 
 
 def merged(listings: Sequence[Sequence[StudyFile]]) -> tuple[StudyFile, ...]:
     """The files of several folders, each once, by path: folders may be the same, or lie in each other."""
     if len(listings) == 1:
         return tuple(listings[0])
-    found = {str(file.path): file for files in listings for file in files}
+    found = {file.path: file for files in listings for file in files}
     return tuple(found[path] for path in sorted(found))
 
 

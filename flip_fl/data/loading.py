@@ -32,7 +32,7 @@ class FileOfStudy(Protocol):
     """One file: where, how many bytes, when written."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> str: ...
     @property
     def size(self) -> int: ...
     @property
@@ -162,7 +162,7 @@ class Recipe:
         Raises ``AmbiguousError`` where files of which only one can be meant are several.
         """
         root = _root(study)
-        listed = [(str(file.path)[len(root) + 1 :], file) for file in study.files]
+        listed = [(file.path[len(root) + 1 :], file) for file in study.files]
         found: dict[str, list[str]] = {IMAGE: [], LABEL: []}
         stamp: list[str] = []
         for part, glob in ((IMAGE, self.image), (LABEL, self.label)):

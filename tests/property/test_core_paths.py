@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flip_fl.data.paths import check_accession, check_relative, inside
+from flip_fl.data.paths import Root, check_accession, check_relative, inside
 from flip_fl.errors import FlipError
 
 parts = st.sampled_from(["..", ".", "a", "link", "loop", "out", "", "/", "a/../..", "x.pt", "~", "\\..", "…"])
@@ -70,6 +70,33 @@ def test_a_folder_with_the_roots_name_as_its_beginning_is_outside(tmp_path: Path
     (tmp_path / "images-old").mkdir()
     with pytest.raises(FlipError):
         inside(tmp_path / "images", "../images-old")
+
+
+@quiet
+@given(relatives=st.lists(paths, max_size=4))
+def test_a_root_that_is_asked_often_says_the_same(root: Path, relatives: list[str]) -> None:
+    """What is remembered of the root, and what is seen at a glance, changes no answer."""
+    remembered = Root(root)
+    for relative in relatives:
+        for path in (relative, f"{root}/{relative}"):
+            found, refusal = _outcome(lambda path=path: remembered.inside(path))
+            again, likewise = _outcome(lambda path=path: inside(root, path))
+            assert (found, type(refusal)) == (again, type(likewise))
+
+
+def test_a_root_that_leads_elsewhere_is_found_there(tmp_path: Path) -> None:
+    """Storage that is mounted anew while a job runs is no reason to refuse its studies."""
+    for name in ("old", "new"):
+        (tmp_path / name / "study").mkdir(parents=True)
+    link = tmp_path / "images"
+    link.symlink_to("old")
+    root = Root(link)
+    assert root.inside(str(link / "study")) == tmp_path / "old" / "study"
+    link.unlink()
+    link.symlink_to("new")
+    assert root.inside(str(link / "study")) == tmp_path / "new" / "study"
+    with pytest.raises(FlipError):
+        root.inside(str(tmp_path / "old" / "study"))
 
 
 @quiet

@@ -183,7 +183,7 @@ def listed(*files: str, folders: dict[ResourceType, Path] | None = None, count: 
     for name in names:
         base = Path("/nowhere") / name
         at = folders or {ResourceType.ALL: base}
-        found.append(Study(name, at, tuple(StudyFile(base / file, 1, 1) for file in files)))
+        found.append(Study(name, at, tuple(StudyFile(str(base / file), 1, 1) for file in files)))
     return Listed(pd.DataFrame({"accession_id": names, "person_id": names}), found)
 
 

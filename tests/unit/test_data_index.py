@@ -69,6 +69,23 @@ def test_a_second_round_asks_for_nothing(service: Imaging) -> None:
     assert dict(first) == dict(again) == dict(other)
 
 
+def test_what_many_threads_write_at_once_is_one_transaction(service: Imaging) -> None:
+    """Each returns when its own is written: whoever has the database writes for those that wait."""
+    index = index_of(service, "job")
+    begun: list[str] = []
+    index._database.set_trace_callback(lambda text: begun.append(text) if text.startswith("BEGIN") else None)
+    known = index.of("p", TYPES)
+    threads = [threading.Thread(target=known.asking, args=(name,)) for name in NAMES]
+    with index._lock:
+        for thread in threads:
+            thread.start()
+        until(lambda: len(index._changes) == len(NAMES))
+    for thread in threads:
+        thread.join()
+    assert len(begun) == 1
+    assert sorted(name for (name,) in index.read("SELECT accession FROM asked", ())) == NAMES
+
+
 def test_what_changed_or_is_missing_is_asked_for_again(service: Imaging) -> None:
     """A file that is gone, other, newer or additional makes its study a miss, and only its study."""
     index = index_of(service, "job")
