@@ -254,6 +254,14 @@ _ENTRIES = (
         "named after the model's id; flip-fl run takes them from the app's folder, too.",
     ),
     Entry(
+        "E0214",
+        ExitCode.FAILED,
+        "the app's generate() made no pictures: {problem}",
+        "it is called with the uploaded model, a number of pictures and the config, in a process without data or keys",
+        "return that many pictures with values from 0 to 1: (count, height, width), or (count, height, width, 3)",
+        "generate(model, count, config) is optional. A run whose pictures cannot be made has its results all the same.",
+    ),
+    Entry(
         "E0211",
         ExitCode.USAGE,
         "a checkpoint's name must be a plain file name, not {name!r}",

@@ -117,6 +117,11 @@ class Task(StrEnum):
     EVALUATE = "evaluate"
 
 
+def task_words(task: str, round: int, stage: str | None = None) -> str:
+    """Where a task stands, in words: ``train, round 3``, in a job of several stages ``train, round 3 (dm)``."""
+    return f"{task}, round {round} ({stage})" if stage else f"{task}, round {round}"
+
+
 DEFAULT_X_LABEL = "Global Rounds"
 SERVER_NAME = "server"
 

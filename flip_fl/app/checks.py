@@ -16,7 +16,7 @@ from flip_fl.errors import FlipError
 from flip_fl.values import JobType, natural_key
 
 CODE_FILES = ("trainer.py", "evaluator.py", "client_app.py")
-SUPPORTED_JOB_TYPES = (JobType.STANDARD, JobType.FED_OPT)
+SUPPORTED_JOB_TYPES = (JobType.STANDARD, JobType.FED_OPT, JobType.DIFFUSION)
 # Options by the job types that act on them; none named: all that train.
 _ONLY_FOR: Mapping[str, tuple[JobType, ...]] = {
     "SERVER_OPTIMIZER": (JobType.FED_OPT,),

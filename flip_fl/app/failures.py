@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.app.redact import redacted, type_name
+from flip_fl.values import task_words
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,8 @@ class Failure:
     def headline(self) -> str:
         """The traceback's last line: type and message."""
         return self.traceback.rstrip().rpartition("\n")[2]
+
+    @property
+    def text(self) -> str:
+        """The site's row at the hub: where it happened, and the traceback."""
+        return f"In {task_words(self.task, self.round, self.stage)}:\n{self.traceback}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import traceback
@@ -18,12 +19,13 @@ from flip_fl.app.faults import AppError
 from flip_fl.app.loader import AppLoader
 from flip_fl.app.needs import needs_of
 from flip_fl.app.parts import Parts, merged, parts_of
+from flip_fl.app.pictures import pixels_of
 from flip_fl.app.plan import final_stage, stages_of
-from flip_fl.app.runner import Session, initial_seed, run_task, seed_everything
+from flip_fl.app.runner import Session, derived_seed, initial_seed, run_task, seed_everything
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.tensors import Arrays, load_into, to_arrays
 from flip_fl.errors import FlipError
-from flip_fl.values import JobType, Task
+from flip_fl.values import SERVER_NAME, JobType, Task
 
 Request = Mapping[str, Any]
 
@@ -62,6 +64,9 @@ def check(request: Request) -> dict[str, Any]:
                 job_type=app.config.job_type.value,
                 signature=function.signature,
             )
+    optional = app.optional("generate")
+    if optional is not None and not _takes(optional, 3):
+        raise FlipError("E0214", where=str(app.config.app_dir), problem="it must take (model, count, config)")
     arrays: Arrays = {}
     for stage in stages_of(app.config):
         before, app.stage = arrays, stage.name
@@ -153,12 +158,30 @@ def score(request: Request) -> dict[str, Any]:
     return {"scores": metrics}
 
 
+def generate(request: Request) -> dict[str, Any]:
+    """Write to ``out`` what the app's ``generate`` makes with the file ``model``. Raises ``FlipError`` E0205, E0214."""
+    app = _App(request)
+    function = app.optional("generate")
+    if function is None:
+        return {"found": False}
+    model = app.load(Path(request["model"])).eval()
+    seed_everything(derived_seed(app.config.seed, SERVER_NAME, 0, "generate"))
+    try:
+        made = pixels_of(function(model, request["count"], copy.deepcopy(dict(app.config.raw))), request["count"])
+    except (Exception, SystemExit) as error:
+        problem = str(error) if isinstance(error, AppError) else _words(error)
+        raise FlipError("E0214", where=app.place(error, "trainer"), problem=problem) from None
+    write_arrays(Path(request["out"]), {"pixels": made})
+    return {"found": True}
+
+
 COMMANDS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "init": init,
     "check": check,
     "export": export,
     "load": load,
     "score": score,
+    "generate": generate,
 }
 
 
@@ -174,7 +197,13 @@ class _App:
         try:
             return self._loader.module(name)
         except (Exception, SystemExit) as error:
-            raise FlipError("E0203", where=self._place(error, name), file=f"{name}.py", problem=_words(error)) from None
+            raise FlipError("E0203", where=self.place(error, name), file=f"{name}.py", problem=_words(error)) from None
+
+    def optional(self, name: str) -> Any:
+        """The function ``name`` of trainer.py, else of models.py; None where neither has it."""
+        files = [each for each in ("trainer", "models") if (self.config.app_dir / f"{each}.py").is_file()]
+        found = (getattr(self.module(each), name, None) for each in files)
+        return next((function for function in found if callable(function)), None)
 
     def model(self) -> Any:
         """A fresh ``get_model()``, from the job's seed. Raises ``FlipError`` E0203, E0204, E0205."""
@@ -194,7 +223,7 @@ class _App:
         try:
             return get_model(self.stage) if staged else get_model()
         except (Exception, SystemExit) as error:
-            raise self._unusable(_words(error), self._place(error, "models")) from None
+            raise self._unusable(_words(error), self.place(error, "models")) from None
 
     def arrays(self, model: Any) -> Arrays:
         import torch
@@ -270,7 +299,7 @@ class _App:
     def _unusable(self, problem: str, where: str | None = None) -> FlipError:
         return FlipError("E0205", where=where or str(self.config.app_dir / "models.py"), problem=problem)
 
-    def _place(self, error: BaseException, module: str) -> str:
+    def place(self, error: BaseException, module: str) -> str:
         """``file:line`` of the last frame inside the app, else the module's file."""
         folder = self.config.app_dir.resolve()
         if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(folder):

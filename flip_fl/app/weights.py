@@ -15,7 +15,12 @@ from typing import Any
 
 from flip_fl.app.arrays import Arrays, read_arrays, write_arrays
 from flip_fl.app.child import ChildDied, error_answer, run_child
+from flip_fl.app.faults import AppError
+from flip_fl.app.pictures import Pixels, check_pixels
 from flip_fl.errors import FlipError
+
+# Nobody waits longer for pictures of a report.
+GENERATE_TIMEOUT_S = 120.0
 
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 
@@ -172,6 +177,27 @@ def score(
         name=name or str(model),
     )
     return {slot: SiteScore(**found) for slot, found in answer["scores"].items()}
+
+
+def generate(app_dir: Path, model: Path, count: int, timeout_s: float = GENERATE_TIMEOUT_S) -> Pixels | None:
+    """``count`` pictures that the app's own ``generate`` makes with ``model``; None where it has no such function.
+
+    Shapes as of ``pixels_of``. Raises ``FlipError`` E0205 when the model does not load, E0214 when nothing usable is
+    made in ``timeout_s``.
+    """
+    with tempfile.TemporaryDirectory(prefix="flip-pictures-") as folder:
+        out = Path(folder, "pictures.npz")
+        try:
+            request = {"app_dir": str(app_dir.absolute()), "model": str(model.resolve()), "count": count}
+            if not run_child("generate", {**request, "out": str(out)}, timeout_s)["found"]:
+                return None
+            pixels = read_arrays(out)["pixels"]
+            check_pixels(pixels, count)
+        except (ChildDied, AppError) as error:
+            raise FlipError("E0214", where=str(app_dir), problem=str(error)) from None
+        except (OSError, ValueError, KeyError):
+            raise FlipError("E0214", where=str(app_dir), problem="its process left no pictures") from None
+    return pixels
 
 
 def _ask(command: str, app_dir: Path, **request: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def text(value: object) -> str:
 
 def body(story: Story) -> str:
     """The whole run as HTML."""
-    parts = [_state(story), _failures(story), _losses(story), _baselines(story), _curves(story)]
+    parts = [_state(story), _failures(story), _losses(story), _samples(story), _baselines(story), _curves(story)]
     parts += [_rounds(story), _results(story)]
     return f'<main id="main" class="wrap static">{"".join(parts)}{_history(story)}{_activity(story)}</main>'
 
@@ -71,6 +71,21 @@ def _failure(failure: Failure) -> str:
 def _losses(story: Story) -> str:
     lines = "".join(f"<li>{_when(loss.at)} {text(loss.text)}</li>" for loss in story.losses)
     return _section("Lost reports", f"<ul>{lines}</ul>") if lines else ""
+
+
+def _samples(story: Story) -> str:
+    samples = story.samples
+    if samples is None:
+        return ""
+    if not samples.pictures:
+        return _section(words.PICTURES, f'<p class="empty">{text(samples.problem or "There are none.")}</p>')
+    size = f'width="{samples.width}" height="{samples.height}"'
+    count = len(samples.pictures)
+    items = "".join(
+        f'<li><img src="{text(picture)}" alt="Picture {number} of {count}" {size}></li>'
+        for number, picture in enumerate(samples.pictures, start=1)
+    )
+    return _section(words.PICTURES, f'<p class="soft">{count} {words.PICTURES_NOTE}</p><ul class="made">{items}</ul>')
 
 
 def _baselines(story: Story) -> str:
@@ -172,7 +187,12 @@ def _rounds(story: Story) -> str:
             row.append(f"{len(where)}" if state == "returned" else text(ranges(where)))
         rows.append(row)
     heads = ["Site", *(w if s == "returned" else f"{w} in round" for s, w in words.CELL_WORDS.items())]
-    return _section("Rounds", _table(heads, rows))
+    stages: dict[str, list[int]] = {}
+    for each in story.rounds:
+        if each.stage:
+            stages.setdefault(each.stage, []).append(each.number)
+    told = "; ".join(f"{text(stage)}: round {ranges(numbers)}" for stage, numbers in stages.items())
+    return _section("Rounds", (f'<p class="soft">Stages: {told}.</p>' if told else "") + _table(heads, rows))
 
 
 def _results(story: Story) -> str:

@@ -31,6 +31,8 @@ def _finite_or_none(value: object) -> object:
 
 
 UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
+# Longer than any picture of 64 by 64 pixels in three colours.
+Picture = Annotated[str, Field(pattern=r"^data:image/png;base64,[A-Za-z0-9+/]+=*$", max_length=20_000)]
 Measured = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 
@@ -79,9 +81,10 @@ class Cell(_Part):
 
 
 class StoryRound(_Part):
-    """One round; its cells always add up to the participating sites."""
+    """One round; its cells always add up to the participating sites. ``stage``: of a job that has several."""
 
     number: int
+    stage: str | None = None
     started_at: UtcTime | None = None
     aggregated_at: UtcTime | None = None
     returned: int | None = None
@@ -172,6 +175,18 @@ class BaselineRow(_Part):
     metrics: Mapping[str, Measured]
 
 
+class Samples(_Part):
+    """Pictures that the uploaded model made, each a small PNG; ``problem`` says why there are none.
+
+    ``width`` and ``height`` are in pixels, the same for all.
+    """
+
+    width: Annotated[int, Field(ge=0, le=64)] = 0
+    height: Annotated[int, Field(ge=0, le=64)] = 0
+    pictures: Annotated[list[Picture], Field(max_length=64)] = []
+    problem: str | None = None
+
+
 class Headline(_Part):
     """The state in words (see ``words``), as command line and page show it.
 
@@ -202,6 +217,7 @@ class Story(_Part):
     failures: list[Failure] = []
     results: StoredResults | None = None
     baselines: list[BaselineRow] = []
+    samples: Samples | None = None
     unreachable: Silence | None = None
     losses: list[Loss] = []
 
@@ -213,6 +229,7 @@ class Story(_Part):
             self.status,
             round_number=self.last_round,
             total_rounds=self.total_rounds,
+            stage=self.last_stage,
             by=self._stopped_by(),
             cause=self._cause(),
         )
@@ -226,6 +243,11 @@ class Story(_Part):
     def last_round(self) -> int | None:
         """The number of the last round that began; None before the first."""
         return max((r.number for r in self.rounds), default=None)
+
+    @property
+    def last_stage(self) -> str | None:
+        """The stage of the last round that began; None in a job of one."""
+        return next((r.stage for r in self.rounds if r.number == self.last_round), None)
 
     def _stopped_by(self) -> str | None:
         stops = [t.by for t in self.history if t.applied and t.status is ModelStatus.STOPPED]

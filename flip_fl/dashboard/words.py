@@ -69,6 +69,13 @@ CELL_WORDS: Mapping[str, str] = MappingProxyType(
     {"returned": "Returned", "late": "Late", "failed": "Failed", "missed": "Missed", "not_asked": "Not asked"}
 )
 
+PICTURES = "Generated pictures"
+# A model can learn a picture by heart: nobody may read this as a promise.
+PICTURES_NOTE = (
+    "pictures made by the uploaded model, read from no site\u2019s data. A model can come close to what it has learnt "
+    "from: look at them before they are shown further."
+)
+
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "status": "Status",
@@ -87,6 +94,7 @@ def state_words(
     *,
     round_number: int | None = None,
     total_rounds: int | None = None,
+    stage: str | None = None,
     by: str | None = None,
     cause: str | None = None,
     queue_position: int | None = None,
@@ -96,12 +104,13 @@ def state_words(
 ) -> StateWords:
     """The words for ``status``, as exact as the facts allow.
 
-    ``round_number`` is the last round that began (1-based); ``by`` who stopped the run; ``cause`` the one cause of a
-    failure, who first (``Trust_3: CUDA out of memory``); ``evaluating`` (sites done, sites asked) when sites score a
-    model and do not train; ``slowest`` what a preparing run waits for (``Trust_2 loading data``).
+    ``round_number`` is the last round that began (1-based), ``stage`` its stage; ``by`` who stopped the run; ``cause``
+    the one cause of a failure, who first (``Trust_3: CUDA out of memory``); ``evaluating`` (sites done, sites asked)
+    when sites score a model and do not train; ``slowest`` what a preparing run waits for (``Trust_2 loading data``).
     """
     entry = STATES[status]
     word, detail = entry.word, entry.detail
+    staged = f" ({stage})" if stage else ""
     if status is ModelStatus.INITIATED and queue_position is not None:
         place = ordinal(queue_position)
         detail = f"{place} of {queue_length}" if queue_length else place
@@ -111,11 +120,11 @@ def state_words(
         if evaluating is not None:
             word, detail = "Evaluating", f"{evaluating[0]} of {evaluating[1]} sites"
         elif round_number:
-            detail = f"round {_of(round_number, total_rounds)}"
+            detail = f"round {_of(round_number, total_rounds)}{staged}"
     elif status in (ModelStatus.STOPPED, ModelStatus.ERROR):
         parts = [f"by {by}"] if by and status is ModelStatus.STOPPED else []
         if round_number:
-            parts.append(f"in round {round_number}")
+            parts.append(f"in round {round_number}{staged}")
         detail = " ".join(parts)
         if cause:
             detail = f"{detail} - {cause}" if detail else cause
@@ -171,6 +180,7 @@ def table() -> dict[str, Any]:
         "states": {status.value: {"word": status_word(status), "tone": STATES[status].tone} for status in STATES},
         "cells": {state: {"word": CELL_WORDS[state], "text": text} for state, text in CELLS.items()},
         "kinds": dict(KINDS),
+        "pictures": {"title": PICTURES, "note": PICTURES_NOTE},
     }
 
 

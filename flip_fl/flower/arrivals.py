@@ -128,7 +128,7 @@ class Arrivals:
             open_, self._open = self._open, None
             open_.close()
 
-    def end_phase(self, task: Task, number: int, waited_s: float) -> Phase:
+    def end_phase(self, task: Task, number: int, waited_s: float, stage: str | None = None) -> Phase:
         """What became of the phase. Who has not replied by now has failed; a later reply is told and dropped."""
         with self._reporter.together():
             for message_id, asked in self._pending.items():
@@ -140,7 +140,7 @@ class Arrivals:
         slots = tuple(sorted({asked.slot for asked in self._asked}, key=natural_key))
         self._asked = []
         failures = {slot: self._failures[slot] for slot in slots if slot in self._failures}
-        return Phase(task, number, slots, dict(self.usable), failures)
+        return Phase(task, number, slots, dict(self.usable), failures, stage)
 
     # -- one reply ------------------------------------------------------------------------------------------------
 

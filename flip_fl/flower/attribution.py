@@ -51,8 +51,7 @@ def of_error(error: Error, report: SiteReport, *, slot: str, task: Task, number:
     """What an error reply of ``slot`` means. With the client's own report in it: as on every other engine."""
     failure = report.failure
     if failure is not None:
-        text = f"In {failure.task}, round {failure.round}:\n{failure.traceback}"
-        return Told(failure.headline, text, failure.round or None)
+        return Told(failure.headline, failure.text, failure.round or None)
     if report.aborted:
         return _told(_WORDS[ABORTED], slot, task, number)
     if error.code == _RAISED:

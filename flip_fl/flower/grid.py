@@ -180,7 +180,7 @@ class FlipGrid(Grid):
         limit_s = self._limit(timeout)
         self._send(messages, task, number, limit_s)
         self._receive(limit_s)
-        self.phase = self._arrivals.end_phase(task, number, limit_s)
+        self.phase = self._arrivals.end_phase(task, number, limit_s, self._note.stage or None)
         if ABORTED_AT_SITE in self.phase.failures.values():
             # Most likely the whole run was stopped, and the sites heard of it before the server did.
             self._rest(STOP_NEWS_S)

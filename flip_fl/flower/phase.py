@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message
 
-from flip_fl.values import Task
+from flip_fl.values import Task, task_words
 
 STOPPED_AT_HUB = "stopped at the hub"
 
@@ -45,7 +45,8 @@ class Quorum:
 class Phase:
     """What became of one phase. Slots are in natural order; a slot that was asked is in one of the two mappings.
 
-    ``replies`` are the usable ones as they came, with all their metrics; ``failures`` says why there is none.
+    ``replies`` are the usable ones as they came, with all their metrics; ``failures`` says why there is none. ``stage``
+    is None in a job of one.
     """
 
     task: Task
@@ -53,14 +54,18 @@ class Phase:
     asked: tuple[str, ...] = ()
     replies: Mapping[str, Message] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
+    stage: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Task, round and stage in words."""
+        return task_words(self.task.value, self.round, self.stage)
 
     @property
     def words(self) -> str:
         """Every failure with its site, task and round; "" when there was none."""
         return "; ".join(
-            f"{slot} in {self.task.value}, round {self.round}: {self.failures[slot]}"
-            for slot in self.asked
-            if slot in self.failures
+            f"{slot} in {self.place}: {self.failures[slot]}" for slot in self.asked if slot in self.failures
         )
 
 
@@ -73,13 +78,13 @@ def judge(phase: Phase, quorum: Quorum, sites: int) -> str | None:
     """
     if not phase.asked:
         if phase.task is Task.TRAIN:
-            raise RoundFailed(f"the strategy asked nobody in train, round {phase.round}: check its fraction_train")
+            raise RoundFailed(f"the strategy asked nobody in {phase.place}: check its fraction_train")
         return None
     usable, needed = len(phase.replies), quorum.needed(sites)
     if phase.failures and (not quorum.ignore_result_error or not usable):
         raise RoundFailed(phase.words)
     if usable < needed:
         returned = f"{usable} of the {needed} sites that the job needs returned"
-        asked = f"the strategy asked {', '.join(phase.asked)} in {phase.task.value}, round {phase.round}"
+        asked = f"the strategy asked {', '.join(phase.asked)} in {phase.place}"
         raise RoundFailed(f"{returned}; {phase.words or asked}")
     return phase.words or None

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session, col, select
 
 from flip_fl.hub.tables import FlLog, FlMetric, Trust
+from flip_fl.hub.words import stage_of
 from flip_fl.values import EventType, natural_key
 
 
@@ -113,8 +114,7 @@ def _stage(details: str | None) -> str | None:
         facts = json.loads(details or "{}")
     except ValueError:
         return None
-    stage = facts.get("stage") if isinstance(facts, dict) else None
-    return stage if isinstance(stage, str) else None
+    return stage_of(facts) if isinstance(facts, dict) else None
 
 
 def _stored(model_id: UUID, session: Session) -> list[MetricRow]:

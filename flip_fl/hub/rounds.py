@@ -8,7 +8,7 @@ from datetime import datetime
 
 from flip_fl.dashboard.story import Cell, CellState, StoryRound
 from flip_fl.hub.feed import LogRow
-from flip_fl.hub.words import whole
+from flip_fl.hub.words import stage_of, whole
 from flip_fl.values import EventType
 
 
@@ -18,6 +18,7 @@ class _Round:
     aggregated_at: datetime | None = None
     returned: int | None = None
     expected: int | None = None
+    stage: str | None = None
     results: dict[str, LogRow] = field(default_factory=dict)
 
 
@@ -38,6 +39,7 @@ def story_rounds(
     return [
         StoryRound(
             number=number,
+            stage=facts.stage,
             started_at=facts.started_at,
             aggregated_at=facts.aggregated_at,
             returned=facts.returned,
@@ -64,7 +66,7 @@ def _collect(rows: Iterable[LogRow]) -> dict[int, _Round]:
         match row.event_type:
             case EventType.ROUND_STARTED:
                 # A round that starts again (a run queued anew) forgets what came of it before.
-                rounds[row.global_round] = _Round(started_at=row.at)
+                rounds[row.global_round] = _Round(started_at=row.at, stage=stage_of(row.details))
             case EventType.CLIENT_RESULT_RECEIVED if row.slot is not None:
                 rounds.setdefault(row.global_round, _Round()).results.setdefault(row.slot, row)
             case EventType.ROUND_AGGREGATED:

@@ -19,18 +19,23 @@ STATUS_SENTENCES: Mapping[ModelStatus, str] = {
     ModelStatus.RESULTS_UPLOAD_FAILED: "The run has finished, but its results could not be stored.",
 }
 
+# As the column of a metric's stage has it.
+MAX_STAGE = 64
 UNREADABLE = "[this row cannot be shown]"
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def event_text(event_type: str, *, global_round: int | None, details: Mapping[str, Any], who: str | None) -> str:
     """One typed event in words; ``who`` is what people call its trust. An unknown type is named as it is."""
-    round_ = f"Round {global_round}" if global_round is not None else "The run"
+    stage = stage_of(details)
+    staged = f" ({stage})" if stage else ""
+    run = f"Round {global_round}" if global_round is not None else "The run"
+    round_ = run + staged
     site = who or "a site"
     match event_type:
         case EventType.ROUND_STARTED:
             total = whole(details.get("total_rounds"))
-            return f"{round_} of {total} started" if total is not None else f"{round_} started"
+            return f"{run} of {total}{staged} started" if total is not None else f"{round_} started"
         case EventType.CLIENT_RESULT_RECEIVED:
             return f"{round_} · {site} returned weights{_sized(details)}{_timed(details)}"
         case EventType.ROUND_AGGREGATED:
@@ -69,6 +74,12 @@ def size_text(size: int) -> str:
 def whole(value: object) -> int | None:
     """``value`` if it is a whole number of at least 0, as details should hold; else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def stage_of(details: Mapping[str, Any]) -> str | None:
+    """The stage of its job that an event belongs to; None where details name none that can be shown."""
+    stage = details.get("stage")
+    return stage[:MAX_STAGE] if isinstance(stage, str) and stage.strip() else None
 
 
 def _sized(details: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ class FlipController(SiteTasks):
         sent, frame = self._start(model.params)
         for stage in self._plan:
             if stage.first > 1:
-                sent, frame = self._next_stage(stage, frame.whole(sent))
+                sent, frame = self._next_stage(stage)
             trained = self._stage(stage, sent, frame, slots)
             if trained is None:
                 return
@@ -94,10 +94,12 @@ class FlipController(SiteTasks):
             return {name: arrays[name] for name in frame.travelling}, frame
         return arrays, StartingModel.of(arrays).frame
 
-    def _next_stage(self, stage: Stage, previous: Arrays) -> tuple[Arrays, Frame]:
+    def _next_stage(self, stage: Stage) -> tuple[Arrays, Frame]:
         if not isinstance(self.persistor, ArrayPersistor):
             raise RoundFailed(f"a job of several stages needs {ArrayPersistor.__name__} as its {self.persistor_id}")
-        start = self.persistor.start_stage(stage.name, previous, self.fl_ctx)
+        start = self.persistor.start_stage(stage.name, self.fl_ctx)
+        if start is None:
+            raise RoundFailed(f"stage {stage.name} cannot start: the store has no model of the stage before")
         return start.sent, start.frame
 
     def _stage(self, stage: Stage, sent: Arrays, frame: Frame, slots: list[str]) -> Arrays | None:
@@ -151,7 +153,7 @@ class FlipController(SiteTasks):
             else:
                 self._failures[slot] = f"result rejected: {reason}"
                 self._reporter().rejected(slot, reason)
-        self._judge(Task.TRAIN, slots, [update.slot for update in updates], number)
+        self._judge(Task.TRAIN, slots, [update.slot for update in updates], number, stage.name)
         return updates
 
     def _aggregate(self, updates: list[Update]) -> Arrays:
@@ -168,7 +170,7 @@ class FlipController(SiteTasks):
         if replies is None:
             return None
         self._history["validate"][number] = {slot: dict(reply.metrics or {}) for slot, reply in replies.items()}
-        self._judge(Task.VALIDATE, slots, list(replies), number)
+        self._judge(Task.VALIDATE, slots, list(replies), number, stage.name)
         return [Score(slot, examples_of(reply), dict(reply.metrics or {})) for slot, reply in replies.items()]
 
     def _cross_validate(self, updates: list[Update], slots: list[str], stage: Stage) -> bool:
@@ -180,7 +182,7 @@ class FlipController(SiteTasks):
             if replies is None:
                 return False
             found[update.slot] = {slot: dict(reply.metrics or {}) for slot, reply in replies.items()}
-            self._judge(Task.VALIDATE, slots, list(replies), stage.last)
+            self._judge(Task.VALIDATE, slots, list(replies), stage.last, stage.name)
         self._history["cross_site"] = found
         if isinstance(self.persistor, ArrayPersistor):
             self.persistor.models(self.fl_ctx).save_history(self._history)

@@ -56,9 +56,15 @@ class ArrayPersistor(ModelPersistor):
         self._frame = start.frame
         return make_model_learnable(weights=start.arrays, meta_props={})
 
-    def start_stage(self, stage: str | None, previous: Arrays, fl_ctx: FLContext) -> StartingModel:
-        """What a later stage starts from: ``previous`` inside the stage's own model. Raises ``FlipError`` E0205."""
-        return weights.starting_model(custom_dir(fl_ctx), stage, previous=previous)
+    def start_stage(self, stage: str | None, fl_ctx: FLContext) -> StartingModel | None:
+        """What a later stage starts from: its own model around the stored one of the stage before.
+
+        None when there is none. Raises ``FlipError`` E0205 when the stage's model does not contain it.
+        """
+        stored = self.get_model(GLOBAL_MODEL, fl_ctx)
+        if stored is None:
+            return None
+        return weights.starting_model(custom_dir(fl_ctx), stage, previous=stored[ModelLearnableKey.WEIGHTS])
 
     def checkpoint_folders(self, fl_ctx: FLContext) -> tuple[Path, ...]:
         """Where checkpoints of this job may lie."""

@@ -250,7 +250,7 @@ class FlipReporter(Widget):
         failure = get_failure(result)
         number = self._round
         if failure is not None:
-            text, number = f"In {failure.task}, round {failure.round}:\n{failure.traceback}", failure.round
+            text, number = failure.text, failure.round
         else:
             text = f"{slot} returned {code} in task {task}; the engine gave no traceback"
         self.reporting.reporter.failure(slot, text, global_round=number or None)

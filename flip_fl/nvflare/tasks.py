@@ -19,7 +19,7 @@ from flip_fl.aggregate.average import Arrays
 from flip_fl.errors import FlipError
 from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, REPORTER_ID, TaskNote, get_failure, put_note, sender
 from flip_fl.nvflare.reporter import FlipReporter
-from flip_fl.values import Task, natural_key
+from flip_fl.values import Task, natural_key, task_words
 
 QUORUM_POLL_S = 0.5
 
@@ -97,12 +97,13 @@ class SiteTasks(ModelController):
         by_slot = {str(reply.meta.get("client_name")): reply for reply in replies}
         return {slot: by_slot[slot] for slot in slots if slot in by_slot}
 
-    def _judge(self, task: Task, slots: list[str], usable: list[str], number: int) -> None:
+    def _judge(self, task: Task, slots: list[str], usable: list[str], number: int, stage: str | None = None) -> None:
         """Whether the run goes on with the sites that gave something usable. Raises ``RoundFailed``."""
         missing = [slot for slot in slots if slot not in usable]
         if not missing:
             return
-        words = "; ".join(f"{slot} in {task.value}, round {number}: {self._why(slot)}" for slot in missing)
+        place = task_words(task.value, number, stage)
+        words = "; ".join(f"{slot} in {place}: {self._why(slot)}" for slot in missing)
         needed = self.min_clients or len(slots)
         if not self.ignore_result_error or not usable:
             raise RoundFailed(words)

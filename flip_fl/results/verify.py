@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.app import weights
+from flip_fl.app.pictures import Pixels
 from flip_fl.errors import FlipError
 from flip_fl.results.bundle import APP_CONFIG, MODELS_CODE, Bundle
 from flip_fl.results.contents import GLOBAL_MODEL, Contents, Item, Kind, is_plain
@@ -107,6 +108,15 @@ def reproduce(
         except FlipError as error:
             raise error if error.code == "E0702" else _unusable(bundle.name, error.what) from None
     return {slot: dict(found.metrics) for slot, found in scores.items()}
+
+
+def generated(bundle: Path, count: int) -> Pixels | None:
+    """``count`` pictures made by the bundle's own ``generate`` with its global model; None where it has no such.
+
+    Raises ``FlipError`` E0702 when the bundle fails, E0205 when its model does, E0214 when ``generate`` does.
+    """
+    with unpacked(bundle) as (folder, _):
+        return weights.generate(folder, folder / GLOBAL_MODEL, count)
 
 
 def read_manifest(bundle: Path) -> Manifest:

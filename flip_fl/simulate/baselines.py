@@ -11,16 +11,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from flip_fl.aggregate.differences import restored
+from flip_fl.app.arrays import Arrays
 from flip_fl.app.checkpoints import find_checkpoint
-from flip_fl.app.config import DIFF, load_config
+from flip_fl.app.config import DIFF, AppConfig, load_config
+from flip_fl.app.plan import Stage, stages_in
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
-from flip_fl.app.weights import starting_model
+from flip_fl.app.weights import StartingModel, starting_model
 from flip_fl.dashboard.story import BaselineRow
 from flip_fl.data.sources import open_source
 from flip_fl.environment import scrubbed
@@ -35,16 +34,33 @@ CENTRAL_SLOT = "central"
 
 @dataclass(frozen=True)
 class BaselineSpec:
-    """The app, its rounds and the slots. Each slot and ``CENTRAL_SLOT`` have local data in ``$FLIP_SETTINGS_DIR``."""
+    """The app, its rounds by stage (as ``rounds_of``), and the slots.
+
+    Each slot and ``CENTRAL_SLOT`` have local data in ``$FLIP_SETTINGS_DIR``.
+    """
 
     app_dir: str
-    rounds: int
+    rounds: Mapping[str, int]
     slots: tuple[str, ...]
 
 
 def alone(slot: str) -> str:
     """What the model that a site trains by itself is called."""
     return f"{slot} alone"
+
+
+def check_comparable(config: AppConfig) -> None:
+    """Raises ``FlipError`` E0303 for a job whose result is not one model that can be scored everywhere."""
+    if config.fedbn:
+        raise FlipError(
+            "E0303",
+            where=config.place("FEDBN"),
+            why="--baselines scores one model at every site, and here each site has batch-norm layers of its own",
+            key="FEDBN",
+            value="true",
+            expected="false with --baselines",
+            fix="run it without --baselines",
+        )
 
 
 def start_baselines(spec: BaselineSpec, folder: RunFolder, settings: Path) -> Child:
@@ -69,35 +85,36 @@ def compute(spec: BaselineSpec) -> list[BaselineRow]:
     """Train and score every baseline. Raises ``FlipError`` E0506 when the app's own functions fail."""
     app_dir = Path(spec.app_dir)
     config = load_config(app_dir)
+    stages = stages_in(spec.rounds)
+    checkpoint = find_checkpoint(config.server_checkpoint, [app_dir]) if config.server_checkpoint else None
+    first = starting_model(app_dir, stages[0].name, checkpoint=checkpoint)
 
     def session(slot: str) -> Session:
         return Session(app_dir=app_dir, source=open_source(slot), publish=lambda _: None, aborted=lambda: False)
 
-    def site_spec(slot: str, number: int, task: Task) -> SiteSpec:
-        return SiteSpec(
-            slot=slot,
-            round=number,
-            total_rounds=spec.rounds,
-            task=task,
-            stage=None,
-            seed=config.seed,
-            project_id="",
-            query=config.query,
-        )
+    def site_spec(slot: str, number: int, stage: Stage) -> SiteSpec:
+        return SiteSpec(slot, number, stages[-1].last, stage=stage.name, seed=config.seed, query=config.query)
+
+    def trained(slot: str, trainer: Session) -> Arrays:
+        start = first
+        for stage in stages:
+            if stage is not stages[0]:
+                start = starting_model(app_dir, stage.name, previous=start.arrays)
+            sent = start.sent
+            for number in range(stage.first, stage.last + 1):
+                result = _usable(run_task(Task.TRAIN, sent, site_spec(slot, number, stage), trainer))
+                sent = restored(sent, result.arrays) if result.params_type == DIFF else result.arrays
+            start = StartingModel(sent, start.frame)
+        return start.sent
 
     sessions = {slot: session(slot) for slot in spec.slots}
     trainers = {alone(slot): (slot, sessions[slot]) for slot in spec.slots}
     trainers[CENTRAL] = (CENTRAL_SLOT, session(CENTRAL_SLOT))
-    checkpoint = find_checkpoint(config.server_checkpoint, [app_dir]) if config.server_checkpoint else None
-    start_arrays = starting_model(app_dir, checkpoint=checkpoint).sent
     rows = []
     for model, (slot, trainer) in trainers.items():
-        arrays: Mapping[str, np.ndarray[Any, Any]] = start_arrays
-        for number in range(1, spec.rounds + 1):
-            trained = _usable(run_task(Task.TRAIN, arrays, site_spec(slot, number, Task.TRAIN), trainer))
-            arrays = restored(arrays, trained.arrays) if trained.params_type == DIFF else trained.arrays
+        arrays, last = trained(slot, trainer), stages[-1]
         for judge, at_site in sessions.items():
-            scored = _usable(run_task(Task.VALIDATE, arrays, site_spec(judge, spec.rounds, Task.VALIDATE), at_site))
+            scored = _usable(run_task(Task.VALIDATE, arrays, site_spec(judge, last.last, last), at_site))
             rows.append(BaselineRow(model=model, scored_on=judge, metrics=dict(scored.metrics)))
     return rows
 

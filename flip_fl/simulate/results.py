@@ -11,13 +11,15 @@ from pathlib import Path
 
 from flip_fl.app.config import AppConfig
 from flip_fl.app.plan import final_stage
-from flip_fl.dashboard.story import BaselineRow, Story
+from flip_fl.dashboard.png import data_address
+from flip_fl.dashboard.story import BaselineRow, Samples, Story
 from flip_fl.errors import FlipError
 from flip_fl.results.s3 import ResultsStore
-from flip_fl.results.verify import reproduce
+from flip_fl.results.verify import generated, reproduce
 from flip_fl.settings import ServerSettings
 from flip_fl.values import DEFAULT_X_LABEL
 
+PICTURES = 16
 GLOBAL = "global model"
 # The site's own process and this one may add floats in another order.
 TOLERANCE = 1e-5
@@ -25,10 +27,11 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Checked:
-    """Models scored on every site, and what does not hold (None: all does)."""
+    """Models scored on every site, what does not hold (None: all does), and what the stored model generates."""
 
     rows: list[BaselineRow]
     problem: str | None
+    samples: Samples | None = None
 
 
 def fetch_and_check(
@@ -53,10 +56,23 @@ def fetch_and_check(
         scores = reproduce(target, cohorts, images=images)
     except FlipError as error:
         return Checked([], error.sentence)
+    samples = drawn(target)
     if config.fedbn:
-        return Checked([], None)
+        return Checked([], None, samples)
     rows = [BaselineRow(model=GLOBAL, scored_on=slot, metrics=dict(metrics)) for slot, metrics in scores.items()]
-    return Checked(rows, difference(story, scores, validated_names(target), final_stage(config)))
+    return Checked(rows, difference(story, scores, validated_names(target), final_stage(config)), samples)
+
+
+def drawn(bundle: Path) -> Samples | None:
+    """Pictures that the bundle's model makes, where its app has a ``generate``. What goes wrong is said in it."""
+    try:
+        pixels = generated(bundle, PICTURES)
+    except FlipError as error:
+        return Samples(problem=error.what)
+    if pixels is None:
+        return None
+    height, width = pixels.shape[1:3]
+    return Samples(width=width, height=height, pictures=[data_address(picture) for picture in pixels])
 
 
 def validated_names(bundle: Path) -> dict[str, frozenset[str]]:

@@ -11,13 +11,20 @@ from pathlib import Path
 
 from flip_fl.app.checks import check_app
 from flip_fl.app.config import AppConfig
+from flip_fl.app.plan import rounds_of
 from flip_fl.dashboard.report import write_report
-from flip_fl.dashboard.story import BaselineRow, Story
+from flip_fl.dashboard.story import BaselineRow, Samples, Story
 from flip_fl.errors import ExitCode, FlipError
 from flip_fl.reporting.session import sync
 from flip_fl.reporting.stats import find_outboxes, read_stats
 from flip_fl.settings import ServerSettings, load, write_settings_file
-from flip_fl.simulate.baselines import CENTRAL_SLOT, BaselineSpec, read_baselines, start_baselines
+from flip_fl.simulate.baselines import (
+    CENTRAL_SLOT,
+    BaselineSpec,
+    check_comparable,
+    read_baselines,
+    start_baselines,
+)
 from flip_fl.simulate.checkpoints import check_start, place_checkpoints
 from flip_fl.simulate.engines import Engine, EngineRun, find_engine
 from flip_fl.simulate.faults import OK, FaultyHub, faulty_hub
@@ -75,6 +82,8 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     tell(Progress("check", text=f"checking {options.app}"))
     config = check_app(options.app, slots, federation=federation).config
     check_start(config)
+    if options.baselines:
+        check_comparable(config)
     engine.check_app(options.app)
     if options.rounds is not None:
         config = config.with_rounds(options.rounds)
@@ -234,7 +243,7 @@ def _end_is_decided(this: _Run) -> bool:
 
 
 def _start_baselines(this: _Run) -> Child:
-    spec = BaselineSpec(app_dir=str(this.config.app_dir), rounds=this.config.global_rounds, slots=this.slots)
+    spec = BaselineSpec(app_dir=str(this.config.app_dir), rounds=rounds_of(this.config), slots=this.slots)
     return start_baselines(spec, this.folder, this.local_settings)
 
 
@@ -300,7 +309,7 @@ def _await_baselines(this: _Run, baselines: Child | None, tell: Tell) -> Checked
 def _finish(this: _Run, results: Checked, compared: Checked) -> RunOutcome:
     # The global model's scores are the last round's: they say something new only beside another model's.
     rows = [*results.rows, *compared.rows] if compared.rows else []
-    story = _write(this, this.hub.story(), rows)
+    story = _write(this, this.hub.story(), rows, results.samples)
     problem = results.problem or compared.problem
     return RunOutcome(
         status=story.status,
@@ -320,11 +329,11 @@ def _exit_code(status: ModelStatus, problem: str | None) -> ExitCode:
     return ExitCode.DONE if succeeded else ExitCode.FAILED
 
 
-def _write(this: _Run, story: Story, rows: list[BaselineRow]) -> Story:
+def _write(this: _Run, story: Story, rows: list[BaselineRow], samples: Samples | None = None) -> Story:
     facts = {"Engine": this.engine.name, "Job type": this.config.job_type.value, "Seed": str(this.config.seed)}
     facts.update(this.facts)
     model = story.model.model_copy(update={"facts": facts})
-    told = story.model_copy(update={"baselines": rows, "model": model})
+    told = story.model_copy(update={"baselines": rows, "samples": samples, "model": model})
     this.folder.story.write_text(told.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
     write_report(told, this.folder.report)
     return told

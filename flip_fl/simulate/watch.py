@@ -23,7 +23,7 @@ def news(story: Story) -> Progress:
         returned = returned_slots(current)
         awaited = tuple(site.slot for site in story.sites if site.slot not in returned)
         return Progress("train", current.number, story.total_rounds, len(returned), expected, awaited)
-    scored = {series.slot for plot in story.plots if not plot.label.startswith("train_") for series in plot.series
+    scored = {series.slot for plot in story.plots if not _of_training(plot.label) for series in plot.series
               if any(point.round == current.number for point in series.points)}  # fmt: skip
     if len(scored) < expected:
         awaited = tuple(site.slot for site in story.sites if site.slot not in scored)
@@ -31,6 +31,11 @@ def news(story: Story) -> Progress:
     if current.number == story.total_rounds:
         return Progress("upload", current.number, story.total_rounds, text="the results are stored and checked")
     return Progress("train", current.number + 1, story.total_rounds, 0, expected)
+
+
+def _of_training(label: str) -> bool:
+    # In a job of several stages a label begins with its stage's name.
+    return label.rpartition("/")[2].startswith("train_")
 
 
 def returned_slots(current: StoryRound) -> set[str]:

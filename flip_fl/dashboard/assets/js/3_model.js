@@ -73,6 +73,8 @@ function buildPlot(plot, index, bySlot) {
     places: decimals(values),
     better: LOWER.test(plot.label.replace(/_/g, " ")) ? -1 : HIGHER.test(plot.label.replace(/_/g, " ")) ? 1 : 0,
     single: xs.length === 1,
+    // in a job of several stages a label begins with its stage
+    training: /^train_/.test(plot.label.split("/").at(-1)),
   };
 }
 

@@ -14,7 +14,7 @@ function curves(model, view) {
       h("p", {}, "No metric has arrived. Numbers that train and validate return become curves, and so does what they log:"),
       h("pre", {}, 'return {"num_examples": n, "loss": loss}\nsite.log("loss", loss)')));
   }
-  const figures = [...model.plots].sort((a, b) => a.single - b.single || /^train_/.test(a.label) - /^train_/.test(b.label)).map((plot) => figure(plot, model, view));
+  const figures = [...model.plots].sort((a, b) => a.single - b.single || a.training - b.training).map((plot) => figure(plot, model, view));
   const n = figures.length;
   const grid = h("div", { class: "charts", "data-cols": n === 1 ? 1 : n === 2 || n === 4 || model.sites.length > 12 ? 2 : 3 }, figures.map((f) => f.node));
   // many charts: only those near the view are drawn

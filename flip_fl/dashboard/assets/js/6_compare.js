@@ -14,6 +14,15 @@ function modelTitle(model, name) {
   return slot ? `${model.bySlot.get(slot).name} alone` : cap(name);
 }
 
+function samples(model) {
+  const made = model.story.samples;
+  if (!made) return null;
+  const { title, note } = WORDS.pictures, count = made.pictures.length;
+  if (!count) return section("pictures", title, null, h("p", { class: "empty" }, made.problem || "There are none."));
+  return section("pictures", title, `${count} ${note}`, h("ul", { class: "made" }, made.pictures.map((address, k) =>
+    h("li", {}, h("img", { src: address, alt: `Picture ${k + 1} of ${count}`, width: made.width, height: made.height })))));
+}
+
 function compared(model) {
   const rows = model.story.baselines;
   if (!rows.length) return null;
@@ -84,7 +93,7 @@ function fairness(model, view) {
       const a = across(p, x, new Set());
       if (!a.rows.length) return h("tr", {}, h("th", { scope: "row" }, p.label), h("td", { colspan: 5, class: "soft" }, "no finite value"));
       const best = p.better < 0 ? a.low : a.high, worst = p.better < 0 ? a.high : a.low;
-      if (p.better && !sentences.length && a.rows.length > 1 && !/^train_/.test(p.label)) sentences.push(`Weakest by ${p.label}: ${worst.one.name} with ${number(worst.y, p.places)}, ${number(Math.abs(worst.y - a.median), p.places)} from the median.`);
+      if (p.better && !sentences.length && a.rows.length > 1 && !p.training) sentences.push(`Weakest by ${p.label}: ${worst.one.name} with ${number(worst.y, p.places)}, ${number(Math.abs(worst.y - a.median), p.places)} from the median.`);
       const named = (r) => h("td", {}, h("span", { class: "site" }, number(r.y, p.places), " ", siteName(r.one)));
       return h("tr", {}, h("th", { scope: "row" }, p.label), h("td", { class: "pad" }, strip(p, a)), named(best), h("td", {}, number(a.median, p.places)), named(worst), h("td", { class: "num" }, number(a.high.y - a.low.y, p.places)));
     }));

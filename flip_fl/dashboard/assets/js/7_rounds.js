@@ -20,14 +20,14 @@ function roundsGrid(model) {
   const buttons = sites.map((x) => rounds.map((r) => {
     const cell = lookup.get(`${r.number}\n${x.slot}`) || { state: "not_asked", slot: x.slot };
     const state = stateOf(r, cell);
-    return h("button", { type: "button", class: `cell ${state}`, tabindex: "-1", "aria-label": `${x.name}, round ${r.number}: ${word(state)}`, onclick: (e) => pick(e.currentTarget, x, r, cell, state) });
+    return h("button", { type: "button", class: `cell ${state}`, tabindex: "-1", "aria-label": `${x.name}, round ${inStage(r)}: ${word(state)}`, onclick: (e) => pick(e.currentTarget, x, r, cell, state) });
   }));
   function pick(node, site, round, cell, state) {
     grid.querySelector("[aria-current]")?.removeAttribute("aria-current");
     node.setAttribute("aria-current", "true");
     const failure = model.story.failures.findIndex((f) => f.round === round.number && f.slots.includes(site.slot));
     const facts = [cell.at ? ["at ", time(cell.at)] : null, cell.seconds !== null && cell.seconds !== undefined ? `after ${duration(cell.seconds)}` : null, cell.size_bytes ? bytes(cell.size_bytes) : null].filter(Boolean);
-    picked.replaceChildren(siteName(site), ` · round ${round.number} · `, h("b", {}, word(state)), ...facts.flatMap((f) => [" · ", ...[f].flat()]));
+    picked.replaceChildren(siteName(site), ` · round ${inStage(round)} · `, h("b", {}, word(state)), ...facts.flatMap((f) => [" · ", ...[f].flat()]));
     if (failure >= 0 && state === "failed") append(picked, [" · ", h("a", { href: `#failure-${failure}` }, model.story.failures[failure].headline)]);
     picked.classList.remove("soft");
   }
@@ -42,8 +42,10 @@ function roundsGrid(model) {
   }
   if (buttons.length) buttons[0][0].tabIndex = 0;
   const times = sites.some((x) => Number.isFinite(stats.get(x.slot).seconds));
+  const stages = rounds.reduce((all, r) => { if (all.length && all.at(-1).stage === r.stage) all.at(-1).rounds += 1; else all.push({ stage: r.stage, rounds: 1 }); return all; }, []);
   const grid = h("table", { class: `rounds ${size}`, onkeydown: go },
-    h("thead", {}, h("tr", {}, h("th", { class: "corner", scope: "col" }, "Site"), h("th", { class: "stat", scope: "col" }, "Returned"), times ? h("th", { class: "stat", scope: "col" }, "Median time") : null,
+    h("thead", {}, stages.some((x) => x.stage) ? h("tr", { class: "stages" }, h("td", { class: "corner" }), h("td", { class: "stat" }), times ? h("td", { class: "stat" }) : null,
+      stages.map((x) => h("th", { scope: "colgroup", colspan: x.rounds }, x.stage || ""))) : null, h("tr", {}, h("th", { class: "corner", scope: "col" }, "Site"), h("th", { class: "stat", scope: "col" }, "Returned"), times ? h("th", { class: "stat", scope: "col" }, "Median time") : null,
       rounds.map((r, k) => h("th", { scope: "col", class: "n" }, every === 1 || r.number % every === 0 || k === 0 ? String(r.number) : h("span", { class: "sr" }, String(r.number)))))),
     h("tbody", {}, sites.map((x, i) => h("tr", {}, h("th", { scope: "row" }, siteName(x), x.name === x.slot ? null : h("span", { class: "slot" }, x.slot)), h("td", { class: "stat" }, `${stats.get(x.slot).in} of ${stats.get(x.slot).asked}`),
       times ? h("td", { class: "stat" }, duration(stats.get(x.slot).seconds)) : null, buttons[i].map((b) => h("td", {}, b))))),
@@ -56,6 +58,8 @@ function roundsGrid(model) {
     picked);
   return node;
 }
+
+const inStage = (round) => (round.stage ? `${round.number} (${round.stage})` : String(round.number));
 
 function roundsSentence(model, rounds, sites, stats, open) {
   const closed = open ? rounds.filter((r) => r.aggregated_at) : rounds;

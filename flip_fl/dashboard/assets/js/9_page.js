@@ -12,7 +12,8 @@ function headline(model) {
   if (Number.isFinite(model.end) && Number.isFinite(model.start) && model.end >= model.start && story.status !== "PENDING") {
     add(over ? "Took" : "Running for", duration(((over ? model.end : Math.max(model.end, ms(story.generated_at))) - model.start) / 1000), time(new Date(model.start).toISOString(), `${day(new Date(model.start).toISOString())}, ${clock(new Date(model.start).toISOString()).slice(0, 5)} UTC`));
   }
-  const scored = model.plots.filter((p) => p.byRound && !/^train_/.test(p.label) && p.better && p.values.length);
+  const stage = last && last.stage, late = model.plots.filter((p) => stage && p.label.startsWith(`${stage}/`));
+  const scored = (late.length ? late : model.plots).filter((p) => p.byRound && !p.training && p.better && p.values.length);
   const main = scored.find((p) => p.better > 0 && /auc|dice|acc/i.test(p.label) && /auc|dice/i.test(p.label)) || scored.find((p) => p.better > 0) || scored[0];
   if (main) {
     const x = main.xs.filter((v) => across(main, v, new Set()).rows.length).at(-1), a = across(main, x, new Set());
@@ -81,14 +82,14 @@ function render(story, root) {
   applyTheme(view);
   dark.addEventListener("change", () => applyTheme(view));
   document.title = tabTitle(story);
-  const top = headline(model), fail = failures(model), lost = losses(model), table = compared(model), chart = curves(model, view), fair = fairness(model, view);
+  const top = headline(model), fail = failures(model), lost = losses(model), made = samples(model), table = compared(model), chart = curves(model, view), fair = fairness(model, view);
   const rounds = roundsGrid(model), result = results(model), log = history(model), feed = activity(model, view);
-  const parts = [fail, lost, table, chart, fair, rounds, result, log, feed].filter(Boolean);
+  const parts = [fail, lost, made, table, chart, fair, rounds, result, log, feed].filter(Boolean);
   const pairOf = (a, b) => (a && b ? h("div", { class: "pair" }, a, b) : a || b);
   // few rounds leave room beside them
   const narrow = story.rounds.length <= 8;
   const middle = narrow ? pairOf(h("div", { class: "stack" }, rounds, result), log) : [rounds, pairOf(result, log)];
-  const main = h("main", { id: "main", class: "wrap", tabindex: "-1" }, top, fail, lost, table, chart, fair, middle, feed);
+  const main = h("main", { id: "main", class: "wrap", tabindex: "-1" }, top, fail, lost, made, table, chart, fair, middle, feed);
   root.replaceChildren(bar(model, view, parts), main,
     h("footer", { class: "wrap" }, `Drawn from what the hub knew on ${day(story.generated_at)}, ${clock(story.generated_at)} UTC. All times are UTC.`),
     h("div", { id: "said", class: "sr", role: "status", "aria-live": "polite" }));
