@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from flip_fl.aggregate.average import Update, weighted_average
 from flip_fl.aggregate.best import Score, federated_metrics
 from flip_fl.flower.protocol import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND, reply_slot
+from flip_fl.flower.quarantine import records_of
 
 logger = logging.getLogger("flip_fl.flower")
 
@@ -68,7 +69,7 @@ def score_of(reply: Message) -> Score:
     """What one site measured, from its reply: the scalars of its metrics."""
     metrics = {
         name: float(value)
-        for record in reply.content.metric_records.values()
+        for record in records_of(reply.content, MetricRecord)
         for name, value in record.items()
         if name != NUM_EXAMPLES and isinstance(value, int | float)
     }
@@ -82,12 +83,12 @@ def _to_all(server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: 
 
 
 def _arrays(reply: Message) -> ArrayRecord:
-    (record,) = reply.content.array_records.values()
+    (record,) = records_of(reply.content, ArrayRecord)
     return record
 
 
 def _examples(reply: Message) -> int:
-    (record,) = reply.content.metric_records.values()
+    (record,) = records_of(reply.content, MetricRecord)
     value = record.get(NUM_EXAMPLES, 0)
     return int(value) if isinstance(value, int | float) else 0
 
