@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Role(StrEnum):
@@ -126,6 +127,7 @@ DEFAULT_X_LABEL = "Global Rounds"
 SERVER_NAME = "server"
 
 
+@lru_cache(maxsize=4096)
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key that puts ``Trust_2`` before ``Trust_10``."""
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part)

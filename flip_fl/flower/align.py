@@ -35,8 +35,14 @@ def align(replies: Sequence[tuple[str, Message]]) -> Aligned:
     record. Replies that agree are passed on as they are; else copies without those metrics, records named as the first
     reply names them.
     """
-    shapes = [(slot, {name: _shape(value) for name, value in _metrics(reply).items()}) for slot, reply in replies]
     names = [_names(reply) for _, reply in replies]
+    records = [_metrics(reply) for _, reply in replies]
+    if all(each == names[0] for each in names) and _alike(records):
+        return Aligned([reply for _, reply in replies])
+    shapes = [
+        (slot, {name: _shape(value) for name, value in record.items()})
+        for (slot, _), record in zip(replies, records, strict=True)
+    ]
     odd: dict[str, tuple[str, ...]] = {}
     if any(shape != shapes[0][1] for _, shape in shapes):
         for name in dict.fromkeys(name for _, shape in shapes for name in shape):
@@ -44,8 +50,6 @@ def align(replies: Sequence[tuple[str, Message]]) -> Aligned:
             ragged = len({shape[name] for _, shape in shapes if name in shape}) > 1
             if lacking or ragged:
                 odd[name] = lacking or tuple(slot for slot, _ in shapes)
-    if not odd and all(each == names[0] for each in names):
-        return Aligned([reply for _, reply in replies])
     return Aligned([_trimmed(reply, odd, names[0]) for _, reply in replies], odd)
 
 
@@ -73,6 +77,13 @@ def _names(reply: Message) -> tuple[str | None, str | None]:
 
 def _metrics(reply: Message) -> Mapping[str, Any]:
     return next((record for record in reply.content.values() if isinstance(record, MetricRecord)), {})
+
+
+def _alike(records: Sequence[Mapping[str, Any]]) -> bool:
+    lengths = [{name: len(value) for name, value in record.items() if isinstance(value, list)} for record in records]
+    return all(
+        record.keys() == records[0].keys() and each == lengths[0] for record, each in zip(records, lengths, strict=True)
+    )
 
 
 def _shape(value: Any) -> int | None:

@@ -31,6 +31,7 @@ from flip_fl.flower.protocol import (
     get_report,
     malformed,
     metrics_by_grammar,
+    plain_metrics,
     stamp_slot,
 )
 from flip_fl.flower.quarantine import Quarantine, ReplyCheck, array_bytes, records_of
@@ -214,16 +215,18 @@ class Arrivals:
         return None
 
     def _store(self, asked: Asked, reply: Message, report: SiteReport) -> None:
-        items = report.items
+        items, slot, number, task = report.items, asked.slot, asked.number, asked.task.value
         if reply.has_content() and not {SERIES_RECORD, ROWS_RECORD} & set(reply.content):
             # A ClientApp that is not ours: its metrics are all that it reports.
             for record in records_of(reply.content, MetricRecord):
-                items = [
-                    *items,
-                    *metrics_by_grammar(record, slot=asked.slot, round=asked.number, task=asked.task.value),
-                ]
+                plain = plain_metrics(record)
+                if plain is not None:
+                    self._reporter.plain(slot, number, task, plain.heads, plain.values)
+                else:
+                    items = [*items, *metrics_by_grammar(record, slot=slot, round=number, task=task)]
         if items:
-            self._reporter.from_site(asked.slot, items)
+            # Each message has one reply, and no other copy of what is in it.
+            self._reporter.from_site(slot, items, once=True)
         for reason, count in report.refused.items():
             self._reporter.refused(asked.slot, count, reason, asked.number)
         if report.missing:

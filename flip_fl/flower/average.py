@@ -13,6 +13,7 @@ from flip_fl.aggregate.average import Update, weighted_average
 from flip_fl.aggregate.best import Score, federated_metrics
 from flip_fl.aggregate.optimizers import ServerOptimizer
 from flip_fl.flower.protocol import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND, reply_slot
+from flip_fl.flower.quarantine import records_of
 
 logger = logging.getLogger("flip_fl.flower")
 
@@ -78,7 +79,7 @@ def score_of(reply: Message) -> Score:
     """What one site measured, from its reply: the scalars of its metrics."""
     metrics = {
         name: float(value)
-        for record in reply.content.metric_records.values()
+        for record in records_of(reply.content, MetricRecord)
         for name, value in record.items()
         if name != NUM_EXAMPLES and isinstance(value, int | float)
     }
@@ -93,12 +94,12 @@ def to_all(server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: G
 
 
 def _arrays(reply: Message) -> ArrayRecord:
-    (record,) = reply.content.array_records.values()
+    (record,) = records_of(reply.content, ArrayRecord)
     return record
 
 
 def _examples(reply: Message) -> int:
-    (record,) = reply.content.metric_records.values()
+    (record,) = records_of(reply.content, MetricRecord)
     value = record.get(NUM_EXAMPLES, 0)
     return int(value) if isinstance(value, int | float) else 0
 

@@ -6,16 +6,21 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from flip_fl.app.runner import BOOKKEEPING
 from flip_fl.flower.columns import stamp
 from flip_fl.privacy.egress import sane_name
+from flip_fl.reporting.plain import heads_of
 from flip_fl.wire import LogItem, new_event_id
 
 LIST_AXIS = "Step"
 MAX_POINTS = 100_000
+# More names than this are read anew each time they come.
+MAX_REMEMBERED = 256
+_NUMBERS = frozenset({float, int})
 
 _KEY = re.compile(r"(?P<label>.+?)(?:@(?P<axis>.+?))?(?:\.x_(?P<x>[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?))?", re.DOTALL)
 
@@ -56,6 +61,39 @@ def metrics_by_grammar(record: Mapping[str, Any], *, slot: str, round: int, task
         row = LogItem(at=now, client=slot, log=text, success=False, global_round=round)
         items.append(row.model_dump(mode="json"))
     return items
+
+
+class Plain(NamedTuple):
+    """Numbers, and what stands before each of them (see ``flip_fl.reporting.plain``)."""
+
+    heads: tuple[str, ...]
+    values: list[float]
+
+
+def plain_metrics(record: Mapping[str, Any]) -> Plain | None:
+    """What ``metrics_by_grammar`` makes of a ``MetricRecord``, where that is finite numbers under names that may leave.
+
+    So it is with nearly all, and with the same names every round. None for any other.
+    """
+    named = {key: value for key, value in record.items() if key not in BOOKKEEPING}
+    if not set(map(type, named.values())) <= _NUMBERS or len(named) > MAX_REMEMBERED:
+        return None
+    heads = _heads(tuple(named))
+    try:
+        values = [float(value) for value in named.values()]
+    except OverflowError:
+        return None
+    return Plain(heads, values) if heads is not None and all(map(math.isfinite, values)) else None
+
+
+@lru_cache(maxsize=256)
+def _heads(keys: tuple[str, ...]) -> tuple[str, ...] | None:
+    if not all(map(_may_leave, keys)):
+        return None
+    try:
+        return heads_of(map(metric_key, keys))
+    except ValueError:
+        return None
 
 
 def metric_key(key: str) -> tuple[str, str | None, float | None]:

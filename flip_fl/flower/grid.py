@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from flip_fl.flower.align import align
@@ -18,7 +18,7 @@ from flip_fl.flower.attribution import ABORTED_AT_SITE
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Phase, Quorum, RoundFailed, RunStopped, judge
 from flip_fl.flower.private import NodeInfo, Run
 from flip_fl.flower.protocol import CONFIG, NUM_EXAMPLES, QUERY_END, SERVER_ROUND, TaskNote, with_task
-from flip_fl.flower.quarantine import Quarantine, ReplyCheck
+from flip_fl.flower.quarantine import Quarantine, ReplyCheck, records_of
 from flip_fl.flower.roster import Roster
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting
@@ -293,4 +293,4 @@ class FlipGrid(Grid):
 
 
 def _weight(reply: Message, name: str) -> bool:
-    return any(bool(record.get(name, 0)) for record in reply.content.metric_records.values())
+    return any(bool(record.get(name, 0)) for record in records_of(reply.content, MetricRecord))

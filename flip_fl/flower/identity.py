@@ -86,6 +86,7 @@ def call_roll(nodes: Iterable[Node], slots: Sequence[str], nameless: Unfit = Unf
     under a slot's name must not be counted as that site.
     """
     by_name: dict[str, list[int]] = {}
+    wanted = frozenset(slots)
     for node in nodes:
         by_name.setdefault(node.name, []).append(node.node_id)
     sites: dict[str, int] = {}
@@ -94,7 +95,7 @@ def call_roll(nodes: Iterable[Node], slots: Sequence[str], nameless: Unfit = Unf
         ids = by_name[name]
         if not name:
             unused.append(Unused(nameless, "", tuple(ids)))
-        elif slots and name not in slots:
+        elif wanted and name not in wanted:
             unused.append(Unused(Unfit.UNEXPECTED, shown(name), tuple(ids)))
         elif len(ids) > 1:
             unused.append(Unused(Unfit.DUPLICATE, shown(name), tuple(ids)))

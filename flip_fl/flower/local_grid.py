@@ -42,6 +42,7 @@ class LocalGrid(Grid):
         run_id: int | None = None,
     ) -> None:
         self._sites = {site.node_id: site for site in sites}
+        self._nodes = [node_info(site.node_id, site.slot) for site in sites]
         self._run = new_run(new_id() if run_id is None else run_id, LOCAL_RUN, run_config or {})
         self._replies: dict[str, Message] = {}
         self._unseen = False
@@ -61,7 +62,7 @@ class LocalGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_nodes(self) -> list[NodeInfo]:
-        return [node_info(node_id, site.slot) for node_id, site in self._sites.items()]
+        return list(self._nodes)
 
     def get_node_ids(self) -> list[int]:
         return list(self._sites)

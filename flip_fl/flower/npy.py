@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from typing import Any
 
@@ -30,10 +31,16 @@ class Layout:
     fortran: bool
     dtype: np.dtype[Any]
 
-    @property
+    # Worked out once: for each of the replies to one model it is the same.
+    @cached_property
     def nbytes(self) -> int:
         """Bytes behind the header."""
         return self.dtype.itemsize * math.prod(self.shape)
+
+    @cached_property
+    def dtype_name(self) -> str:
+        """As a Flower ``Array`` calls the dtype."""
+        return str(self.dtype)
 
 
 def layout_of(array: Array) -> Layout:
@@ -63,7 +70,7 @@ def view(array: Array, like: Layout | None = None) -> np.ndarray[Any, Any]:
     layout = like if like is not None and same else layout_of(array)
     if len(array.data) != len(layout.header) + layout.nbytes:
         raise NpyError("is cut off, or longer than it says")
-    if array.dtype != str(layout.dtype) or tuple(array.shape) != layout.shape:
+    if array.dtype != layout.dtype_name or tuple(array.shape) != layout.shape:
         raise NpyError("has another dtype or shape than it says")
     try:
         if layout.nbytes == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -16,6 +17,7 @@ from flip_fl.app.failures import Failure
 from flip_fl.app.redact import MAX_TEXT_CHARS
 from flip_fl.flower.columns import columns_of, items_of
 from flip_fl.flower.grammar import metrics_by_grammar as metrics_by_grammar
+from flip_fl.flower.grammar import plain_metrics as plain_metrics
 from flip_fl.privacy.egress import sane_name
 
 # Records of Flower's own strategies.
@@ -82,12 +84,13 @@ def with_task(content: RecordDict, note: TaskNote) -> RecordDict:
     The note stands in a record of its own, or among the entries of the only ConfigRecord that is there: Flower's
     clipping mods answer a second ConfigRecord with an error.
     """
-    copy = RecordDict(dict(content.items()))
+    copy = content.copy()
     facts = {name.replace("_", "-"): value for name, value in asdict(note).items()}
     configs = [name for name, record in content.items() if isinstance(record, ConfigRecord)]
     if len(configs) == 1 and configs != [TASK_RECORD]:
-        beside = {f"{TASK_RECORD}.{name}": value for name, value in facts.items()}
-        copy[configs[0]] = ConfigRecord({**_config(content, configs[0]), **beside})
+        beside = copy[configs[0]].copy()
+        beside.update({f"{TASK_RECORD}.{name}": value for name, value in facts.items()})
+        copy[configs[0]] = beside
     else:
         copy[TASK_RECORD] = ConfigRecord(facts)
     return copy
@@ -203,17 +206,21 @@ def get_report(reply: Message) -> SiteReport:
         return _of_reason(reply.error.reason)
     if not reply.has_content():
         return SiteReport()
-    content = reply.content
-    site = _config(content, SITE_RECORD)
+    configs: dict[str, Mapping[str, Any]] = {
+        name: record for name, record in reply.content.items() if isinstance(record, ConfigRecord)
+    }
+    if not configs:
+        return SiteReport()
+    site = configs.get(SITE_RECORD, {})
     claim = _claim(site)
     refused: dict[str, int] = {}
-    items = _of_series(_config(content, SERIES_RECORD), claim, refused)
-    text = _config(content, ROWS_RECORD).get("json")
+    items = _of_series(configs.get(SERIES_RECORD, {}), claim, refused)
+    text = configs.get(ROWS_RECORD, {}).get("json")
     if text is not None:
         items += _of_rows(_parsed(text), claim, refused)
     return SiteReport(
         claim=claim,
-        also=_foreign_claims(content),
+        also=_foreign_claims(configs.get(CONFIG, {})),
         items=_bounded(items, refused),
         refused=refused,
         made=_made(site),
@@ -233,7 +240,12 @@ def malformed(reply: Message) -> str | None:
 
 def stamp_slot(content: RecordDict, slot: str) -> None:
     """Write down in a reply that was accepted whose it is: the server's word in the place of the client's."""
-    content[SITE_RECORD] = ConfigRecord({"slot": slot})
+    content[SITE_RECORD] = _slot_record(slot).copy()
+
+
+@lru_cache(maxsize=1024)
+def _slot_record(slot: str) -> ConfigRecord:
+    return ConfigRecord({"slot": slot})
 
 
 def reply_slot(reply: Message) -> str:
@@ -297,9 +309,9 @@ def _made(facts: Mapping[str, Any]) -> int | None:
     return min(_whole(facts.get("made")), MAX_MADE) or None
 
 
-def _foreign_claims(content: RecordDict) -> tuple[str, ...]:
+def _foreign_claims(config: Mapping[str, Any]) -> tuple[str, ...]:
     # Strategies put a record of this name into their messages, and clients may echo it: nothing else in it counts.
-    said = (_config(content, CONFIG).get(key) for key in _FOREIGN_CLAIMS)
+    said = (config.get(key) for key in _FOREIGN_CLAIMS)
     return tuple(claim for claim in said if isinstance(claim, str) and claim)
 
 

@@ -45,6 +45,8 @@ class Roster:
         self._patience = patience
         self._pause = pause
         self._last: list[NodeInfo] = []
+        self._call: RollCall | None = None
+        self._called: tuple[list[tuple[int, str]], list[str]] = ([], [])
         self._slot_of: dict[int, str] = {}
         self._told: set[tuple[Unfit, int]] = set()
         simulated = inner.run.primary_task_type == SIMULATION
@@ -95,7 +97,11 @@ class Roster:
     def connected(self) -> RollCall:
         """Who is there now."""
         self._last = list(self._inner.get_nodes())
-        nodes = [Node(int(node.node_id), str(node.name)) for node in self._last]
+        named = [(int(node.node_id), str(node.name)) for node in self._last]
+        if self._claims is None and self._call is not None and self._called == (named, self.slots):
+            # Strategies ask several times a round, and nearly always nobody has come or gone.
+            return self._call
+        nodes = [Node(*each) for each in named]
         if self._claims is None:
             call = call_roll(nodes, self.slots)
         else:
@@ -104,6 +110,7 @@ class Roster:
             call = call_roll(nodes, self.slots, Unfit.SILENT)
         self._slot_of.update({node_id: slot for slot, node_id in call.sites.items()})
         self._tell(call.unused)
+        self._call, self._called = call, (named, list(self.slots))
         return call
 
     def _needed(self) -> int:

@@ -23,11 +23,13 @@ class Problem:
 class Feedback:
     """What became of the records: ``acked`` at the hub, ``dead`` for good, the others stay.
 
+    ``divided``: records of several reports that must be sent one by one.
     ``alive``: the hub answered at all; ``stop``: it says that the model was stopped; ``problem``: do not go on now.
     """
 
     acked: list[bytes] = field(default_factory=list)
     dead: list[Dead] = field(default_factory=list)
+    divided: list[bytes] = field(default_factory=list)
     alive: bool = False
     stop: bool = False
     problem: Problem | None = None
@@ -35,7 +37,12 @@ class Feedback:
 
 def set_unreadable_aside(records: Sequence[Record], feedback: Feedback) -> list[Record]:
     """The records that are JSON; a disk that changed one must not make the hub refuse all that travel with it."""
-    sound = [record for record in records if record.is_readable()]
-    broken = {record.id for record in records} - {record.id for record in sound}
-    feedback.dead += [Dead(row_id, LossReason.INVALID, "unreadable") for row_id in broken]
+    sound = []
+    for record in records:
+        if record.is_readable():
+            sound.append(record)
+        elif record.reports > 1:
+            feedback.divided.append(record.id)
+        else:
+            feedback.dead.append(Dead(record.id, LossReason.INVALID, "unreadable"))
     return sound

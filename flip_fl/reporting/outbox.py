@@ -83,7 +83,7 @@ class Outbox:
         durable = True
         for start in range(0, len(records), APPEND_CHUNK):
             durable = self._append(records[start : start + APPEND_CHUNK]) and durable
-        self._fresh += len(records)
+        self._fresh += sum(record.reports for record in records)
         self._fresh_bytes += sum(record.size for record in records)
         full = self._fresh >= wire.MAX_BATCH_ITEMS or self._fresh_bytes >= wire.MAX_BATCH_BYTES
         if full or any(record.lane is Lane.STATUS for record in records):
@@ -169,6 +169,13 @@ class Outbox:
         deferred, self._deferred = self._deferred, []
         self._settle(deferred)
         return bool(deferred)
+
+    def unfold(self, ids: Sequence[bytes]) -> bool:
+        """See ``Store.unfold``; False where the disk did not let it."""
+        with self._lock:
+            self._spill.unfold(ids)
+            self._file.landed()
+            return self._try(lambda store: store.unfold(ids)) or False
 
     def mark_attempted(self, row_id: bytes, attempted: bool) -> None:
         """See ``Store.mark_attempted``."""

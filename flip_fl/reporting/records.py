@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+from collections.abc import Sequence
 from enum import IntEnum
+from itertools import pairwise
 from typing import Any, NamedTuple
+from uuid import UUID
 
+from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from flip_fl import wire
@@ -14,6 +20,13 @@ from flip_fl.values import ModelStatus
 MAX_TEXT_CHARS = 32_000
 # What a row costs in the file beside its body: id, index entries, page overhead.
 ROW_OVERHEAD_BYTES = 120
+# Of a batch of 500 the rest must not be too small for the next row, and at the cap no more must go than has to.
+MAX_TOGETHER = 50
+
+_METRICS = TypeAdapter(list[wire.MetricItem])
+# Inside a JSON string a quote has a backslash before it: no text can look like the beginning of an item.
+_NAME = re.compile(r'\{"id":"([0-9a-f-]{36})"')
+_ID = slice(len('{"id":"'), len('{"id":"') + 36)
 
 
 class Lane(IntEnum):
@@ -26,8 +39,10 @@ class Lane(IntEnum):
 
 
 class Record(NamedTuple):
-    """One report on its way to the hub.
+    """One report on its way to the hub, or ``reports`` metrics that were made together and travel together.
 
+    The body of several is their JSON objects with commas between them, and ``id`` that of the first: for the outbox
+    and the sender they cost as much as one. What is wrong with one of them is found out one by one: ``parts``.
     ``terminal`` marks a status that ends the run, ``own`` a row about the outbox's own losses, ``attempted`` a
     report that was handed to a hub which may have stored it without our hearing of it.
     """
@@ -38,6 +53,7 @@ class Record(NamedTuple):
     terminal: bool = False
     own: bool = False
     attempted: bool = False
+    reports: int = 1
 
     @property
     def size(self) -> int:
@@ -54,16 +70,34 @@ class Record(NamedTuple):
         text = self.id.hex()
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
+    @property
+    def names(self) -> list[str]:
+        """The ids of all the reports in it."""
+        return [self.name] if self.reports == 1 else _NAME.findall(self.body)
+
     def item(self) -> dict[str, Any]:
         """The ``wire.Item`` as JSON types."""
         item: dict[str, Any] = json.loads(self.body)
         return item
 
+    def parts(self) -> list[Record]:
+        """Each of the reports as a record of its own; fewer where the disk has changed the beginning of one."""
+        if self.reports == 1:
+            return [self]
+        found: list[Record] = []
+        starts = [match.start() for match in _NAME.finditer(self.body)]
+        for start, end in pairwise([*starts, len(self.body) + 1]):
+            body = self.body[start : end - 1]
+            with contextlib.suppress(ValueError):
+                found.append(self._replace(id=UUID(body[_ID]).bytes, body=body, reports=1))
+        return found
+
     def is_readable(self) -> bool:
         """Whether the body is still the JSON object that was kept under this id: disks do change bits."""
         try:
-            item = json.loads(self.body)
-            return isinstance(item, dict) and item.get("id") == self.name
+            items = json.loads(f"[{self.body}]")
+            whole = len(items) == self.reports and all(isinstance(item, dict) for item in items)
+            return whole and [item.get("id") for item in items] == self.names and items[0]["id"] == self.name
         except (ValueError, RecursionError):
             return False
 
@@ -83,6 +117,19 @@ def record_of(item: wire.Item, *, own: bool = False) -> Record:
     else:
         lane, terminal = Lane.EVENT, False
     return Record(id=item.id.bytes, lane=lane, body=_json(item), terminal=terminal, own=own)
+
+
+def metric_records(items: Sequence[wire.MetricItem]) -> list[Record]:
+    """``items``, of which no copy can come by another way, in as few records as may be."""
+    records: list[Record] = []
+    for start in range(0, len(items), MAX_TOGETHER):
+        some = list(items[start : start + MAX_TOGETHER])
+        raw = _METRICS.dump_json(some, exclude_none=True)
+        if raw.isascii() and b"\\u" not in raw:
+            records.append(Record(some[0].id.bytes, Lane.METRIC, raw[1:-1].decode("ascii"), reports=len(some)))
+        else:
+            records += [record_of(item) for item in some]
+    return records
 
 
 def shorten(text: str, limit: int = MAX_TEXT_CHARS) -> str:

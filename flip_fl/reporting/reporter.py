@@ -16,7 +16,8 @@ from flip_fl import wire
 from flip_fl.reporting.gaps import Missing
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.outbox import Outbox
-from flip_fl.reporting.records import Record, record_of
+from flip_fl.reporting.plain import plain_records
+from flip_fl.reporting.records import Record, metric_records, record_of
 from flip_fl.values import ModelStatus
 
 logger = logging.getLogger("flip_fl.reporting")
@@ -67,9 +68,10 @@ class Reporter:
         """Reports that were made elsewhere; their ids are kept, so that a copy of them is no second report."""
         return self._append(lambda: items)
 
-    def from_site(self, client: str, raw: Iterable[Mapping[str, Any]]) -> bool:
+    def from_site(self, client: str, raw: Iterable[Mapping[str, Any]], *, once: bool = False) -> bool:
         """Metrics and rows as a site sent them (``wire.MetricItem``, ``wire.LogItem`` as JSON types).
 
+        ``once``: no copy of them can come by another way, so that many may share a row of the outbox.
         ``client`` is the authenticated peer's slot and replaces whatever the site wrote. A number that is not finite
         becomes a failure row. Anything else a site may not report: it is counted, and one row says how many.
         """
@@ -78,7 +80,10 @@ class Reporter:
         refused = 0
         try:
             # Nearly always a site sends sound metrics only, and all of them at once are read faster.
-            items += _METRICS.validate_python([_metric_of(client, facts) for facts in raw])
+            metrics = _METRICS.validate_python([_metric_of(client, facts) for facts in raw])
+            if once:
+                return self._gathered(lambda: metric_records(metrics), len(metrics))
+            items += metrics
         except _BAD_INPUT:
             for facts in raw:
                 try:
@@ -91,6 +96,14 @@ class Reporter:
             text = f"reporting: {refused} reports of this site were not valid and were not stored"
             self.failure(client, text)
         return self.items(items)
+
+    def plain(
+        self, client: str, global_round: int, task: str | None, heads: Sequence[str], values: Sequence[float]
+    ) -> bool:
+        """The numbers ``values`` that ``client`` measured; ``heads`` are those of ``plain.heads_of``."""
+        return self._gathered(
+            lambda: plain_records(client, global_round, task, _now(), heads, values), count=len(values)
+        )
 
     def refused(self, client: str, count: int, reason: str, global_round: int | None = None) -> bool:
         """``count`` reports of a site were not taken at all, and why: counted, and one row says so."""
@@ -181,11 +194,20 @@ class Reporter:
             except Exception as error:
                 # One report that cannot be written must not take the others along.
                 sound = self._invalid(error)
+        return self._keep_or_gather(records) and sound
+
+    def _gathered(self, make: Callable[[], list[Record]], count: int) -> bool:
+        try:
+            return self._keep_or_gather(make())
+        except Exception as error:
+            return self._invalid(error, count)
+
+    def _keep_or_gather(self, records: list[Record]) -> bool:
         batch: list[Record] | None = getattr(self._batch, "records", None)
-        if batch is not None:
-            batch += records
-            return sound
-        return (self._keep(records) if records else True) and sound
+        if batch is None:
+            return self._keep(records) if records else True
+        batch += records
+        return True
 
     def _keep(self, records: list[Record]) -> bool:
         try:
@@ -200,11 +222,11 @@ class Reporter:
         except Exception as error:
             logger.error("the outbox failed (%s)", type(error).__name__)
 
-    def _invalid(self, error: Exception) -> bool:
+    def _invalid(self, error: Exception, count: int = 1) -> bool:
         # The error's text would quote the value that is not valid.
         logger.warning("something could not be reported (%s)", type(error).__name__)
         try:
-            self._outbox.lose(LossReason.INVALID)
+            self._outbox.lose(LossReason.INVALID, count)
         except Exception as second:
             logger.error("the outbox failed (%s)", type(second).__name__)
         return False

@@ -33,24 +33,40 @@ class Room:
         """
         if len(records) > ROWS_A_STATEMENT or any(record.lane is Lane.STATUS for record in records):
             return False
-        self._spare_rows -= len(records)
+        self._spare_rows -= sum(record.reports for record in records)
         self._spare_bytes -= sum(record.size for record in records)
         return self._spare_rows >= 0 and self._spare_bytes >= 0
 
-    def make(self, sent: Callable[[Lane], int], drop: Callable[[Sequence[bytes]], None]) -> None:
-        """Have what is over the bounds dropped, the least important first; what is up to ``sent`` of its lane stays."""
+    def make(
+        self,
+        sent: Callable[[Lane], int],
+        drop: Callable[[Sequence[bytes]], None],
+        unfold: Callable[[bytes], None],
+    ) -> None:
+        """Have what is over the bounds dropped, the least important first; what is up to ``sent`` of its lane stays.
+
+        Of a row of several reports that need not all go, ``unfold`` makes rows of one.
+        """
         rows, size = self._sql.execute("SELECT sum(rows), sum(bytes) FROM lanes").fetchone()
         for lane, order in _DROPPED_FIRST:
             if rows <= self._max_rows and size <= self._max_bytes:
                 break
-            query = f"SELECT id, size FROM pending WHERE lane = ? AND seq > ? ORDER BY seq {order}"
+            query = f"SELECT id, size, count FROM pending WHERE lane = ? AND seq > ? ORDER BY seq {order}"
             victims: list[bytes] = []
-            for row_id, row_size in self._sql.execute(query, (lane, sent(lane))):
+            divided: bytes | None = None
+            for row_id, row_size, count in self._sql.execute(query, (lane, sent(lane))):
                 if rows <= self._max_rows and size <= self._max_bytes:
                     break
+                if size <= self._max_bytes and rows - count < self._max_rows:
+                    divided = row_id
+                    break
                 victims.append(row_id)
-                rows, size = rows - 1, size - row_size
+                rows, size = rows - count, size - row_size
             if victims:
                 drop(victims)
+            if divided is not None:
+                unfold(divided)
+                self.make(sent, drop, unfold)
+                return
         self._spare_rows = min(self._max_rows - rows, UNSEEN_ROWS)
         self._spare_bytes = min(self._max_bytes - size, UNSEEN_BYTES)

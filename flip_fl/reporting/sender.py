@@ -174,6 +174,7 @@ class Sender:
             self._outbox.mark_attempted(record.id, True)
         feedback = self._request(records)
         self._settle(records, feedback)
+        divided = bool(feedback.divided) and self._outbox.unfold(feedback.divided)
         settled = {*feedback.acked, *(corpse.id for corpse in feedback.dead)}
         for record in marked:
             if record.id not in settled:
@@ -183,7 +184,7 @@ class Sender:
         wait = self._digest(feedback)
         if feedback.problem is not None:
             return wait
-        more = self._outbox.more or self._transmitter.single or self._closing.is_set()
+        more = self._outbox.more or self._transmitter.single or self._closing.is_set() or divided
         return 0.0 if more or self._outbox.depth()[Lane.STATUS] else self._pace.flush_s
 
     def _settle(self, records: list[Record], feedback: Feedback) -> None:

@@ -67,6 +67,10 @@ class Spill:
         if self._store is not None:
             self._store.settle(acked, dead)
 
+    def unfold(self, ids: Sequence[bytes]) -> None:
+        if self._store is not None:
+            self._store.unfold(ids)
+
     def depth(self) -> dict[Lane, int]:
         return dict.fromkeys(Lane, 0) if self._store is None else self._store.depth()
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.records import Lane, Record
 from flip_fl.reporting.room import ROWS_A_STATEMENT, Room
-from flip_fl.reporting.schema import COLLECT, SCHEMA_VERSION, STATEMENTS, append_statement
+from flip_fl.reporting.schema import COLLECT, SCHEMA_VERSION, UNFOLDED, append_statement, statements
 from flip_fl.wire import MAX_BATCH_BYTES, MAX_BATCH_ITEMS
 
 MEMORY = ":memory:"
@@ -84,13 +84,15 @@ class Store:
             for record in records:
                 if record.lane is Lane.STATUS:
                     self._mark_end(record.terminal)
-            self._room.make(self._sent, self._drop)
+            self._room.make(self._sent, self._drop, self._unfold)
         return added
 
     def collect(
         self, limit: int = MAX_BATCH_ITEMS, max_bytes: int = MAX_BATCH_BYTES, *, release: bool = False
     ) -> list[Record]:
         """The next records to send, most important lane first, in order within a lane; at least one if any may go.
+
+        ``limit`` counts the reports in them.
 
         A terminal status that is the last one stays until the other lanes are empty, or ``release`` is said. ``cut``
         then says whether a limit was the end of it.
@@ -99,19 +101,19 @@ class Store:
         self.cut = True
         chosen: list[Record] = []
         self._in_flight = {}
-        size = 0
+        size = count = 0
         for lane in Lane:
-            wanted = (lane, self._skip.get(lane, 0), limit - len(chosen))
-            for row_id, body, terminal, own, attempted, seq in self._sql.execute(COLLECT, wanted):
+            wanted = (lane, self._skip.get(lane, 0), limit - count)
+            for row_id, body, terminal, own, attempted, several, seq in self._sql.execute(COLLECT, wanted):
                 if lane is Lane.STATUS and seq == held:
                     break
-                record = Record(row_id, lane, body, bool(terminal), bool(own), bool(attempted))
-                size += record.size
-                if chosen and size > max_bytes:
+                record = Record(row_id, lane, body, bool(terminal), bool(own), bool(attempted), several)
+                size, count = size + record.size, count + several
+                if chosen and (size > max_bytes or count > limit):
                     return chosen
                 chosen.append(record)
                 self._in_flight[lane] = seq
-            if len(chosen) >= limit:
+            if count >= limit:
                 return chosen
         self.cut = False
         return chosen
@@ -142,12 +144,19 @@ class Store:
             for corpse in dead:
                 for record in self._remove([corpse.id]):
                     # A loss of a row about losses is not reported again: it would never end.
-                    self._lose(corpse.reason, 1, reported=int(record.own))
+                    self._lose(corpse.reason, record.reports, reported=int(record.own))
                     if corpse.reason is not LossReason.AMBIGUOUS:
                         self._bury(corpse, record)
             if acked:
                 self.put("last_ack_ms", str(time.time_ns() // 1_000_000), transaction=False)
             self._prune()
+
+    def unfold(self, ids: Sequence[bytes]) -> bool:
+        """Put the reports of these rows into rows of their own, in the same places of the order."""
+        with self._transaction():
+            for row_id in ids:
+                self._unfold(row_id)
+        return True
 
     def mark_attempted(self, row_id: bytes, attempted: bool) -> None:
         """Note before a post that the hub may have the record from now on; take it back after a clear refusal."""
@@ -194,14 +203,15 @@ class Store:
 
     def _prepare(self) -> int:
         version = int(self._sql.execute("PRAGMA user_version").fetchone()[0])
-        if version == 0:
+        if version < SCHEMA_VERSION:
             with self._transaction(durable=True):
                 # Another process may have been faster between the two looks.
-                if int(self._sql.execute("PRAGMA user_version").fetchone()[0]) == 0:
-                    for statement in STATEMENTS:
+                version = int(self._sql.execute("PRAGMA user_version").fetchone()[0])
+                if version < SCHEMA_VERSION:
+                    for statement in statements(version):
                         self._sql.execute(statement)
                     self._sql.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            version = SCHEMA_VERSION
+                    version = SCHEMA_VERSION
         return version
 
     def _transaction(self, *, durable: bool = False) -> _Transaction:
@@ -217,9 +227,11 @@ class Store:
     def _insert(self, records: Sequence[Record]) -> int:
         now_ms = time.time_ns() // 1_000_000
         values: list[object] = []
+        place = 0
         for record in records:
-            values += (record.id, record.lane, record.terminal, record.own, record.attempted, now_ms)
-            values += (record.size, record.body)
+            place += record.reports
+            values += (place, record.id, record.lane, record.terminal, record.own, record.attempted, now_ms)
+            values += (record.size, record.body, record.reports)
         return self._sql.execute(append_statement(len(records)), values).rowcount
 
     def _acknowledge(self, ids: Sequence[bytes]) -> None:
@@ -236,8 +248,20 @@ class Store:
             self.put("cause", None, transaction=False)
 
     def _drop(self, victims: Sequence[bytes]) -> None:
-        own = sum(record.own for record in self._remove(victims, seen=False))
-        self._lose(LossReason.FULL, len(victims), own)
+        removed = self._remove(victims, seen=False)
+        own = sum(record.own for record in removed)
+        self._lose(LossReason.FULL, sum(record.reports for record in removed), own)
+
+    def _unfold(self, row_id: bytes) -> None:
+        found = self._sql.execute("SELECT seq, created_ms FROM pending WHERE id = ?", (row_id,)).fetchone()
+        for record in self._remove([row_id], seen=False):
+            parts = record.parts()
+            if len(parts) < record.reports:
+                self._lose(LossReason.INVALID, record.reports - len(parts), reported=0)
+                self._bury(Dead(row_id, LossReason.INVALID, "unreadable"), record)
+            for place, part in enumerate(parts, found[0] - record.reports + 1):
+                row = (place, part.id, part.lane, found[1], part.size, part.body)
+                self._sql.execute(UNFOLDED, row)
 
     def _sent(self, lane: Lane) -> int:
         """The last row of ``lane`` that the hub has, or may have: of these none is a loss."""
@@ -245,10 +269,10 @@ class Store:
 
     def _remove(self, ids: Iterable[bytes], *, seen: bool = True) -> list[Record]:
         removed: list[Record] = []
-        query = "DELETE FROM pending WHERE id = ? RETURNING lane, body, terminal, own"
+        query = "DELETE FROM pending WHERE id = ? RETURNING lane, body, terminal, own, count"
         for row_id in ids:
-            for lane, body, terminal, own in self._sql.execute(query, (row_id,)).fetchall():
-                removed.append(Record(row_id, Lane(lane), body, bool(terminal), bool(own)))
+            for lane, body, terminal, own, count in self._sql.execute(query, (row_id,)).fetchall():
+                removed.append(Record(row_id, Lane(lane), body, bool(terminal), bool(own), reports=count))
         if seen:
             rows = ((record.id,) for record in removed)
             self._sql.executemany("INSERT OR IGNORE INTO seen (id) VALUES (?)", rows)

@@ -51,7 +51,8 @@ class Transmitter:
 
     def needs_mark(self, record: Record) -> bool:
         """Whether ``record`` must be marked as attempted before it is sent: a repeat of it would be a second row."""
-        return self.single and not self._echoes and record.lane in (Lane.METRIC, Lane.EVENT)
+        asked_twice = record.reports == 1 and record.lane in (Lane.METRIC, Lane.EVENT)
+        return self.single and not self._echoes and asked_twice
 
     def ping(self, timeout_s: float) -> Feedback:
         """An empty batch: shows that this run is alive, and learns whether it was stopped."""
@@ -70,7 +71,8 @@ class Transmitter:
         else:
             self._too_large = self._probed = False
             self._batch(records, timeout_s, feedback)
-            if self._too_large and not any(corpse.reason is LossReason.TOO_LARGE for corpse in feedback.dead):
+            whole = not (feedback.divided or any(corpse.reason is LossReason.TOO_LARGE for corpse in feedback.dead))
+            if self._too_large and whole:
                 # No single record was to blame: this hub's limit is lower than ours.
                 self.max_bytes = max(wire.MAX_DETAILS_BYTES, sum(record.size for record in records) // 2)
         return feedback
@@ -83,7 +85,10 @@ class Transmitter:
     def _batch(self, records: Sequence[Record], timeout_s: float, feedback: Feedback) -> None:
         try:
             bodies = [record.body for record in records]
-            answer = self._hub.post_bodies(self._model_id, bodies, timeout_s=timeout_s, meanwhile=self._meanwhile)
+            count = sum(record.reports for record in records)
+            answer = self._hub.post_bodies(
+                self._model_id, bodies, timeout_s=timeout_s, count=count, meanwhile=self._meanwhile
+            )
         except HttpStatusError as error:
             feedback.alive = True
             status = error.status_code
@@ -119,6 +124,9 @@ class Transmitter:
             if len(sound) < len(records):
                 self._batch(sound, timeout_s, feedback)
                 return
+        if len(records) == 1 and records[0].reports > 1:
+            feedback.divided.append(records[0].id)
+            return
         if len(records) == 1:
             reason = LossReason.TOO_LARGE if too_large else LossReason.REFUSED
             feedback.dead.append(Dead(records[0].id, reason, f"http_{error.status_code}", error.detail))
@@ -146,6 +154,12 @@ class Transmitter:
         outcomes = {outcome.id: outcome for outcome in answer.results}
         missing: list[Record] = []
         for record in records:
+            if record.reports > 1:
+                found = [outcomes.get(name) for name in record.names]
+                sound = len(found) == record.reports and all(each and each.outcome != "refused" for each in found)
+                # Sent one by one they are stored once all the same: the hub knows their ids.
+                (feedback.acked if sound else feedback.divided).append(record.id)
+                continue
             outcome = outcomes.get(record.name)
             if outcome is None:
                 missing.append(record)
@@ -160,6 +174,9 @@ class Transmitter:
     # -- one by one -------------------------------------------------------------------------------------------
 
     def _one(self, record: Record, timeout_s: float, feedback: Feedback) -> None:
+        if record.reports > 1:
+            feedback.divided.append(record.id)
+            return
         if record.attempted and self.needs_mark(record):
             feedback.dead.append(Dead(record.id, LossReason.AMBIGUOUS, "ambiguous"))
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,19 @@ from flip_fl.reporting.records import Lane
 from flip_fl.reporting.sender import Pace, Sender
 from flip_fl.values import ModelStatus
 from flip_fl.wire import MAX_BATCH_BYTES, MetricItem
-from tests.support.reporting import MODEL, QUICK, event, failure, metric, note, put, settings, status, wait_until
+from tests.support.reporting import (
+    MODEL,
+    QUICK,
+    event,
+    failure,
+    metric,
+    note,
+    put,
+    put_together,
+    settings,
+    status,
+    wait_until,
+)
 from tests.support.scripted_hub import Fault, ScriptedHub, scripted_hub, separate_hub
 
 
@@ -173,6 +186,56 @@ def test_a_whole_batch_that_is_refused_is_halved_to_the_one_to_blame(box: Outbox
     assert losses(box) == {"refused": 2}
     assert dead(box) == {"http_422": 2}
     assert len(hub.seen) < 30
+
+
+def test_metrics_of_one_row_are_refused_one_by_one(box: Outbox, hub: ScriptedHub) -> None:
+    """The bad one of a reply's metrics is set aside with its reason; the others are stored once, in their order."""
+    hub.refuses = lambda item: "unknown_client" if item.get("result") == 4.0 else None
+    put_together(box, *burst(60))
+    with sending(box, hub):
+        delivered(box)
+    assert sorted(row["result"] for row in hub.of_kind("metric")) == [float(n) for n in range(60) if n != 4]
+    assert dead(box) == {"unknown_client": 1}
+    assert losses(box) == {"refused": 1}
+
+
+def test_a_row_of_several_in_a_batch_that_is_refused_is_halved_too(box: Outbox, hub: ScriptedHub) -> None:
+    """A hub that only says no to a whole batch must not cost the metrics that came with the bad one."""
+    hub.refuses_whole = lambda item: item.get("result") == 37.0
+    put_together(box, *burst(100))
+    with sending(box, hub):
+        delivered(box)
+    assert sorted(row["result"] for row in hub.of_kind("metric")) == [float(n) for n in range(100) if n != 37]
+    assert losses(box) == {"refused": 1}
+    assert dead(box) == {"http_422": 1}
+    assert len(hub.seen) < 30
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_metrics_of_one_row_go_in_full_batches_or_one_by_one(box: Outbox, hub: ScriptedHub, batches: bool) -> None:
+    """Whatever routes the hub has, it gets each of them once, in the order in which they were made."""
+    hub.has_batch_route = batches
+    items = burst(600 if batches else 60)
+    put_together(box, *items)
+    with sending(box, hub):
+        delivered(box)
+    assert [row["result"] for row in hub.of_kind("metric")] == [item.result for item in items]
+    if batches:
+        assert [seen.items for seen in hub.seen] == [500, 100]
+        assert hub.ids == [str(item.id) for item in items]
+
+
+def test_a_damaged_row_of_several_costs_what_is_damaged(box: Outbox, hub: ScriptedHub) -> None:
+    """Bits that change on the disk inside one metric of a reply lose that metric, and it is counted."""
+    assert box.path is not None
+    rows = put_together(box, *burst(9))
+    with contextlib.closing(sqlite3.connect(box.path)) as sql, sql:
+        changed = """replace(replace(body, '"result":4.0', '"result":4.0.'), '"result":7.0', '"result:7.0')"""
+        sql.execute(f"UPDATE pending SET body = {changed} WHERE id = ?", (rows[0],))
+    with sending(box, hub):
+        delivered(box)
+    assert sorted(row["result"] for row in hub.of_kind("metric")) == [0, 1, 2, 3, 5, 6, 8]
+    assert losses(box) == {"invalid": 2}
 
 
 @pytest.mark.parametrize("code", [400, 422])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -11,10 +12,11 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from flip_fl.app.failures import Failure
 from flip_fl.flower.columns import NAMES
-from flip_fl.flower.grammar import metric_key, metrics_by_grammar
+from flip_fl.flower.grammar import metric_key, metrics_by_grammar, plain_metrics
 from flip_fl.flower.private import acting_as, message_from_bytes, message_to_bytes, number_message
 from flip_fl.flower.protocol import (
     FAILED,
@@ -31,9 +33,11 @@ from flip_fl.flower.protocol import (
     with_task,
 )
 from flip_fl.privacy.egress import sane_name
+from flip_fl.reporting.plain import plain_records
 from flip_fl.wire import LogItem, MetricItem
 
 SLOT = "Trust_1"
+NOW = datetime(2026, 5, 4, 3, 2, 1, 987, tzinfo=UTC)
 words = st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text)
 floats = st.floats(allow_nan=False, allow_infinity=False)
 moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))
@@ -200,6 +204,38 @@ def test_any_key_of_a_foreign_metric_can_be_read(record: dict[str, Any]) -> None
     assert len(found) - len(told) == sum(len(value) if isinstance(value, list) else 1 for value in fit)
     assert [int(text.split()[0]) for text in told] == ([hidden] if hidden else [])
     assert all(sane_name(item["label"]) for item in found if item["kind"] == "metric")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["loss", "a@b.x_2", "num-examples", "Dice/Left Lung", "x.x_1e999", "dé"]) | keys,
+        st.floats() | st.integers(-(2**70), 2**70) | st.lists(st.floats(), max_size=2),
+        max_size=4,
+    ),
+    st.text(min_size=1, max_size=9),
+)
+def test_the_quick_way_of_a_foreign_metric_is_the_long_way(record: dict[str, Any], slot: str) -> None:
+    """What is written without a model of each metric is what the models would have written, but for ids and time."""
+    plain = plain_metrics(record)
+    long = metrics_by_grammar(record, slot=slot, round=3, task="train")
+    if plain is None:
+        odd = [item for item in long if item["kind"] == "log" or not math.isfinite(item["result"])]
+        x_odd = [item for item in long if item["kind"] == "metric" and not math.isfinite(item["x_value"] or 0.0)]
+        assert odd or x_odd or any(isinstance(value, list) for value in record.values())
+        return
+    try:
+        expected = [MetricItem.model_validate(item) for item in long]
+    except ValidationError:
+        with pytest.raises(ValidationError):
+            plain_records(slot, 3, "train", NOW, plain.heads, plain.values)
+        return
+    made = plain_records(slot, 3, "train", NOW, plain.heads, plain.values)
+    found = [MetricItem.model_validate(part.item()) for each in made for part in each.parts()]
+    same = {"id", "at"}
+    assert [item.model_dump(exclude=same) for item in found] == [item.model_dump(exclude=same) for item in expected]
+    assert {item.at for item in found} <= {NOW}
+    assert len({item.id for item in found}) == len(found) == sum(each.reports for each in made)
+    assert all(each.is_readable() and each.body.isascii() for each in made)
 
 
 @given(st.text(max_size=10), rounds, rounds, st.lists(st.sampled_from(["config", "other"]), unique=True))

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.outbox import Outbox
-from flip_fl.reporting.records import Lane, Record
+from flip_fl.reporting.records import Lane, Record, metric_records
 from flip_fl.reporting.store import Dead
 from flip_fl.values import ModelStatus
 from tests.support.reporting import event, failure, metric, records, status
@@ -35,6 +35,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.order: list[bytes] = []
         self.hub: list[bytes] = []
         self.buried: set[bytes] = set()
+        self.once: set[bytes] = set()
         self.crashes = 0
 
     @initialize()
@@ -59,11 +60,21 @@ class OutboxMachine(RuleBasedStateMachine):
             self.known[record.id] = record
             self.order.append(record.id)
 
-    @precondition(lambda self: self.order)
+    @rule(count=st.integers(1, 12))
+    def report_together(self, count: int) -> None:
+        """The metrics of one reply, of which no copy comes."""
+        made = [metric() for _ in range(count)]
+        assert self.box.append(metric_records(made))
+        for record in records(*made):
+            self.known[record.id] = record
+            self.order.append(record.id)
+            self.once.add(record.id)
+
+    @precondition(lambda self: set(self.order) - self.once)
     @rule(data=st.data())
     def report_again(self, data: st.DataObject) -> None:
         """The copy that rides in the task's result; one that was dropped meanwhile comes back."""
-        row_id = data.draw(st.sampled_from(self.order))
+        row_id = data.draw(st.sampled_from([each for each in self.order if each not in self.once]))
         gone = row_id not in self.hub and row_id not in self.buried and row_id not in self.pending()
         assert self.box.append([self.known[row_id]])
         if gone:
@@ -79,12 +90,15 @@ class OutboxMachine(RuleBasedStateMachine):
         if held is not None and not release:
             assert held not in [record.id for record in batch]
         taken = {"down": [], "half": batch[: len(batch) // 2]}.get(fate, batch)
-        self.hub += [record.id for record in taken if record.id not in self.hub]
+        self.hub += [part.id for record in taken for part in record.parts() if part.id not in self.hub]
         self.box.settle([] if fate == "cut" else [record.id for record in taken])
 
     @rule()
     def refuse_one(self) -> None:
         batch = self.box.collect(1)
+        if batch and batch[0].reports > 1:
+            assert self.box.unfold([batch[0].id])
+            batch = self.box.collect(1)
         if batch:
             self.box.settle([], [Dead(batch[0].id, LossReason.REFUSED, "unknown_client")])
             self.buried.add(batch[0].id)
@@ -104,7 +118,9 @@ class OutboxMachine(RuleBasedStateMachine):
     def rows(self) -> list[tuple[bytes, int]]:
         """(id, lane) of what is in the file, read past the outbox so that nothing counts as collected."""
         with contextlib.closing(sqlite3.connect(self.path)) as sql:
-            return sql.execute("SELECT id, lane FROM pending ORDER BY lane, seq").fetchall()
+            found = sql.execute("SELECT id, lane, body, count FROM pending ORDER BY lane, seq").fetchall()
+        held = [Record(row_id, lane, body, reports=count) for row_id, lane, body, count in found]
+        return [(part.id, record.lane) for record in held for part in record.parts()]
 
     def held(self) -> bytes | None:
         """A terminal status that is the last one, while other lanes hold something."""

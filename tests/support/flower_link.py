@@ -241,7 +241,10 @@ class Bench:
         """The reports of ``kind`` in the outbox, in order."""
         box: Outbox = self.reporting._outbox
         return [
-            found for record in box.collect(limit=100_000, release=True) if (found := record.item())["kind"] == kind
+            found
+            for record in box.collect(limit=100_000, release=True)
+            for part in record.parts()
+            if (found := part.item())["kind"] == kind
         ]
 
     @property

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from flip_fl import wire
 from flip_fl.reporting.outbox import Outbox
-from flip_fl.reporting.records import Record, record_of
+from flip_fl.reporting.records import Record, metric_records, record_of
 from flip_fl.reporting.sender import Pace
 from flip_fl.settings import ServerSettings
 from flip_fl.values import ModelStatus
@@ -60,6 +60,12 @@ def put(box: Outbox, *items: wire.Item) -> list[bytes]:
     kept = records(*items)
     box.append(kept)
     return [record.id for record in kept]
+
+
+def put_together(box: Outbox, *items: wire.MetricItem) -> list[bytes]:
+    """Append the metrics as they come in one reply, several to a row; return their ids."""
+    box.append(metric_records(items))
+    return [item.id.bytes for item in items]
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0, what: str = "it") -> None:

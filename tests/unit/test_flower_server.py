@@ -52,7 +52,7 @@ def reports(home: Path, model_id: UUID) -> list[dict[str, Any]]:
     """What the run left in its outbox."""
     outbox = Outbox(home / "flip-state" / "outbox" / f"{model_id}.sqlite")
     with contextlib.closing(outbox):
-        return [record.item() for record in outbox.collect(10_000, release=True)]
+        return [part.item() for record in outbox.collect(10_000, release=True) for part in record.parts()]
 
 
 class Strategy(FedAvg):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -20,7 +21,7 @@ from flip_fl.reporting.outbox import Outbox, OutboxState
 from flip_fl.reporting.records import MAX_TEXT_CHARS, Lane, record_of
 from flip_fl.reporting.store import Dead
 from flip_fl.values import ModelStatus
-from tests.support.reporting import MODEL, event, failure, in_child, metric, note, put, records, status
+from tests.support.reporting import MODEL, event, failure, in_child, metric, note, put, put_together, records, status
 
 
 @pytest.fixture
@@ -71,6 +72,68 @@ def test_at_the_cap_the_oldest_metric_goes_and_is_counted(path: Path) -> None:
     metrics = put(box, *(metric(float(n)) for n in range(6)))
     assert ids(box) == kept + metrics[-2:]
     assert Outbox.stats(path).losses == {"full": 4}
+
+
+def parts(box: Outbox, *how: int) -> list[bytes]:
+    return [part.id for record in box.collect(*how) for part in record.parts()]
+
+
+def test_metrics_of_one_row_count_as_what_they_are(path: Path) -> None:
+    """Who reads the depth, fills a batch or looks at the cap means metrics, however they lie in the file."""
+    box = Outbox(path)
+    metrics = put_together(box, *(metric(float(n)) for n in range(70)))
+    alone = put(box, metric(70.0))
+    assert box.depth()[Lane.METRIC] == Outbox.stats(path).pending == 71
+    assert parts(box) == metrics + alone
+    assert parts(box, 60) == metrics[:50]
+    box.settle([metrics[0]])
+    assert parts(box) == metrics[50:] + alone
+    assert box.depth()[Lane.METRIC] == 21
+
+
+def test_metrics_of_one_row_are_put_apart_in_their_place(box: Outbox) -> None:
+    """What the hub refuses of them must not let the others change places."""
+    first, metrics = put(box, metric(1)), put_together(box, metric(2), metric(3), metric(4))
+    last = put(box, metric(5))
+    assert box.unfold([metrics[0]])
+    assert ids(box) == first + metrics + last
+    assert [record.reports for record in box.collect()] == [1] * 5
+    assert [record.item()["result"] for record in box.collect()] == [1, 2, 3, 4, 5]
+
+
+def test_at_the_cap_no_more_metrics_go_than_have_to(path: Path) -> None:
+    """The metrics of a row are dropped one by one, the oldest first, and each is counted."""
+    box = Outbox(path, max_rows=10)
+    metrics = put_together(box, *(metric(float(n)) for n in range(8)))
+    more = put_together(box, *(metric(float(n)) for n in range(8, 13)))
+    assert parts(box) == metrics[3:] + more
+    assert Outbox.stats(path).losses == {"full": 3}
+    box.settle([])
+    kept = put(box, *(event(n + 1) for n in range(7)))
+    assert parts(box) == kept + more[2:]
+    assert Outbox.stats(path).losses == {"full": 10}
+
+
+def test_a_file_that_an_older_flip_fl_wrote_is_delivered(path: Path) -> None:
+    """An update between two runs must not cost the reports that wait."""
+    box = Outbox(path)
+    before = put(box, metric(1), status(ModelStatus.RUNNING))
+    box.close()
+    with contextlib.closing(sqlite3.connect(path)) as sql, sql:
+        for trigger, table, sign, row in (("in", "INSERT", "+", "NEW"), ("out", "DELETE", "-", "OLD")):
+            sql.execute(f"DROP TRIGGER pending_{trigger}")
+            sql.execute(
+                f"CREATE TRIGGER pending_{trigger} AFTER {table} ON pending BEGIN UPDATE lanes"
+                f" SET rows = rows {sign} 1, bytes = bytes {sign} {row}.size WHERE lane = {row}.lane; END"
+            )
+        sql.execute("ALTER TABLE pending DROP COLUMN count")
+        sql.execute("PRAGMA user_version = 1")
+    box = Outbox(path)
+    after = put_together(box, metric(2), metric(3))
+    assert parts(box) == [before[1], before[0], *after]
+    box.settle([*before, after[0]])
+    assert box.is_empty()
+    assert Outbox.stats(path).size_bytes == 0
 
 
 def test_a_status_or_a_failure_is_never_dropped_for_something_newer(path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.plain import heads_of
 from flip_fl.reporting.records import MAX_TEXT_CHARS
 from flip_fl.reporting.reporter import Reporter
 from flip_fl.values import ModelStatus
@@ -123,6 +124,40 @@ def test_a_sites_items_keep_ids_and_take_the_name_of_the_authenticated_peer(box:
     log, measured = items(box)
     assert (measured["client"], measured["id"], measured["global_round"]) == ("Trust_2", raw[0]["id"], 2)
     assert (log["client"], log["log"]) == ("Trust_2", "hello")
+
+
+def test_a_replys_metrics_share_a_row_and_lose_nothing_by_it(box: Outbox, reporter: Reporter) -> None:
+    """A transaction's work for each of a reply's metrics was most of what a round with many sites cost."""
+    made = [metric(n / 7, label=f"loss {n}").model_dump(mode="json") for n in range(60)]
+    assert reporter.from_site("Trust_2", made, once=True)
+    records = box.collect()
+    assert [record.reports for record in records] == [50, 10]
+    kept = [part.item() for record in records for part in record.parts()]
+    assert kept == [
+        {key: value for key, value in {**item, "client": "Trust_2"}.items() if value is not None} for item in made
+    ]
+
+
+def test_odd_letters_of_a_replys_metrics_are_kept_as_ascii(box: Outbox, reporter: Reporter) -> None:
+    """The bounds count characters as bytes, also of names in another script."""
+    made = [metric(label=label).model_dump(mode="json") for label in ("Wächter", "loss")]
+    assert reporter.from_site("Trust_1", made, once=True)
+    assert reporter.plain("Łódź", 1, "train", heads_of([("loss", None, None), ("dé", "axé", 2.0)]), [0.5, 1e-300])
+    records = box.collect()
+    assert all(record.body.isascii() and record.is_readable() for record in records)
+    kept = [part.item() for record in records for part in record.parts()]
+    assert [item["label"] for item in kept] == ["Wächter", "loss", "loss", "dé"]
+    assert [item["client"] for item in kept[2:]] == ["Łódź", "Łódź"]
+    assert (kept[3]["x_label"], kept[3]["x_value"], kept[3]["result"]) == ("axé", 2.0, 1e-300)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_cannot_be_written_plainly_are_counted(box: Outbox, reporter: Reporter, value: float) -> None:
+    """JSON has no word for them: one would make the hub refuse the whole batch."""
+    assert not reporter.plain("Trust_1", 1, None, heads_of([("a", None, None), ("b", None, None)]), [0.5, value])
+    assert box.is_empty()
+    assert box.path is not None
+    assert Outbox.stats(box.path).losses == {"invalid": 2}
 
 
 def test_a_site_cannot_report_statuses_or_events(box: Outbox, reporter: Reporter) -> None:
