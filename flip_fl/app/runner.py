@@ -78,8 +78,8 @@ class Session:
     ``publish`` gets live batches of wire items, on a thread of its own (None: nobody listens); ``aborted`` says
     whether the run was stopped. ``show_output`` lets the app's prints through, for a developer's own machine.
     ``failed`` gets the exception that ended a task, as it was raised: its text may hold patients' data. ``job`` is the
-    engine's name for the run: its images are removed with ``release``, or, when its processes are killed, by the next
-    job ``lease_s`` after its last task.
+    engine's name for the run: its images are removed with ``release``, or, when its processes are killed, when the next
+    job starts.
     """
 
     def __init__(
@@ -93,7 +93,6 @@ class Session:
         show_output: bool = False,
         failed: Callable[[BaseException], None] = lambda error: None,
         job: str = "",
-        lease_s: float = 0.0,
     ) -> None:
         self.app_dir = app_dir
         self.source = source
@@ -107,7 +106,7 @@ class Session:
         self.told: dict[str, str] = {}
         self._config: AppConfig | None = None
         self.local = LocalState(source.state_dir, job)
-        self.index = open_index(source, job, lease_s=lease_s)
+        self.index = open_index(source, job)
         if self.index is not None:
             # What an earlier job left must not hold up this one.
             threading.Thread(target=self.index.sweep, args=(source,), name="flip-sweep", daemon=True).start()

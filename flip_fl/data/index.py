@@ -2,7 +2,8 @@
 
 One SQLite file a site, in the state folder of the trust, since it names patients' studies. A job claims its studies
 before it asks for the first one; a study is removed when no job claims it, in chunks of one transaction each, so that
-a job that claims it meanwhile finds it either whole or gone.
+a job that claims it meanwhile finds it either whole or gone. A job lives as long as a process holds its lock: its own,
+or, for an engine whose site has none between two tasks, its keeper (``data.keeper``).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from flip_fl.values import ResourceType
 if TYPE_CHECKING:
     from flip_fl.data.sources import Source
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_S = 60.0
 CHUNK = 200
 _TABLES = """
@@ -41,7 +42,7 @@ CREATE TABLE study (
   project TEXT NOT NULL, accession TEXT NOT NULL, type TEXT NOT NULL, folder TEXT NOT NULL, files TEXT NOT NULL,
   PRIMARY KEY (project, accession, type)) WITHOUT ROWID;
 CREATE TABLE place (accession TEXT NOT NULL, folder TEXT NOT NULL, PRIMARY KEY (accession, folder)) WITHOUT ROWID;
-CREATE TABLE job (job TEXT PRIMARY KEY, lease_s REAL NOT NULL, used_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE job (job TEXT PRIMARY KEY, used_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE claim (
   accession TEXT NOT NULL, job TEXT NOT NULL, project TEXT NOT NULL,
   PRIMARY KEY (accession, job, project)) WITHOUT ROWID;
@@ -67,26 +68,25 @@ class _Change:
 class ImageIndex:
     """The index of one site, as one job uses it. Safe for several threads, and for several processes on one file.
 
-    ``folder`` holds the file (None: it is gone with this object). ``lease_s``: for how long after its last use a job
-    counts as live although no process of it is there, for an engine whose site has none between two tasks.
+    ``folder`` holds the file (None: it is gone with this object). ``watching``: only look after a job that others use.
     """
 
-    def __init__(self, folder: Path | None, root: Path, job: str, *, lease_s: float = 0.0) -> None:
+    def __init__(self, folder: Path | None, root: Path, job: str, *, watching: bool = False) -> None:
         self.root = root
-        self._folder = folder
-        self._job = job
-        self._lease_s = lease_s
+        self.folder = folder
+        self.job = job
         self._lock = threading.Lock()
         self._changes: deque[_Change] = deque()
         self._complained = False
         self._alive = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._alive = FileLock(_lock_file(folder, job))
+            self._alive = FileLock(lock_file(folder, job))
             # Somebody who looks whether this job lives holds it for a moment.
             self._alive.acquire(shared=True, wait=True)
         self._database = _open(folder)
-        self.claim("", ())
+        if not watching:
+            self.renew()
 
     def of(self, project_id: str, types: Sequence[ResourceType]) -> ProjectStudies:
         """The part of one project and of studies in these types."""
@@ -130,24 +130,48 @@ class ImageIndex:
     def claim(self, project: str, names: Iterable[str]) -> None:
         def change(database: sqlite3.Connection) -> None:
             database.execute(
-                "INSERT INTO job VALUES (?, ?, ?) ON CONFLICT (job) DO UPDATE SET used_at = excluded.used_at",
-                (self._job, self._lease_s, time.time()),
+                "INSERT INTO job VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET used_at = excluded.used_at",
+                (self.job, time.time()),
             )
             database.executemany(
-                "INSERT OR IGNORE INTO claim VALUES (?, ?, ?)", ((name, self._job, project) for name in names)
+                "INSERT OR IGNORE INTO claim VALUES (?, ?, ?)", ((name, self.job, project) for name in names)
             )
 
         self.write(change)
+
+    def renew(self) -> None:
+        """Say that the job is in use now."""
+        self.claim("", ())
+
+    def used_at(self) -> float | None:
+        """When the job was last used, in seconds since 1970; None when it is over."""
+        rows = self.read("SELECT used_at FROM job WHERE job = ?", (self.job,))
+        return float(rows[0][0]) if rows and self._alive is not None and self._alive.stands else None
+
+    def end_if_alone(self, source: Source | None) -> bool:
+        """End the job unless another process holds it, and do as ``sweep`` then; whether that was so."""
+        assert self._alive is not None  # a database in memory is no other process's
+        if not self._alive.acquire():
+            # A lock that could not be turned into an exclusive one is lost.
+            self._alive.acquire(shared=True, wait=True)
+            return False
+        with self._lock, _logged():
+            self._end(self.job)
+            if source is None:
+                self._remove_unclaimed()
+        if source is not None:
+            self.sweep(source)
+        self._forget_lock()
+        self.close()
+        return True
 
     def release(self) -> None:
         """The job is over: remove what no other job uses. A study that comes later is removed by the next ``sweep``."""
         with self._lock:
             with _logged():
-                self._end(self._job)
+                self._end(self.job)
                 self._remove_unclaimed()
-            if self._alive is not None:
-                assert self._folder is not None
-                _lock_file(self._folder, self._job).unlink(missing_ok=True)
+            self._forget_lock()
         self.close()
 
     def close(self) -> None:
@@ -163,8 +187,8 @@ class ImageIndex:
         Asks ``source`` where studies lie that were on their way when their job was killed.
         """
         with self._lock, _logged():
-            for job, lease_s, used_at in self._database.execute("SELECT * FROM job").fetchall():
-                if job != self._job and time.time() >= used_at + lease_s:
+            for (job,) in self._database.execute("SELECT job FROM job").fetchall():
+                if job != self.job:
                     self._end_if_over(job)
         for project, name, types in self.read("SELECT * FROM asked", ()):
             if not self._find(source, project, name, types):
@@ -178,15 +202,20 @@ class ImageIndex:
             self._complained = True
             logger.warning("the index of images cannot be %s: %s", how, type(error).__name__)
 
+    def _forget_lock(self) -> None:
+        if self.folder is not None:
+            lock_file(self.folder, self.job).unlink(missing_ok=True)
+
     def _end_if_over(self, job: str) -> None:
-        assert self._folder is not None  # a database in memory knows no other job
-        path = _lock_file(self._folder, job)
+        assert self.folder is not None  # a database in memory knows no other job
+        path = lock_file(self.folder, job)
         lock = FileLock(path)
         # Held meanwhile: a process of the job that comes back now begins anew, with claims of its own.
         if lock.acquire():
             try:
                 self._end(job)
-                path.unlink(missing_ok=True)
+                for file in (path, lock_file(self.folder, job, "keeper")):
+                    file.unlink(missing_ok=True)
             finally:
                 lock.release()
 
@@ -210,8 +239,8 @@ class ImageIndex:
             self._database.execute("DELETE FROM job WHERE job = ?", (job,))
             for (project,) in projects:
                 used = self._database.execute("SELECT 1 FROM claim WHERE project = ? LIMIT 1", (project,)).fetchone()
-                if self._folder is not None and used is None:
-                    shutil.rmtree(derived_dir(self._folder.parent, project), ignore_errors=True)
+                if self.folder is not None and used is None:
+                    shutil.rmtree(derived_dir(self.folder.parent, project), ignore_errors=True)
 
     def _remove_unclaimed(self) -> None:
         while True:
@@ -285,12 +314,12 @@ class ProjectStudies:
         self._index.write(change)
 
 
-def open_index(source: Source, job: str, *, lease_s: float = 0.0) -> ImageIndex | None:
+def open_index(source: Source, job: str) -> ImageIndex | None:
     """The index for ``job`` at the site of ``source``; None where nothing is fetched and nothing may be removed."""
     if source.images_root is None:
         return None
     folder = source.state_dir / "images" if source.state_dir is not None else None
-    return ImageIndex(folder, source.images_root, job, lease_s=lease_s)
+    return ImageIndex(folder, source.images_root, job)
 
 
 def derived_dir(state_dir: Path, project_id: str) -> Path:
@@ -324,8 +353,9 @@ def _remove(folder: Path, root: Path) -> None:
             parent = os.path.dirname(parent)
 
 
-def _lock_file(folder: Path, job: str) -> Path:
-    return folder / f"{hashlib.sha256(job.encode()).hexdigest()[:32]}.lock"
+def lock_file(folder: Path, job: str, kind: str = "lock") -> Path:
+    """The file whose lock a job's processes hold, or its keeper (``kind`` "keeper")."""
+    return folder / f"{hashlib.sha256(job.encode()).hexdigest()[:32]}.{kind}"
 
 
 def _open(folder: Path | None) -> sqlite3.Connection:

@@ -80,9 +80,9 @@ class Arrivals:
         self._open_since = 0.0
 
     @property
-    def pending(self) -> bool:
-        """Whether a reply of this phase is still to come."""
-        return bool(self._pending)
+    def pending(self) -> frozenset[str]:
+        """The slots whose replies of this phase are still to come."""
+        return frozenset(asked.slot for asked in self._pending.values())
 
     @property
     def wanted(self) -> list[str]:

@@ -19,12 +19,23 @@ from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.stop import StopFlag, stop_file
 from flip_fl.app.tensors import Arrays
+from flip_fl.data.keeper import start_keeper
 from flip_fl.data.sources import open_source
 from flip_fl.errors import FlipError
 from flip_fl.flower import protocol
 from flip_fl.flower.claim import claimed_slot, exported, site_facts
 from flip_fl.flower.mods import failed, flip_mods, keep_at_site
-from flip_fl.flower.protocol import ABORTED, ARRAYS, FAILED, METRICS, NUM_EXAMPLES, STOP_FILE, TaskNote, error_reason
+from flip_fl.flower.protocol import (
+    ABORTED,
+    ARRAYS,
+    FAILED,
+    METRICS,
+    NUM_EXAMPLES,
+    STAY_EVERY_S,
+    STOP_FILE,
+    TaskNote,
+    error_reason,
+)
 from flip_fl.values import Task
 
 MODEL_ID = "flip-model-id"
@@ -33,8 +44,8 @@ QUERY = "flip-cohort-query"
 JOB_DIR = "flip-job-dir"
 NUM_ROUNDS = "num-server-rounds"
 
-# A SuperNode may have a process for each message: between two rounds none says that the job lives.
-LEASE_S = 6 * 3600.0
+# Of a run that is stopped through Flower itself nobody tells the sites: they keep its images for as long as this.
+LEASE_S = 4 * STAY_EVERY_S
 _MAX_INT = 2**63 - 1
 
 
@@ -65,6 +76,11 @@ def client_app(
         content = RecordDict()
         protocol.stamp_slot(content, claimed_slot(context.node_config, context.run_config, told))
         return Message(content, reply_to=message)
+
+    @app.query(protocol.QUERY_STAY.partition(".")[2])
+    def flip_stay(message: Message, context: Context) -> Message:
+        sites.stay(message, context)
+        return Message(RecordDict(), reply_to=message)
 
     @app.query(protocol.QUERY_END.partition(".")[2])
     def flip_end(message: Message, context: Context) -> Message:
@@ -103,14 +119,25 @@ class _Sites:
         session.failed = partial(keep_at_site, slot=slot, where=spec.where())
         with exported(site.environment):
             result = run_task(task, arrays, spec, session)
+        if session.index is not None:
+            session.index.renew()
         return _reply(result, task, slot, key, message)
+
+    def stay(self, message: Message, context: Context) -> None:
+        """The run goes on without this site for a while: what it has fetched is kept."""
+        index = self._asked(message, context).index
+        if index is not None:
+            index.renew()
 
     def end(self, message: Message, context: Context) -> None:
         """The run is over: what it has fetched is removed."""
+        session = self._asked(message, context)
+        session.release()
+        self._open_sites = {slot: each for slot, each in self._open_sites.items() if each.session is not session}
+
+    def _asked(self, message: Message, context: Context) -> Session:
         slot = claimed_slot(context.node_config, context.run_config, protocol.get_task(message.content).slot)
-        folder = Path(str(context.run_config.get(JOB_DIR) or self._app_dir))
-        self._open(slot, folder, context).session.release()
-        del self._open_sites[slot]
+        return self._open(slot, Path(str(context.run_config.get(JOB_DIR) or self._app_dir)), context).session
 
     def _open(self, slot: str, folder: Path, context: Context) -> _OpenSite:
         known = self._open_sites.get(slot)
@@ -123,8 +150,10 @@ class _Sites:
             app_dir=folder,
             source=open_source(slot, imaging=load_config(folder).imaging),
             job=f"flower-{context.run_id}",
-            lease_s=LEASE_S,
         )
+        # A SuperNode may have a process for each message: between two rounds none would say that the job lives.
+        if session.index is not None and not context.node_config.get(STOP_FILE):
+            start_keeper(session.index, slot, LEASE_S)
         files = []
         model_id = _model_id(context.run_config, session.config)
         if facts.state_dir is not None and model_id is not None:

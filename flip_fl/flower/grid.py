@@ -20,6 +20,7 @@ from flip_fl.flower.private import NodeInfo, Run
 from flip_fl.flower.protocol import CONFIG, NUM_EXAMPLES, QUERY_END, SERVER_ROUND, TaskNote, with_task
 from flip_fl.flower.quarantine import Quarantine, ReplyCheck, records_of
 from flip_fl.flower.roster import Roster
+from flip_fl.flower.stay import Stay
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting
 from flip_fl.values import Task
@@ -78,6 +79,7 @@ class FlipGrid(Grid):
         self._weighted_by = weighted_by
         self._roster = Roster(inner, reporting.reporter, slots, self._quorum, self._patience, self._rest)
         self._arrivals = Arrivals(reporting, check or Quarantine(weighted_by), self._roster)
+        self._stay = Stay(inner, self._roster, self._patience.stay_every_s)
         self._expected: tuple[Task, int] | None = None
         self._note = TaskNote()
         self._asking_since: float | None = None
@@ -216,6 +218,7 @@ class FlipGrid(Grid):
                     return
                 if not useful:
                     self._arrivals.settle()
+                    self._stay.tell(self._arrivals.pending)
                     self._await_reply(min(self._patience.poll_s, deadline - now))
         finally:
             self._arrivals.settle()

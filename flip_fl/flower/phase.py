@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message
 
+from flip_fl.flower.protocol import STAY_EVERY_S
 from flip_fl.values import Task, task_words
 
 STOPPED_AT_HUB = "stopped at the hub"
@@ -22,11 +23,13 @@ class RunStopped(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long the server waits, in seconds: for the sites, for a phase's replies, between two looks."""
+    """How long the server waits, in seconds: for the sites, for a phase's replies, between two looks, and before it
+    tells sites that have nothing to do that the run goes on."""
 
     start_timeout_s: float = 600
     phase_timeout_s: float = 86_400
     poll_s: float = 0.5
+    stay_every_s: float = STAY_EVERY_S
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,11 @@ ROWS_RECORD = "flip.rows"
 PARAMS_RECORD = "flip.params"
 SITE_RECORD = "flip.site"
 QUERY_SLOT = "query.flip_slot"
+QUERY_STAY = "query.flip_stay"
 QUERY_END = "query.flip_end"
+
+# How often sites that wait for others hear, in seconds, that the run goes on.
+STAY_EVERY_S = 300.0
 
 # Under which keys of ``CONFIG`` other FLIP apps say who they are.
 _FOREIGN_CLAIMS = ("site", "client_name")

@@ -26,8 +26,16 @@ class FileLock:
     def held(self) -> bool:
         return self._descriptor is not None
 
+    @property
+    def stands(self) -> bool:
+        """Whether the lock is held, and on the file that whoever asks for it now would find."""
+        return self._descriptor is not None and _still_there(self._descriptor, self._path)
+
     def acquire(self, *, shared: bool = False, wait: bool = False) -> bool:
-        """Take the lock, or turn a held one into the asked kind; False if somebody else is in the way."""
+        """Take the lock, or turn a held one into the asked kind; False if somebody else is in the way.
+
+        A held lock that cannot be turned is lost.
+        """
         mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         if self._descriptor is not None:
             return _flock(self._descriptor, mode)

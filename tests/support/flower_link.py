@@ -124,6 +124,11 @@ class ScriptedLink(Grid):
         self._queue = [each for each in self._queue if each not in due]
         return [message_from_bytes(message_to_bytes(each.message)) for each in due]
 
+    @property
+    def left(self) -> int:
+        """How many answers nobody has taken."""
+        return len(self._queue)
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """As Flower's own grids: until all replies are there, and then as they are."""
         pending = set(self.push_messages(messages))

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +33,8 @@ def service(tmp_path: Path) -> Iterator[Imaging]:
         yield running
 
 
-def index_of(service: Imaging, job: str, **more: float) -> ImageIndex:
-    index = open_index(service.source, job, **more)
+def index_of(service: Imaging, job: str) -> ImageIndex:
+    index = open_index(service.source, job)
     assert index is not None
     return index
 
@@ -167,10 +166,10 @@ CHILD = """
     from flip_fl.settings import ClientSettings, load
     from flip_fl.values import ResourceType
 
-    file, job, lease, *names = sys.argv[1:]
+    file, job, *names = sys.argv[1:]
     source = TrustSource(load(ClientSettings, Path(file)))
     types = (ResourceType.NIFTI,)
-    index = open_index(source, job, lease_s=float(lease))
+    index = open_index(source, job)
     cohort = pd.DataFrame({"accession_id": names})
     studies = fetch_studies(source, "p", cohort, types, max_skipped=1, known=index.of("p", types))
     for number, _ in enumerate(studies.arriving(), start=1):
@@ -179,9 +178,9 @@ CHILD = """
 """
 
 
-def child(service: Imaging, tmp_path: Path, job: str, names: list[str], lease_s: float = 0.0) -> subprocess.Popen[str]:
+def child(tmp_path: Path, job: str, names: list[str]) -> subprocess.Popen[str]:
     """Another process that fetches ``names`` for ``job`` and then does nothing."""
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path / "flip.env"), job, str(lease_s), *names]
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path / "flip.env"), job, *names]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -200,8 +199,8 @@ def test_a_killed_jobs_images_go_when_the_next_one_starts(service: Imaging, tmp_
     service.say = lambda name, attempt: (
         Answer(200, {"path": str(service.put(name))}, wait=hold) if name == last and attempt == 1 else None
     )
-    killed = child(service, tmp_path, "killed", NAMES[:6])
-    alive = child(service, tmp_path, "alive", NAMES[6:])
+    killed = child(tmp_path, "killed", NAMES[:6])
+    alive = child(tmp_path, "alive", NAMES[6:])
     try:
         await_lines(killed, 5)
         await_lines(alive, 6)
@@ -220,25 +219,6 @@ def test_a_killed_jobs_images_go_when_the_next_one_starts(service: Imaging, tmp_
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-    index.sweep(service.source)
-    assert lying(service) == []
-
-
-def test_a_lease_outlives_the_process_that_took_it(service: Imaging, tmp_path: Path) -> None:
-    """An engine that has a process for each task keeps its images between two tasks, and not for ever."""
-    gone = child(service, tmp_path, "leased", NAMES[:3], lease_s=3600)
-    try:
-        await_lines(gone, 3)
-    finally:
-        gone.kill()
-        gone.wait()
-        assert gone.stdout is not None
-        gone.stdout.close()
-    index = index_of(service, "next")
-    index.sweep(service.source)
-    assert lying(service) == NAMES[:3]
-    ago = time.time() - 3601
-    index.write(lambda database: database.execute("UPDATE job SET used_at = ? WHERE job = 'leased'", (ago,)))
     index.sweep(service.source)
     assert lying(service) == []
 

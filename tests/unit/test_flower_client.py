@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,25 +16,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from flip_fl.app.stop import request_stop
+from flip_fl.data.index import ImageIndex
+from flip_fl.data.sources.trust import TrustSource
 from flip_fl.errors import FlipError
 from flip_fl.flower.claim import claimed_slot
-from flip_fl.flower.client import client_app
+from flip_fl.flower.client import LEASE_S, client_app
 from flip_fl.flower.private import message_from_bytes, message_to_bytes
 from flip_fl.flower.protocol import (
     ABORTED,
     FAILED,
     METRICS,
     NUM_EXAMPLES,
+    QUERY_END,
     QUERY_SLOT,
+    QUERY_STAY,
     STOP_FILE,
     TaskNote,
     get_report,
     reply_slot,
 )
 from tests.support.flower_client import LINEAR, MODEL_ID, ask, context, labels, numpy_of, settle, task_message
+from tests.support.imaging import imaging
 from tests.support.small_apps import write_app
 
 CANARY = "CANARY9Z"
@@ -355,3 +362,47 @@ def test_a_failure_of_a_long_run_fits_into_an_error(trust: Callable[..., Path]) 
     assert left_out + len(report.items) == report.made == 5000
     assert report.missing == 0
     assert json.loads(str(reply.error.reason))["dropped"] == left_out
+
+
+IMAGES = """
+def _data(site):
+    studies = site.images(site.cohort())
+    x = torch.tensor([[1.0, 0.0, 0.0] for _ in studies], dtype=torch.float32)
+    return x, torch.zeros(len(x))
+"""
+
+
+def test_a_sites_images_outlive_a_process_and_go_when_it_is_told(
+    trust: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process a message: each leaves the images to the next one, and to a keeper; a word that the run goes on makes
+    the lease new; a word that it is over removes all and sends the keeper away. A process a site needs no keeper.
+    """
+    kept: list[tuple[str, str, float]] = []
+    monkeypatch.setattr(
+        "flip_fl.flower.client.start_keeper", lambda index, slot, lease_s: kept.append((index.job, slot, lease_s))
+    )
+    app = trust(data=IMAGES, IMAGING=True)
+    with imaging(tmp_path, FLIP_STATE_DIR=str(state_of(tmp_path))) as service:
+        shutil.copy(tmp_path / "flip.env", tmp_path / "trusts" / "Trust_1.env")
+        rows = {"accession_id": ["A1", "A2"], "person_id": ["P1", "P2"]}
+        monkeypatch.setattr(TrustSource, "dataframe", lambda self, project, query: pd.DataFrame(rows))
+        assert not ask(client_app(app), task_message()).has_error()
+        assert kept == [("flower-77", "Trust_1", LEASE_S)]
+        lying = sorted(path.name for path in service.root.iterdir())
+        assert lying == ["A1", "A2"]
+        index = ImageIndex(state_of(tmp_path) / "images", service.root, "flower-77", watching=True)
+        first = index.used_at()
+        assert not ask(client_app(app), task_message(QUERY_STAY)).has_error()
+        again = index.used_at()
+        assert first is not None
+        assert again is not None
+        assert again > first
+        assert not ask(client_app(app), task_message(QUERY_END)).has_error()
+        assert index.used_at() is None
+        assert list(service.root.iterdir()) == []
+        assert service.attempts == {"A1": 1, "A2": 1}
+        kept.clear()
+        long_lived = context({"slot": "Trust_1", STOP_FILE: str(tmp_path / "stop")})
+        assert not ask(client_app(app), task_message(), at=long_lived).has_error()
+        assert kept == []

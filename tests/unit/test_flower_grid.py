@@ -22,6 +22,7 @@ from flip_fl.flower.protocol import (
     FAILED,
     LOST,
     QUERY_SLOT,
+    QUERY_STAY,
     REJECTED,
     TOO_LARGE,
     SiteReport,
@@ -704,6 +705,36 @@ def test_waiting_for_a_site_costs_no_processor(tmp_path: Path) -> None:
     found.ask()
     assert found.link.pulls <= 8
     assert time.process_time() - used < 0.2
+
+
+def test_sites_that_wait_for_others_hear_that_the_run_goes_on(tmp_path: Path) -> None:
+    """Who has trained and waits for a slow site is told to keep its images, again and again; the slow one is let
+    alone, what is answered is taken from the link, and nothing of it is told or counted.
+    """
+    patience = Patience(1, 5, poll_s=0.02, stay_every_s=0.1)
+    found = bench(tmp_path, answers={"Trust_2": late(0.6)}, patience=patience)
+    assert len(found.ask()) == 2
+    asked = [message for message in found.link.pushed if message.metadata.message_type == QUERY_STAY]
+    assert len(asked) >= 2
+    (first,) = [node.node_id for node in found.link.nodes if node.name == "Trust_1"]
+    assert {message.metadata.dst_node_id for message in asked} == {first}
+    assert found.link.left <= 1
+    assert len(found.told("metric")) == 2
+
+
+def test_a_link_that_refuses_such_a_word_costs_nothing(tmp_path: Path) -> None:
+    """The word is a kindness: a round does not end because it could not be said."""
+
+    class Deaf(ScriptedLink):
+        def push_messages(self, messages: Any) -> list[Any]:
+            messages = list(messages)
+            if any(message.metadata.message_type == QUERY_STAY for message in messages):
+                raise ConnectionError
+            return super().push_messages(messages)
+
+    link = Deaf(SLOTS, good, Trust_2=late(0.3))
+    found = Bench(link, tmp_path, SLOTS, patience=Patience(1, 5, poll_s=0.02, stay_every_s=0.05))
+    assert len(found.ask()) == 2
 
 
 def test_a_signal_ends_a_wait_untouched(tmp_path: Path) -> None:
