@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, computed_field
 
 from flip_fl.dashboard import words
-from flip_fl.values import ModelStatus
+from flip_fl.values import ModelStatus, Task
 
 FL_SERVER = "FL server"
 SCHEMA: Literal["flip-fl.story/1"] = "flip-fl.story/1"
@@ -79,9 +79,14 @@ class Cell(_Part):
 
 
 class StoryRound(_Part):
-    """One round; its cells always add up to the participating sites."""
+    """One round; its cells always add up to the participating sites.
+
+    ``stage`` is the job's, or the model that was evaluated; ``task`` what the sites did where that is not training.
+    """
 
     number: int
+    stage: str | None = None
+    task: str | None = None
     started_at: UtcTime | None = None
     aggregated_at: UtcTime | None = None
     returned: int | None = None
@@ -215,6 +220,7 @@ class Story(_Part):
             total_rounds=self.total_rounds,
             by=self._stopped_by(),
             cause=self._cause(),
+            evaluating=self._evaluating(),
         )
         if self.unreachable is None:
             return Headline(word=state.word, detail=state.detail, text=state.text, tone=state.tone)
@@ -226,6 +232,17 @@ class Story(_Part):
     def last_round(self) -> int | None:
         """The number of the last round that began; None before the first."""
         return max((r.number for r in self.rounds), default=None)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the sites score models and train none: each round is one of the models."""
+        return bool(self.rounds) and all(each.task == Task.EVALUATE for each in self.rounds)
+
+    def _evaluating(self) -> tuple[int, int] | None:
+        if not self.evaluates:
+            return None
+        cells = self.rounds[-1].cells
+        return sum(cell.state == "returned" for cell in cells), len(cells)
 
     def _stopped_by(self) -> str | None:
         stops = [t.by for t in self.history if t.applied and t.status is ModelStatus.STOPPED]

@@ -16,6 +16,7 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.model_controller import ModelController
 
 from flip_fl.aggregate.average import Arrays
+from flip_fl.errors import FlipError
 from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, REPORTER_ID, TaskNote, get_failure, put_note, sender
 from flip_fl.nvflare.reporter import FlipReporter
 from flip_fl.values import Task, natural_key
@@ -121,6 +122,8 @@ class SiteTasks(ModelController):
             self.run()
         except RoundFailed as failed:
             self.panic(str(failed))
+        except FlipError as error:
+            self.panic(f"{error.what}{f' ({error.why})' if error.why else ''}")
         except Exception as error:
             self.exception("the controller failed")
             self.panic(f"the server failed: {type(error).__name__}: {error}")

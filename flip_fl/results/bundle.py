@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from flip_fl.errors import FlipError
+from flip_fl.results.evaluation import FAILURES, RESULTS
 from flip_fl.results.manifest import MANIFEST, READ_BYTES, FileEntry, Manifest, fingerprint
 
 __all__ = ["GLOBAL_MODEL", "MODELS", "build", "fingerprint"]
@@ -29,8 +30,8 @@ RESULT_FILES = frozenset(
         *MODELS,
         "metrics.json",
         "cross_site_val/cross_val_results.json",
-        "evaluation_results/evaluation_results.json",
-        "evaluation_results/evaluation_failures.json",
+        RESULTS,
+        FAILURES,
     }
 )
 APP_CONFIG = "config.json"
@@ -56,13 +57,13 @@ def build(
     """Write ``out_zip`` from the result files in ``folder`` and the code and config in ``app_dir``.
 
     Models are stored, texts deflated; equal contents give equal bytes. Raises ``FlipError`` E0702 when the global model
-    or the app's models.py or config.json is missing.
+    (or, of an evaluation, its failures) or the app's models.py or config.json is missing.
     """
     results, rest = _sorted_out(folder, lambda name: name in RESULT_FILES)
     code, other = _sorted_out(app_dir, lambda name: name == APP_CONFIG or name.endswith(".py"))
     code = {name: path for name, path in code.items() if name not in results}
     files = {**results, **code}
-    for needed in (GLOBAL_MODEL, "models.py", APP_CONFIG):
+    for needed in (FAILURES if RESULTS in files else GLOBAL_MODEL, "models.py", APP_CONFIG):
         if needed not in files:
             raise FlipError(
                 "E0702", bundle=out_zip.name, problem=f"there is no {needed}", suggestion="see the server's log"
@@ -71,7 +72,7 @@ def build(
     config = _without_query(files[APP_CONFIG])
     if config is not None:
         left_out.append(f"{APP_CONFIG}, {QUERY}: SQL stays with the job")
-    if BEST_MODEL not in files:
+    if GLOBAL_MODEL in files and BEST_MODEL not in files:
         left_out.append(f"{BEST_MODEL}: no round was kept as the best (BEST_MODEL_METRIC)")
     with contextlib.ExitStack() as parts:
         if config is not None:

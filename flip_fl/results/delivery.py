@@ -1,4 +1,4 @@
-"""The end of a run that has a model: bundle it, check that it loads, store it, read back what was stored."""
+"""The end of a run that has a model, or scores: bundle it, check that it loads, store it, read back what was stored."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flip_fl.app import weights
 from flip_fl.app.arrays import read_arrays
 from flip_fl.errors import FlipError, ResultsUploadError
 from flip_fl.results import bundle
+from flip_fl.results.evaluation import Evaluation
 from flip_fl.results.model_folder import GLOBAL_MODEL, ModelFolder
 from flip_fl.results.s3 import ResultsStore, Stored
 from flip_fl.results.verify import verify
@@ -45,7 +46,8 @@ class Delivery:
 def deliver(this: Delivery, stopped: Callable[[], bool]) -> Stored:
     """Where the verified bundle lies, with its size and digest.
 
-    Raises ``FlipError`` E0702 when the model is missing or does not load from the bundle, ``ResultsUploadError`` when
+    An evaluation delivers its scores and no model. Raises ``FlipError`` E0702 when the model is missing or does not
+    load from the bundle, ``ResultsUploadError`` when
     the bundle cannot be stored or is not what was sent, ``DeliveryStopped`` as soon as ``stopped`` says so.
     """
     this.work.mkdir(mode=0o700, parents=True)
@@ -76,17 +78,21 @@ def tidy(folders: list[Path]) -> list[str]:
 
 def _bundle(this: Delivery, go_on: Callable[[], None]) -> Path:
     inventory = this.models.inventory()
-    if GLOBAL_MODEL not in inventory:
+    evaluation = Evaluation.read(this.models.path)
+    if GLOBAL_MODEL not in inventory and evaluation is None:
         raise FlipError("E0702", bundle="results", problem="the server has no global model", suggestion="")
     contents = this.work / "contents"
     contents.mkdir()
-    weights.export_models(
-        this.app_dir, {contents / f"{name}.pt": read_arrays(path) for name, path in inventory.items()}
-    )
-    go_on()
-    history = this.models.history()
-    (contents / "metrics.json").write_text(json.dumps(history, indent=2), encoding="utf-8")
-    _write_cross_validation(history, contents)
+    if evaluation is not None:
+        evaluation.write(contents)
+    else:
+        weights.export_models(
+            this.app_dir, {contents / f"{name}.pt": read_arrays(path) for name, path in inventory.items()}
+        )
+        go_on()
+        history = this.models.history()
+        (contents / "metrics.json").write_text(json.dumps(history, indent=2), encoding="utf-8")
+        _write_cross_validation(history, contents)
     zipped = this.work / "results.zip"
     bundle.build(contents, zipped, app_dir=this.app_dir, model_id=str(this.model_id), global_round=this.round)
     go_on()

@@ -1,4 +1,4 @@
-"""Whether a results bundle is whole, its model loads, and its score can be had again."""
+"""Whether a results bundle is whole, its model loads (or its scores can be read), and its score can be had again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from flip_fl.app import weights
 from flip_fl.errors import FlipError
 from flip_fl.results.bundle import GLOBAL_MODEL, MODELS
+from flip_fl.results.evaluation import FAILURES, RESULTS, sound
 from flip_fl.results.manifest import MANIFEST, READ_BYTES, Manifest, fingerprint
 
 MAX_MANIFEST_BYTES = 4 << 20
@@ -20,7 +22,10 @@ MAX_MANIFEST_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that can be used: its manifest, the models in it, shapes and dtypes of the global model's weights."""
+    """A bundle that can be used: its manifest, the models in it, shapes and dtypes of the global model's weights.
+
+    The results of an evaluation hold no model.
+    """
 
     manifest: Manifest
     models: tuple[str, ...]
@@ -28,12 +33,16 @@ class Verified:
 
 
 def verify(bundle: Path) -> Verified:
-    """Check every digest and load every model, strictly, in a process of its own.
+    """Check every digest, load every model, strictly, in a process of its own, and read what an evaluation found.
 
     Raises ``FlipError`` E0702 naming the first thing that is wrong.
     """
     with _unpacked(bundle) as (folder, manifest):
         models = tuple(name for name in MODELS if name in manifest.files)
+        if RESULTS in manifest.files:
+            _check_evaluation(bundle, folder)
+        if not models:
+            return Verified(manifest=manifest, models=(), parameters={})
         try:
             shapes = weights.load_models(folder, [folder / name for name in models])
         except FlipError as error:
@@ -65,6 +74,29 @@ def reproduce(
         except FlipError as error:
             raise error if error.code == "E0702" else _unusable(bundle, error.what) from None
     return {slot: dict(found.metrics) for slot, found in scores.items()}
+
+
+def read_evaluation(bundle: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """What a bundle that was verified says of each site and model: client → ``SRV_<model>`` → values.
+
+    Raises ``FlipError`` E0702 when it has none.
+    """
+    with _unpacked(bundle) as (folder, manifest):
+        if RESULTS not in manifest.files:
+            raise _unusable(bundle, f"it has no {RESULTS}")
+        return _check_evaluation(bundle, folder)
+
+
+def _check_evaluation(bundle: Path, folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    try:
+        results, failures = (json.loads((folder / name).read_bytes()) for name in (RESULTS, FAILURES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unusable(bundle, f"its results cannot be read ({type(error).__name__})") from None
+    problem = sound(results, failures)
+    if problem is not None:
+        raise _unusable(bundle, problem)
+    found: dict[str, dict[str, dict[str, Any]]] = results
+    return found
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -114,7 +146,7 @@ def _check_names(bundle: Path, archive: zipfile.ZipFile, manifest: Manifest) -> 
     extra = [name for name in inside if name not in manifest.files and name != MANIFEST and not name.endswith("/")]
     if extra:
         raise _unusable(bundle, f"{len(extra)} files are not in the manifest")
-    if GLOBAL_MODEL not in manifest.files:
+    if GLOBAL_MODEL not in manifest.files and RESULTS not in manifest.files:
         raise _unusable(bundle, f"it has no {GLOBAL_MODEL}")
 
 
