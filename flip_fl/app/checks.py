@@ -16,7 +16,7 @@ from flip_fl.errors import FlipError
 from flip_fl.values import JobType, natural_key
 
 CODE_FILES = ("trainer.py", "evaluator.py", "client_app.py")
-SUPPORTED_JOB_TYPES = (JobType.STANDARD, JobType.FED_OPT, JobType.DIFFUSION)
+SUPPORTED_JOB_TYPES = (JobType.STANDARD, JobType.FED_OPT, JobType.EVALUATION, JobType.DIFFUSION)
 # Options by the job types that act on them; none named: all that train.
 _ONLY_FOR: Mapping[str, tuple[JobType, ...]] = {
     "SERVER_OPTIMIZER": (JobType.FED_OPT,),
@@ -67,6 +67,7 @@ def check_app(
     _check_job_type(config, job_types)
     _check_files(app_dir, config.job_type)
     _check_options(config)
+    check_models(config)
     notes = _check_weights(config, slots, federation if federation is not None else slots)
     _check_metric(config)
     _check_quorum(config, slots)
@@ -151,6 +152,20 @@ def _check_options(config: AppConfig) -> None:
                 expected=f"absent, or in a job of type {known}",
                 fix=f"leave {key} out, or set job_type to {(job_types or trained)[0].value}",
             )
+
+
+def check_models(config: AppConfig) -> None:
+    """Raises ``FlipError`` E0303 for an evaluation that names nothing to evaluate."""
+    if config.job_type is JobType.EVALUATION and not config.models:
+        raise FlipError(
+            "E0303",
+            where=config.place("models") if "models" in config.raw else str(config.app_dir / CONFIG),
+            why="an evaluation is of models, and none is named",
+            key="models",
+            value=json.dumps(config.raw.get("models")),
+            expected="an object with at least one named model",
+            fix='add "models": {"baseline": {"checkpoint": "baseline.pt"}}',
+        )
 
 
 def _check_weights(config: AppConfig, slots: Sequence[str], federation: Sequence[str]) -> list[str]:

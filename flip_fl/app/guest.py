@@ -17,7 +17,7 @@ from flip_fl.app.arrays import read_arrays, write_arrays
 from flip_fl.app.config import CONFIG_FILE, AppConfig, load_config
 from flip_fl.app.faults import AppError
 from flip_fl.app.loader import AppLoader
-from flip_fl.app.needs import needs_of
+from flip_fl.app.needs import model_call, needs_of
 from flip_fl.app.parts import Parts, merged, parts_of
 from flip_fl.app.pictures import pixels_of
 from flip_fl.app.plan import final_stage, stages_of
@@ -28,6 +28,8 @@ from flip_fl.errors import FlipError
 from flip_fl.values import SERVER_NAME, JobType, Task
 
 Request = Mapping[str, Any]
+
+_SIGNATURES = {"get_model_for_path": "get_model_for_path(path) for a model with a path"}
 
 
 def init(request: Request) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def check(request: Request) -> dict[str, Any]:
     """Import every module, look at every function, build the model. Raises ``FlipError`` E0203, E0204, E0205."""
     app = _App(request)
     for function in needs_of(app.config.job_type).functions:
+        if function.name == "get_model" and app.every_model_has_a_path:
+            continue
         module = app.module(function.module)
         if not _takes(getattr(module, function.name, None), function.arguments):
             raise FlipError(
@@ -73,7 +77,7 @@ def check(request: Request) -> dict[str, Any]:
         model = app.model()
         arrays = app.arrays(model)
         app.parts(model)
-        if before:
+        if before and app.config.job_type is JobType.DIFFUSION:
             app.handed_over(before, arrays)
     return _parameters(arrays)
 
@@ -186,12 +190,21 @@ COMMANDS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
 
 
 class _App:
-    """The app of a request, with errors in the catalogue's words."""
+    """The app of a request, with errors in the catalogue's words.
+
+    ``stage`` is the job's, or the name of the model that an evaluation asks for.
+    """
 
     def __init__(self, request: Request) -> None:
         self.config: AppConfig = load_config(Path(request["app_dir"]))
         self.stage: str | None = request.get("stage") or final_stage(self.config)
         self._loader = AppLoader(self.config.app_dir)
+
+    @property
+    def every_model_has_a_path(self) -> bool:
+        """Whether none of an evaluation's models is built by ``get_model()``."""
+        models = self.config.models.values()
+        return self.config.job_type is JobType.EVALUATION and bool(models) and all("path" in each for each in models)
 
     def module(self, name: str) -> ModuleType:
         try:
@@ -206,22 +219,25 @@ class _App:
         return next((function for function in found if callable(function)), None)
 
     def model(self) -> Any:
-        """A fresh ``get_model()``, from the job's seed. Raises ``FlipError`` E0203, E0204, E0205."""
+        """A fresh ``get_model()`` (or what the job type has in its place), from the job's seed.
+
+        Raises ``FlipError`` E0203, E0204, E0205.
+        """
         module = self.module("models")
         seed_everything(initial_seed(self.config.seed))
-        get_model = getattr(module, "get_model", None)
-        staged = self.config.job_type is JobType.DIFFUSION
-        if not callable(get_model):
+        name, arguments = model_call(self.config, self.stage)
+        function = getattr(module, name, None)
+        if not callable(function):
             raise FlipError(
                 "E0204",
                 where=str(self.config.app_dir / "models.py"),
                 file="models.py",
-                function="get_model",
+                function=name,
                 job_type=self.config.job_type.value,
-                signature="get_model(stage)" if staged else "get_model()",
+                signature=_SIGNATURES.get(name) or f"get_model({'stage' if arguments else ''})",
             )
         try:
-            return get_model(self.stage) if staged else get_model()
+            return function(*arguments)
         except (Exception, SystemExit) as error:
             raise self._unusable(_words(error), self.place(error, "models")) from None
 

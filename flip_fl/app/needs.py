@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flip_fl.app.config import AppConfig
 from flip_fl.values import JobType
 
 CONFIG = "config.json"
@@ -51,6 +52,16 @@ _NEEDS = {
         (CONFIG, "models.py", "evaluator.py"), (_MODEL, Function("evaluator", "evaluate", _TASK))
     ),
 }
+
+
+def model_call(config: AppConfig, part: str | None) -> tuple[str, tuple[str, ...]]:
+    """The function of models.py that builds ``part``, a job's stage or the name of a model to evaluate, and its
+    arguments.
+    """
+    if config.job_type is JobType.DIFFUSION:
+        return "get_model", (part or "",)
+    path = config.models.get(part or "", {}).get("path") if config.job_type is JobType.EVALUATION else None
+    return ("get_model", ()) if path is None else ("get_model_for_path", (str(path),))
 
 
 def needs_of(job_type: JobType) -> Needs:

@@ -1,4 +1,7 @@
-"""The stages of a job: one for most job types, two for diffusion. Rounds count through all of them."""
+"""The stages of a job: one for most job types, two for diffusion, one a model for an evaluation.
+
+Rounds count through all of them.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,8 @@ def rounds_of(config: AppConfig) -> dict[str, int]:
             AUTOENCODER: config.global_rounds_ae or config.global_rounds,
             DIFFUSION: config.global_rounds_dm or config.global_rounds,
         }
+    if config.job_type is JobType.EVALUATION:
+        return dict.fromkeys(config.models, 1)
     return {"": config.global_rounds}
 
 
@@ -56,5 +61,6 @@ def total_rounds(config: AppConfig) -> int:
 
 
 def final_stage(config: AppConfig) -> str | None:
-    """The stage whose model is the job's result."""
-    return stages_of(config)[-1].name
+    """The stage whose model is the job's result; None where a job has but one, or no model."""
+    stages = stages_of(config)
+    return stages[-1].name if stages else None

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from flip_fl.aggregate.optimizers import read_optimizer
 from flip_fl.app.spelling import nearest
+from flip_fl.privacy.egress import sane_name
 from flip_fl.values import JobType
 
 MAX_ROUNDS = 1000
@@ -18,6 +19,8 @@ MAX_SITES = 10_000
 MAX_SEED = 2**32 - 1
 MAX_QUERY_CHARS = 10_240
 AGGREGATORS = ("InTimeAccumulateWeightedAggregator", "AccumulateWeightedAggregator")
+# Part of metrics' names, of a file's keys and of what the hub shows.
+_MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]{0,31}")
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,254}")
 
 
@@ -119,12 +122,16 @@ def models(value: Any) -> Bad | None:
     if not isinstance(value, dict):
         return Bad("an object of named models", 'write {"baseline": {"checkpoint": "baseline.pt"}}')
     for name, entry in value.items():
-        if not isinstance(entry, dict):
-            return Bad("an object with checkpoint and path", '{"checkpoint": "baseline.pt"}', (name,))
-        if "checkpoint" in entry:
-            bad = plain_file(entry["checkpoint"])
-            if bad:
-                return Bad(bad.expected, bad.fix, (name, "checkpoint"))
+        if not _MODEL_NAME.fullmatch(name) or not sane_name(name):
+            return Bad(
+                "called by a short plain name (a letter, then letters, digits and _.+-)", "rename the model", (name,)
+            )
+        if not isinstance(entry, dict) or "checkpoint" not in entry:
+            expected = "an object with checkpoint, and path where one is needed"
+            return Bad(expected, '{"checkpoint": "baseline.pt"}', (name,))
+        bad = plain_file(entry["checkpoint"])
+        if bad:
+            return Bad(bad.expected, bad.fix, (name, "checkpoint"))
         if "path" in entry:
             bad = text(entry["path"])
             if bad:

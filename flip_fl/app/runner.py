@@ -21,6 +21,7 @@ from flip_fl.app.failures import Failure
 from flip_fl.app.faults import AppError, TaskAborted
 from flip_fl.app.loader import AppLoader
 from flip_fl.app.local_state import LocalState
+from flip_fl.app.needs import model_call
 from flip_fl.app.output import withheld
 from flip_fl.app.parts import Parts, freeze, merged, parts_of
 from flip_fl.app.proximal import proximal
@@ -28,6 +29,7 @@ from flip_fl.app.site import Ledger, Site, SiteSpec
 from flip_fl.app.tensors import Arrays, load_into, to_arrays
 from flip_fl.data.index import open_index
 from flip_fl.privacy.egress import Egress, EgressPolicy
+from flip_fl.privacy.supplementary import is_supplementary
 from flip_fl.values import SERVER_NAME, JobType, Task
 from flip_fl.wire import SiteBatch
 
@@ -46,6 +48,8 @@ MODULES = {Task.TRAIN: "trainer", Task.VALIDATE: "trainer", Task.EVALUATE: "eval
 class Result:
     """What a task gave. ``ok`` means that ``arrays`` (train only), ``metrics`` and ``num_examples`` can be used.
 
+    ``supplementary`` (evaluate only) are lists and dictionaries of numbers, of what JSON has.
+
     ``arrays`` are what of the model travels: as it is (``params_type`` FULL), or what training changed of it (DIFF).
 
     ``reports`` are the wire items of the task as JSON-able mappings, the ones that were published live included,
@@ -57,6 +61,7 @@ class Result:
     params_type: str = FULL
     num_examples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    supplementary: dict[str, Any] = field(default_factory=dict)
     reports: SiteBatch | None = None
     failure: Failure | None = None
     aborted: bool = False
@@ -200,17 +205,26 @@ def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Le
     examples = _examples(returned, spec)
     prefix = "train_" if spec.task is Task.TRAIN else ""
     metrics: dict[str, float] = {}
+    supplementary: dict[str, Any] = {}
     for name, value in returned.items():
+        if spec.task is Task.EVALUATE and is_supplementary(value):
+            kept = ledger.supplementary(name, value)
+            if kept is not None:
+                supplementary[name] = kept
+            continue
         # The result leaves the trust, too: it holds only what may leave as a metric.
         label = f"{prefix}{name}" if isinstance(name, str) else name
         if name not in BOOKKEEPING and ledger.metric(label, value, returned=True):
             metrics[name] = float(value)
+    if spec.task is Task.EVALUATE and not metrics and not supplementary:
+        raise AppError("evaluate() returned no value that may leave the site: its result would be empty")
     return Result(
         ok=True,
         arrays=sent,
         params_type=config.params_type,
         num_examples=examples,
         metrics=metrics,
+        supplementary=supplementary,
         aborted=session.aborted(),
     )
 
@@ -251,12 +265,11 @@ def _model(
 
     Parts is None where all of the model travels.
     """
-    get_model = session.loader.function("models", "get_model")
     partly = config.aggregate_only_regex is not None or config.fedbn
     if partly:
         # What does not travel must be what the server started from.
         seed_everything(initial_seed(spec.seed))
-    model = get_model(spec.stage) if config.job_type is JobType.DIFFUSION else get_model()
+    model = _built(spec, session, config)
     if not partly:
         load_into(model, arrays)
         return model, None
@@ -269,6 +282,15 @@ def _model(
     load_into(model, merged(merged(base, {name: own[name] for name in parts.local if name in own}), arrays))
     freeze(model, parts)
     return model, parts
+
+
+def _built(spec: SiteSpec, session: Session, config: AppConfig) -> torch.nn.Module:
+    part = spec.model if config.job_type is JobType.EVALUATION else spec.stage
+    if config.job_type is JobType.EVALUATION and part not in config.models:
+        raise AppError("the server asks for a model that this site's config.json does not name in models")
+    function, arguments = model_call(config, part)
+    model: torch.nn.Module = session.loader.function("models", function)(*arguments)
+    return model
 
 
 def _sent(

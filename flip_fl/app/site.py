@@ -15,6 +15,7 @@ from flip_fl.data.images import Studies, fetch_studies
 from flip_fl.data.index import derived_dir
 from flip_fl.data.uploads import UploadOutcome, upload
 from flip_fl.privacy.egress import Egress, as_number
+from flip_fl.privacy.supplementary import Plain, Supplements
 from flip_fl.values import DEFAULT_X_LABEL, ResourceType, Task
 from flip_fl.wire import LogItem, MetricItem
 
@@ -67,6 +68,7 @@ class Ledger:
         self._spec = spec
         self._egress = egress
         self._batcher = batcher
+        self._supplements = Supplements(egress)
         self._seen: set[tuple[str, str, float]] = set()
 
     def metric(
@@ -100,6 +102,10 @@ class Ledger:
             )
         )
         return True
+
+    def supplementary(self, label: Any, value: Any) -> Plain | None:
+        """What of a list or a dictionary may leave with the result; None when the egress rules refuse it."""
+        return self._supplements.take(label, value)
 
     def note(self, text: str, *, success: bool = False) -> None:
         """Report one of the house's own sentences."""

@@ -88,6 +88,7 @@ def starting_model(
 ) -> StartingModel:
     """A fresh ``models.get_model()``, always the same for one SEED, or the weights of the file ``checkpoint``.
 
+    ``stage`` is the job's, or the name of a model to evaluate: one with a ``path`` is built by ``get_model_for_path``.
     ``previous`` is the result of the stage before, which the model of this ``stage`` contains. Raises ``FlipError``
     E0203 (models.py cannot be imported), E0204 (no get_model), E0205 (its model, or the checkpoint, cannot be used).
     """

@@ -34,12 +34,15 @@ class Explained:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one site measured in one round; a value that was not finite is null."""
+    """What one site measured in one round; a value that was not finite is null. ``model``: the one it is about, in an
+    evaluation.
+    """
 
     slot: str
     trust: str
     round: int
     metrics: dict[str, float | None]
+    model: str | None = None
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def verify(
     context: typer.Context,
     bundle: Annotated[str, typer.Argument(help="A results zip, or the run it belongs to.")],
 ) -> Any:
-    """Check a bundle's digests and that its model loads, in a process of its own."""
+    """Check a bundle's digests, and that its model loads (in a process of its own) or its scores can be read."""
     from flip_fl.commands.answers import VerifyAnswer
     from flip_fl.results.verify import verify as check
 
@@ -102,7 +102,8 @@ def verify(
         global_round=manifest.global_round,
     )
     verb = "loads" if len(answer.models) == 1 else "load"
-    told = f"ok: {answer.files} files match their digests; {', '.join(answer.models)} {verb}"
+    what = f"{', '.join(answer.models)} {verb}" if answer.models else "the results of the evaluation can be read"
+    told = f"ok: {answer.files} files match their digests; {what}"
     Output.of(context).answer(answer, "\n".join([told, *(f"left out: {name}" for name in answer.left_out), str(path)]))
     return int(ExitCode.DONE)
 

@@ -35,7 +35,11 @@ def answer(outcome: RunOutcome) -> RunAnswer:
 
 
 def measurements(story: Story) -> list[Measurement]:
-    """One row a site and round: the plots over rounds, turned. Plots over another axis are in the report only."""
+    """One row a site and round: the plots over rounds, turned. Plots over another axis are in the report only.
+
+    In an evaluation each round is a model, and its name is no part of the labels.
+    """
+    models = {each.number: each.stage for each in story.rounds} if story.evaluates else {}
     cells: dict[tuple[str, int], dict[str, float | None]] = {}
     names: dict[str, str] = {site.slot: site.trust for site in story.sites}
     for plot in story.plots:
@@ -44,9 +48,12 @@ def measurements(story: Story) -> list[Measurement]:
         for series in plot.series:
             names.setdefault(series.slot, series.name)
             for point in series.points:
-                cells.setdefault((series.slot, point.round), {})[plot.label] = point.y
+                label = plot.label.removeprefix(f"{models.get(point.round)}/")
+                cells.setdefault((series.slot, point.round), {})[label] = point.y
     ordered = sorted(cells, key=lambda cell: (natural_key(cell[0]), cell[1]))
-    return [Measurement(slot, names[slot], number_, cells[slot, number_]) for slot, number_ in ordered]
+    return [
+        Measurement(slot, names[slot], number_, cells[slot, number_], models.get(number_)) for slot, number_ in ordered
+    ]
 
 
 def text(told: RunAnswer) -> str:
@@ -71,15 +78,16 @@ def _rounds_table(rows: list[Measurement]) -> str:
     shown = [row for row in rows if row.round > last - MAX_ROUNDS_SHOWN]
     body = [
         # A value that is there but was refused as not finite reads differently from one that never came.
-        [row.slot, *([row.trust] if _named(rows) else []), str(row.round)]
+        [row.slot, *([row.trust] if _named(rows) else []), row.model or str(row.round)]
         + [
             "nan" if label in row.metrics and row.metrics[label] is None else number(row.metrics.get(label))
             for label in labels
         ]
         for row in shown
     ]
-    header = ["site", *(["trust"] if _named(rows) else []), "round", *labels]
-    first_number = len(header) - len(labels) - 1
+    evaluated = any(row.model for row in rows)
+    header = ["site", *(["trust"] if _named(rows) else []), "model" if evaluated else "round", *labels]
+    first_number = len(header) - len(labels) - (0 if evaluated else 1)
     drawn = table(header, body, right=frozenset(range(first_number, len(header))))
     if len(shown) < len(rows):
         drawn += f"\n(the last {MAX_ROUNDS_SHOWN} of {last} rounds; all are in the report)"

@@ -12,7 +12,7 @@ from html import escape
 
 from flip_fl.dashboard import words
 from flip_fl.dashboard.story import BaselineRow, Failure, Plot, Series, Story
-from flip_fl.values import natural_key
+from flip_fl.values import ModelStatus, natural_key
 
 NEWEST_ROWS = 40
 MOST_BASELINES = 80
@@ -37,7 +37,10 @@ def body(story: Story) -> str:
 def _state(story: Story) -> str:
     done = sum(r.aggregated_at is not None for r in story.rounds)
     facts = [
-        ("Rounds", f"{done} of {story.total_rounds}" if story.total_rounds else str(done)),
+        (
+            "Models" if story.evaluates else "Rounds",
+            f"{done} of {story.total_rounds}" if story.total_rounds else str(done),
+        ),
         ("Sites", str(len(story.sites))),
         ("Failures", str(len(story.failures)) if story.failures else "none"),
         *story.model.facts.items(),
@@ -211,13 +214,17 @@ def _history(story: Story) -> str:
     rows = [
         [
             _when(t.at),
-            text(words.status_word(t.status)) + ("" if t.applied else " (ignored: it came too late)"),
+            text(_status_word(story, t.status)) + ("" if t.applied else " (ignored: it came too late)"),
             text(t.by),
             text(t.reason or ""),
         ]
         for t in story.history
     ]
     return _section("Status history", _table(["Time", "State", "By", "Remark"], rows)) if rows else ""
+
+
+def _status_word(story: Story, status: ModelStatus) -> str:
+    return "Evaluating" if status is ModelStatus.RUNNING and story.evaluates else words.status_word(status)
 
 
 def _activity(story: Story) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, computed_field
 
 from flip_fl.dashboard import words
-from flip_fl.values import ModelStatus
+from flip_fl.values import ModelStatus, Task
 
 FL_SERVER = "FL server"
 SCHEMA: Literal["flip-fl.story/1"] = "flip-fl.story/1"
@@ -81,10 +81,14 @@ class Cell(_Part):
 
 
 class StoryRound(_Part):
-    """One round; its cells always add up to the participating sites. ``stage``: of a job that has several."""
+    """One round; its cells always add up to the participating sites.
+
+    ``stage`` is the job's, or the model that was evaluated; ``task`` what the sites did where that is not training.
+    """
 
     number: int
     stage: str | None = None
+    task: str | None = None
     started_at: UtcTime | None = None
     aggregated_at: UtcTime | None = None
     returned: int | None = None
@@ -232,6 +236,7 @@ class Story(_Part):
             stage=self.last_stage,
             by=self._stopped_by(),
             cause=self._cause(),
+            evaluating=self._evaluating(),
         )
         if self.unreachable is None:
             return Headline(word=state.word, detail=state.detail, text=state.text, tone=state.tone)
@@ -248,6 +253,17 @@ class Story(_Part):
     def last_stage(self) -> str | None:
         """The stage of the last round that began; None in a job of one."""
         return next((r.stage for r in self.rounds if r.number == self.last_round), None)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the sites score models and train none: each round is one of the models."""
+        return bool(self.rounds) and all(each.task == Task.EVALUATE for each in self.rounds)
+
+    def _evaluating(self) -> tuple[int, int] | None:
+        if not self.evaluates:
+            return None
+        cells = self.rounds[-1].cells
+        return sum(cell.state == "returned" for cell in cells), len(cells)
 
     def _stopped_by(self) -> str | None:
         stops = [t.by for t in self.history if t.applied and t.status is ModelStatus.STOPPED]

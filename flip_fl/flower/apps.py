@@ -12,21 +12,24 @@ from flip_fl.app.config import AppConfig
 from flip_fl.flower.average import SlotOrderFedAvg
 from flip_fl.flower.client import client_app
 from flip_fl.flower.run_config import JOB_DIR
-from flip_fl.flower.server import run
+from flip_fl.flower.server import run_app
 from flip_fl.values import JobType
 
 __all__ = ["client_app", "server_app"]
 
 
 def server_app(app_dir: Path) -> ServerApp:
-    """The ServerApp of the neutral app in ``app_dir``: FedAvg as on every engine, everything reported to the hub."""
+    """The ServerApp of the neutral app in ``app_dir``, as its job type says; everything is reported to the hub.
+
+    What trains is FedAvg as on every engine.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         given = context.run_config.get(JOB_DIR)
         folder = Path(str(given)) if given else app_dir
-        run(house_strategy, grid, context, app_dir=folder)
+        run_app(house_strategy, grid, context, folder)
 
     return app
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from flwr.app import Message, MetricRecord
 
+from flip_fl.app.evaluation import BAD_PEER_CONTEXT
 from flip_fl.flower.attribution import (
     MESSAGE_GONE,
     NODE_GONE,
@@ -76,6 +77,7 @@ class Arrivals:
         self._answered_before: set[str] = set()
         self._usable: list[tuple[str, Message]] = []
         self._failures: dict[str, str] = {}
+        self._codes: dict[str, str] = {}
         self._open: contextlib.ExitStack | None = None
         self._open_since = 0.0
 
@@ -97,7 +99,7 @@ class Arrivals:
     def begin_phase(self, asked: Sequence[Asked], taken: Collection[str]) -> None:
         """Wait for the replies to ``asked``; ``taken`` are the ids of the messages that were really sent."""
         self._asked = list(asked)
-        self._usable, self._failures = [], {}
+        self._usable, self._failures, self._codes = [], {}, {}
         self._answered_before, self._answered = self._answered, set()
         for each in asked:
             message_id = each.message.metadata.message_id if each.message is not None else ""
@@ -141,7 +143,7 @@ class Arrivals:
         slots = tuple(sorted({asked.slot for asked in self._asked}, key=natural_key))
         self._asked = []
         failures = {slot: self._failures[slot] for slot in slots if slot in self._failures}
-        return Phase(task, number, slots, dict(self.usable), failures, stage)
+        return Phase(task, number, slots, dict(self.usable), failures, stage, dict(self._codes))
 
     # -- one reply ------------------------------------------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class Arrivals:
         as_whole(asked.message, reply)
         stamp_slot(reply.content, slot)
         self._usable.append((slot, reply))
-        if task is Task.TRAIN:
+        if task is not Task.VALIDATE:
             self._tell_result(asked, reply)
 
     def _too_late(self, asked: Asked, reply: Message) -> None:
@@ -200,7 +202,7 @@ class Arrivals:
             else:
                 took = time.monotonic() - asked.since
                 told = of_delay(slot=asked.slot, task=asked.task, number=asked.number, took_s=took)
-                if asked.task is Task.TRAIN:
+                if asked.task is not Task.VALIDATE:
                     # The hub shows a result that comes after its round was aggregated as late.
                     self._tell_result(asked, reply)
         self._reporter.failure(asked.slot, told.text, global_round=told.round)
@@ -211,7 +213,7 @@ class Arrivals:
             for claim in (report.claim, *report.also):
                 text = mismatch(asked.slot, claim)
                 if text is not None:
-                    return Told(text, text, asked.number or None)
+                    return Told(text, text, asked.number or None, BAD_PEER_CONTEXT)
         return None
 
     def _store(self, asked: Asked, reply: Message, report: SiteReport) -> None:
@@ -234,10 +236,9 @@ class Arrivals:
 
     def _tell_result(self, asked: Asked, reply: Message) -> None:
         took = time.monotonic() - asked.since
-        self._reporting.lifecycle.client_result(
-            asked.slot, asked.number, array_bytes(reply), seconds=took, stage=asked.stage
-        )
+        size = array_bytes(reply) if asked.task is Task.TRAIN else None
+        self._reporting.lifecycle.client_result(asked.slot, asked.number, size, seconds=took, stage=asked.stage)
 
     def _fail(self, asked: Asked, told: Told) -> None:
-        self._failures[asked.slot] = told.why
+        self._failures[asked.slot], self._codes[asked.slot] = told.why, told.code
         self._reporter.failure(asked.slot, told.text, global_round=told.round)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from flwr.app import Error
 
+from flip_fl.app.evaluation import EXECUTION_EXCEPTION, EXECUTION_RESULT_ERROR, NO_REPLY, TASK_ABORTED
 from flip_fl.flower.protocol import ABORTED, FAILED, LOST, REJECTED, TOO_LARGE, SiteReport
 from flip_fl.values import Task
 
@@ -34,37 +35,49 @@ _WORDS: Mapping[int, str] = MappingProxyType(
         LOST: "the site's process died",
     }
 )
+_CODES: Mapping[int, str] = MappingProxyType(
+    {
+        **dict.fromkeys((MESSAGE_GONE, REPLY_GONE, NODE_GONE, 8, LOST), NO_REPLY),
+        **dict.fromkeys((6, REJECTED, TOO_LARGE), EXECUTION_RESULT_ERROR),
+        ABORTED: TASK_ABORTED,
+    }
+)
 _RAISED = 2
 _TYPE = re.compile(r"<class '(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)'>")
 
 
 @dataclass(frozen=True)
 class Told:
-    """A failure in words: ``why`` fits the run's reason, ``text`` is the site's row at the hub, in ``round``."""
+    """A failure in words: ``why`` fits the run's reason, ``text`` is the site's row at the hub, in ``round``.
+
+    ``code`` is the return code, in the words of every engine.
+    """
 
     why: str
     text: str
     round: int | None
+    code: str = EXECUTION_EXCEPTION
 
 
 def of_error(error: Error, report: SiteReport, *, slot: str, task: Task, number: int) -> Told:
     """What an error reply of ``slot`` means. With the client's own report in it: as on every other engine."""
     failure = report.failure
+    code = _CODES.get(error.code, EXECUTION_EXCEPTION)
     if failure is not None:
-        return Told(failure.headline, failure.text, failure.round or None)
+        return Told(failure.headline, failure.text, failure.round or None, code)
     if report.aborted:
-        return _told(_WORDS[ABORTED], slot, task, number)
+        return _told(_WORDS[ABORTED], slot, task, number, TASK_ABORTED)
     if error.code == _RAISED:
         found = _TYPE.match(error.reason or "")
         what = f"{found[1] if found else 'an exception'} in the ClientApp"
-        return _told(f"{what}; the SuperNode's log has the traceback", slot, task, number)
-    return _told(_WORDS.get(error.code, f"error code {error.code}"), slot, task, number)
+        return _told(f"{what}; the SuperNode's log has the traceback", slot, task, number, code)
+    return _told(_WORDS.get(error.code, f"error code {error.code}"), slot, task, number, code)
 
 
 def of_silence(*, slot: str, task: Task, number: int, waited_s: float) -> Told:
     """A site that did not reply within its time."""
     text = f"{slot} in {task.value}, round {number}: no reply within {waited_s:g} s"
-    return Told(f"no reply (waited at most {waited_s:g} s)", text, number or None)
+    return Told(f"no reply (waited at most {waited_s:g} s)", text, number or None, NO_REPLY)
 
 
 def of_delay(*, slot: str, task: Task, number: int, took_s: float) -> Told:
@@ -74,13 +87,14 @@ def of_delay(*, slot: str, task: Task, number: int, took_s: float) -> Told:
 
 def of_rejection(reason: str, *, slot: str, number: int) -> Told:
     """A reply that cannot be aggregated."""
-    return Told(f"result rejected: {reason}", f"the result of {slot} is rejected: {reason}", number or None)
+    text = f"the result of {slot} is rejected: {reason}"
+    return Told(f"result rejected: {reason}", text, number or None, EXECUTION_RESULT_ERROR)
 
 
 def of_refused_push(*, slot: str, task: Task, number: int) -> Told:
     """A message that the SuperLink did not take."""
-    return _told("the SuperLink did not take the message", slot, task, number)
+    return _told("the SuperLink did not take the message", slot, task, number, NO_REPLY)
 
 
-def _told(words: str, slot: str, task: Task, number: int) -> Told:
-    return Told(words, f"{slot} in {task.value}, round {number}: {words}", number or None)
+def _told(words: str, slot: str, task: Task, number: int, code: str = NO_REPLY) -> Told:
+    return Told(words, f"{slot} in {task.value}, round {number}: {words}", number or None, code)

@@ -88,9 +88,16 @@ def score_of(reply: Message) -> Score:
 
 def to_all(server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid, kind: str) -> list[Message]:
     """A message of type ``kind`` with ``arrays`` for every site that ``grid`` knows."""
+    return to_each(server_round, arrays, config, grid.get_node_ids(), kind)
+
+
+def to_each(
+    server_round: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Iterable[int], kind: str
+) -> list[Message]:
+    """A message of type ``kind`` with ``arrays`` for each of ``nodes``."""
     config[SERVER_ROUND] = server_round
     content = RecordDict({ARRAYS: arrays, CONFIG: config})
-    return [Message(content=content, message_type=kind, dst_node_id=node) for node in grid.get_node_ids()]
+    return [Message(content=content, message_type=kind, dst_node_id=node) for node in nodes]
 
 
 def _arrays(reply: Message) -> ArrayRecord:

@@ -36,7 +36,7 @@ from flip_fl.flower.protocol import (
     TaskNote,
     error_reason,
 )
-from flip_fl.values import Task
+from flip_fl.values import JobType, Task
 
 MODEL_ID = "flip-model-id"
 PROJECT_ID = "flip-project-id"
@@ -54,8 +54,9 @@ def client_app(
 ) -> ClientApp:
     """The ClientApp of the neutral app in ``app_dir`` (flip-job-dir in the run config names another folder).
 
-    ``train`` runs the app's ``train``, ``evaluate`` its ``validate``. ``mods``: further ones around ``train``, inside
-    of ours (``flip_mods``). ``aborted``: asked by long trainings, beside the stop files (see ``flip_fl.app.stop``).
+    ``train`` runs the app's ``train``, ``evaluate`` its ``validate`` (its ``evaluate`` in an evaluation). ``mods``:
+    further ones around ``train``, inside of ours (``flip_mods``). ``aborted``: asked by long trainings, beside the stop
+    files (see ``flip_fl.app.stop``).
 
     What the app keeps in ``site.memory`` lives as long as this process; it works as well with a process a message.
     """
@@ -112,6 +113,8 @@ class _Sites:
             slot = claimed_slot(context.node_config, context.run_config, note.slot)
             site = self._open(slot, folder, context)
             session = site.session
+            if session.config.job_type is JobType.EVALUATION:
+                task = Task.EVALUATE
             spec = _spec(session.config, slot, note, task, context.run_config)
             key, arrays = _arrays(message.content)
         except Exception as error:
@@ -216,5 +219,6 @@ def _reply(result: Result, task: Task, slot: str, key: str, message: Message) ->
     # Beyond 64 bits a record cannot be sent; the server refuses such a number by name.
     examples = min(result.num_examples, _MAX_INT)
     content[METRICS] = MetricRecord({NUM_EXAMPLES: examples, **result.metrics})
+    protocol.put_supplementary(content, result.supplementary)
     protocol.put_report(content, slot, result.events, made=result.made)
     return Message(content, reply_to=message)

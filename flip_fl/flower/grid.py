@@ -55,7 +55,8 @@ class FlipGrid(Grid):
     that the run cannot survive raises ``RoundFailed``. A stop at the hub raises ``RunStopped`` within a second.
 
     ``check`` says why a reply cannot be aggregated (default: ``Quarantine(weighted_by)``). ``weighted_by`` is the
-    metric by which the strategy weights. ``phase`` is what became of the last train or evaluate messages.
+    metric by which the strategy weights. ``phase`` is what became of the last train or evaluate messages, ``roster``
+    who the sites are.
     """
 
     def __init__(
@@ -77,9 +78,9 @@ class FlipGrid(Grid):
         self._patience = patience or Patience()
         self._total_rounds = total_rounds
         self._weighted_by = weighted_by
-        self._roster = Roster(inner, reporting.reporter, slots, self._quorum, self._patience, self._rest)
-        self._arrivals = Arrivals(reporting, check or Quarantine(weighted_by), self._roster)
-        self._stay = Stay(inner, self._roster, self._patience.stay_every_s)
+        self.roster = Roster(inner, reporting.reporter, slots, self._quorum, self._patience, self._rest)
+        self._arrivals = Arrivals(reporting, check or Quarantine(weighted_by), self.roster)
+        self._stay = Stay(inner, self.roster, self._patience.stay_every_s)
         self._expected: tuple[Task, int] | None = None
         self._note = TaskNote()
         self._asking_since: float | None = None
@@ -89,7 +90,7 @@ class FlipGrid(Grid):
 
     def await_sites(self) -> list[str]:
         """The job's sites once they are connected, in slot order; see ``Roster.start``."""
-        return self._roster.start()
+        return self.roster.start()
 
     def expect(self, task: Task, number: int, note: TaskNote | None = None) -> None:
         """Say what the next messages are for: their task and round (from 1), and what else the sites are told."""
@@ -102,7 +103,7 @@ class FlipGrid(Grid):
         Whoever does not hear of it removes it when its next job starts.
         """
         with contextlib.suppress(Exception):
-            nodes = self._roster.known
+            nodes = self.roster.known
             messages = [
                 Message(with_task(RecordDict(), TaskNote(slot)), node, QUERY_END) for node, slot in nodes.items()
             ]
@@ -133,12 +134,12 @@ class FlipGrid(Grid):
         if self._asking_since is None:
             self._asking_since = now
         waited = now - self._asking_since
-        nodes = self._roster.nodes()
+        nodes = self.roster.nodes()
         # Only the strategy's own waiting counts: the roster's has an end of its own.
         self._asking_since += time.monotonic() - now
         if waited > self._patience.start_timeout_s:
-            there = [str(node.name) or self._roster.slot_of(int(node.node_id)) for node in nodes]
-            missing = [slot for slot in self._roster.slots if slot not in there]
+            there = [str(node.name) or self.roster.slot_of(int(node.node_id)) for node in nodes]
+            missing = [slot for slot in self.roster.slots if slot not in there]
             raise RoundFailed(
                 f"the strategy waited {waited:.0f} s for more sites than the {len(there)} that are connected"
                 f" ({', '.join(there) or 'none'}); of the job's sites {', '.join(missing) or 'none'} is missing:"
@@ -154,7 +155,7 @@ class FlipGrid(Grid):
         """Send to the job's sites and nothing more: what comes is neither checked nor told. Raises ``RoundFailed``."""
         messages = list(messages)
         for message in messages:
-            self._roster.slot_of(message.metadata.dst_node_id)
+            self.roster.slot_of(message.metadata.dst_node_id)
         self._asking_since = None
         return self._inner.push_messages(messages)
 
@@ -187,12 +188,14 @@ class FlipGrid(Grid):
             # Most likely the whole run was stopped, and the sites heard of it before the server did.
             self._rest(STOP_NEWS_S)
         self._judge(self.phase)
+        if task is Task.EVALUATE:
+            return [reply for _, reply in self._arrivals.usable]
         return self._for_strategy(task, number)
 
     # -- a phase --------------------------------------------------------------------------------------------------
 
     def _send(self, messages: Sequence[Message], task: Task, number: int, limit_s: float) -> None:
-        slots = [self._roster.slot_of(message.metadata.dst_node_id) for message in messages]
+        slots = [self.roster.slot_of(message.metadata.dst_node_id) for message in messages]
         for message, slot in zip(messages, slots, strict=True):
             note = replace(self._note, slot=slot, round=number, total_rounds=self._total_rounds)
             message.content = with_task(message.content, note)
@@ -203,7 +206,7 @@ class FlipGrid(Grid):
         taken = list(self._inner.push_messages(messages))
         # Of a message that it did not take a SuperLink returns None, or no id.
         ids = {message_id for message_id in taken if message_id}
-        stage = self._note.stage or None
+        stage = self._note.stage or self._note.model or None
         asked = [Asked(slot, message, task, number, now, stage) for message, slot in zip(messages, slots, strict=True)]
         self._arrivals.begin_phase(asked, ids)
 
@@ -225,7 +228,7 @@ class FlipGrid(Grid):
 
     def _judge(self, phase: Phase) -> None:
         # Of the job's sites, not of those that the strategy asked: what it asks is part of what is judged.
-        note = judge(phase, self._quorum, len(self._roster.slots) or len(phase.asked))
+        note = judge(phase, self._quorum, len(self.roster.slots) or len(phase.asked))
         if note is not None:
             logger.warning("going on without: %s", note)
 

@@ -48,8 +48,8 @@ class Quorum:
 class Phase:
     """What became of one phase. Slots are in natural order; a slot that was asked is in one of the two mappings.
 
-    ``replies`` are the usable ones as they came, with all their metrics; ``failures`` says why there is none. ``stage``
-    is None in a job of one.
+    ``replies`` are the usable ones as they came, with all their metrics; ``failures`` says why there is none, and
+    ``codes`` in one word. ``stage`` is None in a job of one.
     """
 
     task: Task
@@ -58,6 +58,7 @@ class Phase:
     replies: Mapping[str, Message] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
     stage: str | None = None
+    codes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -77,8 +78,10 @@ def judge(phase: Phase, quorum: Quorum, sites: int) -> str | None:
 
     A site's failure ends the run unless ``ignore_result_error`` is set and the quorum holds. Too few usable replies
     end it in any case, also where the strategy asked too few. Nobody need be asked to validate, but to train: an
-    untrained model is no result. Raises ``RoundFailed``.
+    untrained model is no result. A failed evaluation is one of the results. Raises ``RoundFailed``.
     """
+    if phase.task is Task.EVALUATE:
+        return phase.words or None
     if not phase.asked:
         if phase.task is Task.TRAIN:
             raise RoundFailed(f"the strategy asked nobody in {phase.place}: check its fraction_train")

@@ -32,6 +32,7 @@ OUR_PREFIX = "flip."
 TASK_RECORD = "flip.task"
 SERIES_RECORD = "flip.series"
 ROWS_RECORD = "flip.rows"
+SUPPLEMENTARY_RECORD = "flip.supplementary"
 PARAMS_RECORD = "flip.params"
 SITE_RECORD = "flip.site"
 QUERY_SLOT = "query.flip_slot"
@@ -161,6 +162,21 @@ def put_report(content: RecordDict, slot: str, items: Iterable[Mapping[str, Any]
 def mark_difference(content: RecordDict) -> None:
     """Say that a reply's arrays are what training changed, not the model."""
     content[PARAMS_RECORD] = ConfigRecord({"type": DIFF})
+
+
+def put_supplementary(content: RecordDict, values: Mapping[str, Any]) -> None:
+    """Add lists and dictionaries of numbers, which no MetricRecord takes, to a reply's content."""
+    if values:
+        content[SUPPLEMENTARY_RECORD] = ConfigRecord({"json": json.dumps(values, allow_nan=False)})
+
+
+def get_supplementary(reply: Message) -> dict[str, Any]:
+    """The lists and dictionaries of a reply, unchecked. Raises ``ValueError`` when they cannot be read."""
+    text = _config(reply.content, SUPPLEMENTARY_RECORD).get("json")
+    found = {} if text is None else _parsed(text)
+    if not isinstance(found, dict):
+        raise ValueError("its supplementary values cannot be read")
+    return found
 
 
 def as_whole(sent: Message, reply: Message) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from flwr.serverapp import Grid
 
@@ -93,6 +93,17 @@ class Roster:
         call = self._wait_for(needed, needed)
         by_id = {node.node_id: node for node in self._last}
         return [by_id[node_id] for node_id in call.sites.values()]
+
+    def present(self, slots: Collection[str]) -> dict[str, int]:
+        """Who of ``slots`` is connected, with the node's id, in slot order; waits for all as long as for the start."""
+        deadline = time.monotonic() + self._patience.start_timeout_s
+        while True:
+            self._pause(0)
+            found = {slot: node_id for slot, node_id in self.connected().sites.items() if slot in slots}
+            left = deadline - time.monotonic()
+            if len(found) == len(slots) or left <= 0:
+                return found
+            self._pause(min(self._patience.poll_s, left))
 
     def connected(self) -> RollCall:
         """Who is there now."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from flip_fl.app.checks import check_models
 from flip_fl.app.config import AppConfig, load_config
 from flip_fl.app.model_id import first_model_id
 from flip_fl.app.plan import Stage, rounds_of, stages_in
 from flip_fl.app.rules import MAX_ROUNDS, MAX_SITES
 from flip_fl.errors import FlipError
-from flip_fl.values import natural_key
+from flip_fl.values import JobType, natural_key
 
 MODEL_ID = "flip-model-id"
 PROJECT_ID = "flip-project-id"
@@ -64,12 +65,15 @@ def read_facts(given: Given, run_config: Mapping[str, Any]) -> RunFacts:
     if app_dir is None:
         raise FlipError("E0522")
     app = load_config(app_dir)
+    check_models(app)
     whole = _whole(run_config)
     rounds = whole(NUM_ROUNDS, 0, MAX_ROUNDS) if given.num_rounds is None else given.num_rounds
     quorum = whole(MIN_CLIENTS, 0, MAX_SITES) if given.min_clients is None else given.min_clients
     named = names_in(run_config.get(SLOTS, "")) if given.slots is None else given.slots
     ignore = app.ignore_result_error if given.ignore_result_error is None else given.ignore_result_error
     planned = rounds_of(app)
+    if app.job_type is JobType.EVALUATION:
+        rounds = 0  # one for each model
     if rounds and rounds != sum(planned.values()) and len(planned) > 1:
         raise FlipError(
             "E0303",

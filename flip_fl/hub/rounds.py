@@ -15,10 +15,11 @@ from flip_fl.values import EventType
 @dataclass
 class _Round:
     started_at: datetime | None = None
+    stage: str | None = None
+    task: str | None = None
     aggregated_at: datetime | None = None
     returned: int | None = None
     expected: int | None = None
-    stage: str | None = None
     results: dict[str, LogRow] = field(default_factory=dict)
 
 
@@ -40,6 +41,7 @@ def story_rounds(
         StoryRound(
             number=number,
             stage=facts.stage,
+            task=facts.task,
             started_at=facts.started_at,
             aggregated_at=facts.aggregated_at,
             returned=facts.returned,
@@ -66,7 +68,7 @@ def _collect(rows: Iterable[LogRow]) -> dict[int, _Round]:
         match row.event_type:
             case EventType.ROUND_STARTED:
                 # A round that starts again (a run queued anew) forgets what came of it before.
-                rounds[row.global_round] = _Round(started_at=row.at, stage=stage_of(row.details))
+                rounds[row.global_round] = _Round(row.at, stage_of(row.details), _text(row, "task"))
             case EventType.CLIENT_RESULT_RECEIVED if row.slot is not None:
                 rounds.setdefault(row.global_round, _Round()).results.setdefault(row.slot, row)
             case EventType.ROUND_AGGREGATED:
@@ -75,6 +77,11 @@ def _collect(rows: Iterable[LogRow]) -> dict[int, _Round]:
                 facts.returned = whole(row.details.get("returned"))
                 facts.expected = whole(row.details.get("expected"))
     return rounds
+
+
+def _text(row: LogRow, key: str) -> str | None:
+    value = row.details.get(key)
+    return value if isinstance(value, str) and value else None
 
 
 def _cell(slot: str, facts: _Round, failure: LogRow | None, *, closed: bool) -> Cell:
@@ -91,8 +98,8 @@ def _cell(slot: str, facts: _Round, failure: LogRow | None, *, closed: bool) -> 
     state: CellState
     if failure is not None:
         state = "failed"
-    elif not closed or facts.started_at is None:
-        # Of an open round nothing is decided yet.
+    elif not closed or facts.started_at is None or facts.expected == 0:
+        # Of an open round nothing is decided yet; of one that expected nobody nothing was to come.
         state = "not_asked"
     else:
         state = "missed"

@@ -55,6 +55,8 @@ _KEPT_BACK = re.compile(r"\bnot stored(?: \(\d+ times\))?$")
 # How a sender begins a row about reports that were lost.
 _LOSS = "reporting: "
 _UNATTRIBUTED = "[unattributed client '"
+# How the server tells of a model that no site was asked to evaluate.
+_LEFT_OUT = re.compile(r"^model '[^']*' \(.*\) is not evaluated: ", re.DOTALL)
 _TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -205,7 +207,8 @@ def _kind(row: LogRow) -> str:
     if row.success or _KEPT_BACK.search(row.text) or _is_loss(row):
         return "log"
     # Rows of the hub and the server that report a loss are no failure of anybody; a traceback is.
-    reported = row.slot is not None or row.text.startswith(_UNATTRIBUTED) or _TRACEBACK in row.text
+    marks = row.text.startswith(_UNATTRIBUTED) or _TRACEBACK in row.text or _LEFT_OUT.match(row.text) is not None
+    reported = row.slot is not None or marks
     return "failure" if reported else "log"
 
 

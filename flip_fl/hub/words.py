@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flip_fl.values import EventType, ModelStatus
+from flip_fl.values import EventType, ModelStatus, Task
 
 STATUS_SENTENCES: Mapping[ModelStatus, str] = {
     ModelStatus.INITIATED: "The run was queued.",
     ModelStatus.PREPARED: "The run is prepared: the initial model and the sites are ready.",
-    ModelStatus.RUNNING: "Training has started.",
+    ModelStatus.RUNNING: "The sites have started to work.",
     ModelStatus.RESULTS_UPLOADED: "The run has finished and its results are stored.",
     ModelStatus.ERROR: "The run has failed.",
     ModelStatus.STOPPED: "The run was stopped.",
@@ -21,6 +21,7 @@ STATUS_SENTENCES: Mapping[ModelStatus, str] = {
 
 # As the column of a metric's stage has it.
 MAX_STAGE = 64
+EVALUATE = Task.EVALUATE.value
 UNREADABLE = "[this row cannot be shown]"
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -32,6 +33,10 @@ def event_text(event_type: str, *, global_round: int | None, details: Mapping[st
     run = f"Round {global_round}" if global_round is not None else "The run"
     round_ = run + staged
     site = who or "a site"
+    if details.get("task") == EVALUATE and global_round is not None:
+        told = _evaluation_text(event_type, global_round, details, site)
+        if told is not None:
+            return told
     match event_type:
         case EventType.ROUND_STARTED:
             total = whole(details.get("total_rounds"))
@@ -59,6 +64,24 @@ def event_text(event_type: str, *, global_round: int | None, details: Mapping[st
             if details:
                 parts.append(json.dumps(details, ensure_ascii=False))
             return " · ".join(parts)
+
+
+def _evaluation_text(event_type: str, number: int, details: Mapping[str, Any], site: str) -> str | None:
+    """What happens in a round in which sites score one model; None for an event that is worded as ever."""
+    model = f"Model {number}" + (f" ({details['stage']})" if isinstance(details.get("stage"), str) else "")
+    match event_type:
+        case EventType.ROUND_STARTED:
+            total = whole(details.get("total_rounds"))
+            return f"{model}{f' of {total}' if total is not None else ''}: evaluation started"
+        case EventType.CLIENT_RESULT_RECEIVED:
+            return f"{model} · {site} returned its scores{_timed(details)}"
+        case EventType.ROUND_AGGREGATED:
+            returned, expected = whole(details.get("returned")), whole(details.get("expected"))
+            if None in (returned, expected):
+                return f"{model} evaluated"
+            return f"{model} evaluated: {returned} of {expected} sites returned" if expected else f"{model} is left out"
+        case _:
+            return None
 
 
 def size_text(size: int) -> str:

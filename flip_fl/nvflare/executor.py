@@ -29,7 +29,7 @@ from flip_fl.wire import SiteBatch
 
 
 class FlipExecutor(Executor):
-    """Runs ``train`` and ``validate`` of the app in ``custom/``.
+    """Runs ``train`` and ``validate``, or ``evaluate``, of the app in ``custom/``.
 
     ``project_id`` and ``query`` name the cohort; they are passed to the trust's services unread.
     """
@@ -50,7 +50,7 @@ class FlipExecutor(Executor):
             self._session = None
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        if task_name not in (Task.TRAIN, Task.VALIDATE):
+        if task_name not in tuple(Task):
             return make_reply(ReturnCode.TASK_UNKNOWN)
         task = Task(task_name)
         slot = fl_ctx.get_identity_name()
@@ -126,8 +126,8 @@ class FlipExecutor(Executor):
 
 def _dxo(result: Result, task: Task) -> DXO:
     meta = {NUM_EXAMPLES_META: result.num_examples}
-    if task is Task.VALIDATE:
-        return DXO(DataKind.METRICS, data=dict(result.metrics), meta=meta)
+    if task is not Task.TRAIN:
+        return DXO(DataKind.METRICS, data={**result.metrics, **result.supplementary}, meta=meta)
     # NVFLARE's own controllers weight by this key.
     meta[MetaKey.NUM_STEPS_CURRENT_ROUND] = result.num_examples
     return DXO(

@@ -38,17 +38,21 @@ def _fill_meta(meta: dict[str, Any], values: JobValues) -> None:
 
 def _fill_server(config: dict[str, Any], values: JobValues) -> None:
     controller = _by_id(config["workflows"], "controller")["args"]
-    controller["num_rounds"] = values.num_rounds
-    controller["min_clients"] = values.min_clients
-    controller["ignore_result_error"] = values.ignore_result_error
-    controller["best_model_metric"] = values.best_model_metric
-    controller["best_model_minimize"] = values.best_model_minimize
-    controller["cross_site_validation"] = values.cross_site_validation
-    if values.stages is not None:
-        controller["stages"] = dict(values.stages)
-    if values.server_optimizer is not None:
-        controller["server_optimizer"] = values.server_optimizer
-    _by_id(config["components"], "aggregator")["args"]["aggregation_weights"] = dict(values.aggregation_weights or {})
+    given = {
+        "num_rounds": values.num_rounds,
+        "min_clients": values.min_clients,
+        "ignore_result_error": values.ignore_result_error,
+        "best_model_metric": values.best_model_metric,
+        "best_model_minimize": values.best_model_minimize,
+        "cross_site_validation": values.cross_site_validation,
+        "stages": None if values.stages is None else dict(values.stages),
+        "server_optimizer": values.server_optimizer,
+    }
+    # The template says what its controller takes.
+    controller.update({name: value for name, value in given.items() if name in controller and value is not None})
+    for component in config["components"]:
+        if component["id"] == "aggregator":
+            component["args"]["aggregation_weights"] = dict(values.aggregation_weights or {})
 
 
 def _fill_client(config: dict[str, Any], values: JobValues) -> None:

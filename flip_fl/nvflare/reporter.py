@@ -219,14 +219,17 @@ class FlipReporter(Widget):
         if not fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) or not isinstance(result, Shareable):
             return
         size = model_bytes(result)
-        if size is None:
-            return  # a validation's reply carries no model
+        if size is None and self.reporting.lifecycle.task is None:
+            return  # a validation's reply carries no model; an evaluation's is what its round is for
         slot = sender(result, fl_ctx)
         self._accepted.add(slot)
         self.reporting.lifecycle.client_result(slot, self._round, size, stage=self.stage)
 
     def _aggregated(self, fl_ctx: FLContext) -> None:
-        expected = len(fl_ctx.get_engine().get_clients())
+        self.close_round(len(fl_ctx.get_engine().get_clients()))
+
+    def close_round(self, expected: int) -> None:
+        """The round has the results of those that returned, of ``expected`` sites."""
         self.reporting.lifecycle.aggregated(self._round, len(self._accepted), expected, stage=self.stage)
 
     def rejected(self, slot: str, reason: str) -> None:

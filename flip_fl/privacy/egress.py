@@ -43,11 +43,23 @@ class Egress:
         """Whether this metric may leave; False is counted with its reason. Never raises."""
         reason = self._judge(label, value, x_value, x_label)
         if reason is not None:
-            self._refused[reason] += 1
+            self.refuse(reason)
             return False
         self._names.add(label)
         self._passed += 1
         return True
+
+    def refuse(self, reason: str) -> None:
+        """Count something that may not leave."""
+        self._refused[reason] += 1
+
+    def name_problem(self, label: Any) -> str | None:
+        """Why nothing may leave under this name; None where something may."""
+        if not sane_name(label):
+            return f"a metric of {self.where} has a name that may not leave the trust: not stored"
+        if not self._is_declared(label):
+            return f"a metric of {self.where} has a name that METRICS does not declare: not stored"
+        return None
 
     def refusals(self) -> list[str]:
         """One sentence a kind of refusal, with how often; at most ``max_refusals`` and one that counts the rest."""
@@ -59,10 +71,9 @@ class Egress:
         return lines
 
     def _judge(self, label: Any, value: Any, x_value: Any, x_label: Any) -> str | None:
-        if not sane_name(label):
-            return f"a metric of {self.where} has a name that may not leave the trust: not stored"
-        if not self._is_declared(label):
-            return f"a metric of {self.where} has a name that METRICS does not declare: not stored"
+        problem = self.name_problem(label)
+        if problem is not None:
+            return problem
         if x_label is not None and not sane_name(x_label):
             return f"metric '{label}' of {self.where} has an x_label that may not leave the trust: not stored"
         for name, given in (("", value), ("x_value ", x_value)):

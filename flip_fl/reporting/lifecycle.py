@@ -18,7 +18,8 @@ class Lifecycle:
 
     Statuses never go backwards. The first terminal cause in time decides the end: a failure, a stop, a failed upload,
     or a finished one. Later causes are appended to its reason; what is told after ``finish`` is a row beside it.
-    Rounds are 1-based. ``stage`` tells the rounds of a job's stages apart.
+    Rounds are 1-based. ``stage`` tells the rounds of a job's stages apart. ``task`` is what the sites do in them where
+    that is not training.
     """
 
     def __init__(self, reporter: Reporter) -> None:
@@ -28,6 +29,7 @@ class Lifecycle:
         self._told: set[tuple[object, ...]] = set()
         self._causes: list[tuple[ModelStatus, str]] = []
         self._final: ModelStatus | None = None
+        self.task: str | None = None
         watch_forks(self)
 
     @property
@@ -69,10 +71,13 @@ class Lifecycle:
             self._event(EventType.ROUND_STARTED, None, number, {"total_rounds": total}, stage)
 
     def client_result(
-        self, slot: str, number: int, size_bytes: int, *, seconds: float | None = None, stage: str | None = None
+        self, slot: str, number: int, size_bytes: int | None, *, seconds: float | None = None, stage: str | None = None
     ) -> None:
-        """The result of ``slot`` in a round has come, ``seconds`` after it was asked for; only the first one counts."""
-        details: dict[str, object] = {"size_bytes": size_bytes}
+        """The result of ``slot`` in a round has come, ``seconds`` after it was asked for; only the first one counts.
+
+        ``size_bytes`` is the size of its weights; None where it has none.
+        """
+        details: dict[str, object] = {} if size_bytes is None else {"size_bytes": size_bytes}
         if seconds is not None:
             details["seconds"] = round(seconds, 3)
         self._event(EventType.CLIENT_RESULT_RECEIVED, slot, number, details, stage)
@@ -141,7 +146,11 @@ class Lifecycle:
             if self._final or key in self._told:
                 return
             self._told.add(key)
-            facts = details if stage is None else {**details, "stage": stage}
+            facts = dict(details)
+            if stage is not None:
+                facts["stage"] = stage
+            if self.task is not None and event_type is not EventType.RESULTS_STORED:
+                facts["task"] = self.task
             self._reporter.event(event_type, client=slot, global_round=number, details=facts)
 
     def _ends(self, status: ModelStatus, reason: str) -> None:

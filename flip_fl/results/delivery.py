@@ -1,4 +1,4 @@
-"""The end of a run that has a model: bundle it, check that it loads, store it, read back what was stored."""
+"""The end of a run that has a model, or scores: bundle it, check that it loads, store it, read back what was stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from uuid import UUID
 from flip_fl.app import weights
 from flip_fl.errors import FlipError, ResultsUploadError
 from flip_fl.results.bundle import Bundle, gather, write
-from flip_fl.results.contents import CROSS_VALIDATION, GLOBAL_MODEL, METRICS, TRAINED, Contents
+from flip_fl.results.contents import CROSS_VALIDATION, EVALUATED, GLOBAL_MODEL, METRICS, TRAINED, Contents
+from flip_fl.results.evaluation import Evaluation
 from flip_fl.results.model_folder import ModelFolder
 from flip_fl.results.parts import Check
 from flip_fl.results.s3 import ResultsStore, Stored
@@ -49,7 +50,7 @@ class Delivery:
 
 
 def deliver(this: Delivery, stopped: Callable[[], bool]) -> Stored:
-    """Where the verified bundle lies, with its size and digest.
+    """Where the verified bundle lies, with its size and digest; an evaluation delivers its scores and no model.
 
     Raises ``FlipError`` E0702 when something that belongs in is missing or a model does not load from the bundle,
     ``ResultsUploadError`` when the bundle cannot be stored or is not what was sent (it is kept in ``state_dir`` then),
@@ -94,31 +95,35 @@ def _unless_gone(_function: object, _path: str, problem: tuple[type, BaseExcepti
 def _bundle(this: Delivery, go_on: Check) -> Bundle:
     """What is stored, its models written and loaded again from nothing but what is in the bundle."""
     inventory = {f"{name}.pt": path for name, path in this.models.inventory().items()}
-    missing = [item.name for item in this.contents.models if item.required and item.name not in inventory]
+    evaluation = Evaluation.read(this.models.path)
+    contents = this.contents if evaluation is None else EVALUATED
+    missing = [item.name for item in contents.models if item.required and item.name not in inventory]
     if missing:
         problem = "the server has no global model" if missing[0] == GLOBAL_MODEL else f"the server has no {missing[0]}"
         raise FlipError("E0702", bundle="results", problem=problem, suggestion="")
     made = this.work / "contents"
     made.mkdir()
     stages: dict[str | None, dict[Path, Path]] = {}
-    for item in this.contents.models:
+    for item in contents.models:
         if item.name in inventory:
             stages.setdefault(item.stage, {})[made / item.name] = inventory[item.name]
     for stage, models in stages.items():
         weights.export_models(this.app_dir, models, stage)
         go_on()
     history = this.models.history()
-    if METRICS in this.contents.names and METRICS not in this.files:
+    if evaluation is not None:
+        evaluation.write(made)
+    elif METRICS in contents.names and METRICS not in this.files:
         (made / METRICS).write_text(json.dumps(history, indent=2), encoding="utf-8")
-    if CROSS_VALIDATION in this.contents.names and CROSS_VALIDATION not in this.files:
+    if CROSS_VALIDATION in contents.names and CROSS_VALIDATION not in this.files:
         _write_cross_validation(history, made)
-    others = {name: path for name, path in inventory.items() if name not in this.contents.names}
+    others = {name: path for name, path in inventory.items() if name not in contents.names}
     bundle = gather(
         made,
         app_dir=this.app_dir,
         model_id=str(this.model_id),
         global_round=this.round,
-        contents=this.contents,
+        contents=contents,
         files={**others, **this.files},
     )
     go_on()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flip_fl.results.contents import Item, Kind
+from flip_fl.results.evaluation import sound
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FAILURE = {"model", "client", "return_code"}
@@ -37,7 +38,8 @@ def _scores(document: Any, required: bool) -> str | None:
         for values in models.values():
             if not isinstance(values, dict) or not all(_numbers(value, MAX_DEPTH) for value in values.values()):
                 return "a model's result in it holds something else than finite numbers"
-    return None
+    # What a job has for its result is held to all the rules of an evaluation.
+    return sound(document, []) if required else None
 
 
 def _numbers(value: Any, depth: int) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a results bundle is whole, its model loads, and its score can be had again."""
+"""Whether a results bundle is whole, its model loads (or its scores can be read), and its score can be had again."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flip_fl.app import weights
 from flip_fl.app.pictures import Pixels
 from flip_fl.errors import FlipError
 from flip_fl.results.bundle import APP_CONFIG, MODELS_CODE, Bundle
-from flip_fl.results.contents import GLOBAL_MODEL, Contents, Item, Kind, is_plain
+from flip_fl.results.contents import EVALUATION, EVALUATION_FAILURES, GLOBAL_MODEL, Contents, Item, Kind, is_plain
+from flip_fl.results.evaluation import sound
 from flip_fl.results.manifest import MANIFEST, READ_BYTES, Manifest, fingerprint
 from flip_fl.results.shapes import problem_of
 
@@ -117,6 +119,25 @@ def generated(bundle: Path, count: int) -> Pixels | None:
     """
     with unpacked(bundle) as (folder, _):
         return weights.generate(folder, folder / GLOBAL_MODEL, count)
+
+
+def read_evaluation(bundle: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """What a bundle says of each site and model of an evaluation: client → ``SRV_<model>`` → values.
+
+    Raises ``FlipError`` E0702 when it fails, or has none that can be used.
+    """
+    with unpacked(bundle) as (folder, manifest):
+        if EVALUATION not in manifest.files or EVALUATION_FAILURES not in manifest.files:
+            raise _unusable(bundle.name, f"it has no {EVALUATION}")
+        try:
+            results, failures = (json.loads((folder / name).read_bytes()) for name in (EVALUATION, EVALUATION_FAILURES))
+        except (OSError, ValueError, RecursionError) as error:
+            raise _unusable(bundle.name, f"its results cannot be read ({type(error).__name__})") from None
+        problem = sound(results, failures)
+        if problem is not None:
+            raise _unusable(bundle.name, problem)
+        found: dict[str, dict[str, dict[str, Any]]] = results
+        return found
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -8,14 +8,16 @@ import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flip_fl.app.config import AppConfig
 from flip_fl.app.plan import final_stage
 from flip_fl.dashboard.png import data_address
 from flip_fl.dashboard.story import BaselineRow, Samples, Story
 from flip_fl.errors import FlipError
+from flip_fl.results.evaluation import NUM_EXAMPLES, SERVER_MODEL
 from flip_fl.results.s3 import ResultsStore
-from flip_fl.results.verify import generated, reproduce
+from flip_fl.results.verify import generated, read_evaluation, reproduce
 from flip_fl.settings import ServerSettings
 from flip_fl.values import DEFAULT_X_LABEL
 
@@ -46,12 +48,9 @@ def fetch_and_check(
 
     With FEDBN it is only loaded and run: what the sites scored has batch-norm layers that never left them.
     """
-    if story.results is None:
-        return Checked([], "the hub knows no results")
     try:
-        stored = ResultsStore(settings).download(story.results.address, target)
-        if story.results.sha256 not in (None, stored.sha256):
-            return Checked([], "the stored bundle is not the one that was sent: its digest differs")
+        if problem := _fetch(story, settings, target):
+            return Checked([], problem)
         # Checks every digest and loads the model strictly before it scores it: `verify` would do that twice.
         scores = reproduce(target, cohorts, images=images)
     except FlipError as error:
@@ -73,6 +72,48 @@ def drawn(bundle: Path) -> Samples | None:
         return None
     height, width = pixels.shape[1:3]
     return Samples(width=width, height=height, pictures=[data_address(picture) for picture in pixels])
+
+
+def fetch_and_compare(story: Story, settings: ServerSettings, target: Path) -> Checked:
+    """Fetch the bundle of an evaluation to ``target``; each score in it must be the one that the hub was told."""
+    try:
+        if problem := _fetch(story, settings, target):
+            return Checked([], problem)
+        results = read_evaluation(target)
+    except FlipError as error:
+        return Checked([], error.sentence)
+    return Checked([], evaluation_difference(story, results))
+
+
+def evaluation_difference(story: Story, results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str | None:
+    """What the hub and the ``results`` (client → ``SRV_<model>`` → values) of an evaluation do not agree on."""
+    told = {
+        (series.slot, plot.label): [point.y for point in series.points if point.y is not None]
+        for plot in story.plots
+        if plot.x_label == DEFAULT_X_LABEL
+        for series in plot.series
+    }
+    for slot, models in results.items():
+        for model, values in models.items():
+            for name, value in values.items():
+                if name == NUM_EXAMPLES or not isinstance(value, int | float):
+                    continue  # lists and dictionaries are in the file only
+                label = f"{model.removeprefix(SERVER_MODEL)}/{name}"
+                reported = told.get((slot, label), [])
+                if not any(math.isclose(value, each, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for each in reported):
+                    hub = f"{reported[-1]:.6f}" if reported else "nothing"
+                    return f"the results say {label} {value:.6f} at {slot}, the hub was told {hub}"
+    return None
+
+
+def _fetch(story: Story, settings: ServerSettings, target: Path) -> str | None:
+    """Why there is no bundle at ``target``; None when it was fetched. Raises ``FlipError``."""
+    if story.results is None:
+        return "the hub knows no results"
+    stored = ResultsStore(settings).download(story.results.address, target)
+    if story.results.sha256 not in (None, stored.sha256):
+        return "the stored bundle is not the one that was sent: its digest differs"
+    return None
 
 
 def validated_names(bundle: Path) -> dict[str, frozenset[str]]:

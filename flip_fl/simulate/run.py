@@ -32,12 +32,12 @@ from flip_fl.simulate.folder import MARKER, RunFolder, claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
 from flip_fl.simulate.processes import Child, running, second_interrupt_leaves, terminable
-from flip_fl.simulate.results import Checked, fetch_and_check
+from flip_fl.simulate.results import Checked, fetch_and_check, fetch_and_compare
 from flip_fl.simulate.sites import Data, development_calls, given_data, prepared_data, split, write_site_settings
 from flip_fl.simulate.storage import storage
 from flip_fl.simulate.trusts import WHOLE_COHORT, simulated_trusts
 from flip_fl.simulate.watch import OnlyChanges, news, trained, waits_for_sites
-from flip_fl.values import SERVER_NAME, ModelStatus, natural_key
+from flip_fl.values import SERVER_NAME, JobType, ModelStatus, natural_key
 
 BUCKET = "flip-results"
 POLL_S = 0.3
@@ -82,6 +82,7 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     tell(Progress("check", text=f"checking {options.app}"))
     config = check_app(options.app, slots, federation=federation).config
     check_start(config)
+    _check_options(options, config)
     if options.baselines:
         check_comparable(config)
     engine.check_app(options.app)
@@ -93,6 +94,14 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
             tell(Progress("folder", text=f"emptying {options.out}, which an earlier run wrote"))
         folder = parts.enter_context(claim(options.out, options.app))
         return _drive(_open(options, engine, config, slots, given, folder, parts, tell), tell)
+
+
+def _check_options(options: RunOptions, config: AppConfig) -> None:
+    """Raises ``FlipError`` E0102 for what an evaluation has no use for."""
+    for given, name in ((options.rounds, "--rounds"), (options.baselines, "--baselines")):
+        if given and config.job_type is JobType.EVALUATION:
+            problem = f"{name}: an evaluation trains nothing, it has one round for each of its models"
+            raise FlipError("E0102", problem=problem, usage=f"flip-fl run {options.app}")
 
 
 def _open(
@@ -287,8 +296,11 @@ def _settle_outbox(this: _Run) -> None:
 
 
 def _check_results(this: _Run, story: Story, tell: Tell) -> Checked:
-    tell(Progress("verify", text="fetching the results and checking that the model gives the reported scores"))
     target = this.folder.results / f"{this.hub.model_id}.zip"
+    if this.config.job_type is JobType.EVALUATION:
+        tell(Progress("verify", text="fetching the results and checking that they are what was reported"))
+        return fetch_and_compare(story, this.settings, target)
+    tell(Progress("verify", text="fetching the results and checking that the model gives the reported scores"))
     return fetch_and_check(story, this.settings, target, this.cohorts, this.data.images, this.config)
 
 

@@ -19,18 +19,19 @@ def news(story: Story) -> Progress:
     expected = len(story.sites)
     if story.status.is_terminal:
         return Progress("end", round=current.number, total=story.total_rounds, text=story.headline.text)
+    doing = current.task or "train"
     if current.aggregated_at is None:
         returned = returned_slots(current)
         awaited = tuple(site.slot for site in story.sites if site.slot not in returned)
-        return Progress("train", current.number, story.total_rounds, len(returned), expected, awaited)
+        return Progress(doing, current.number, story.total_rounds, len(returned), expected, awaited)
     scored = {series.slot for plot in story.plots if not _of_training(plot.label) for series in plot.series
               if any(point.round == current.number for point in series.points)}  # fmt: skip
-    if len(scored) < expected:
+    if len(scored) < expected and current.task is None:
         awaited = tuple(site.slot for site in story.sites if site.slot not in scored)
         return Progress("validate", current.number, story.total_rounds, len(scored), expected, awaited)
     if current.number == story.total_rounds:
         return Progress("upload", current.number, story.total_rounds, text="the results are stored and checked")
-    return Progress("train", current.number + 1, story.total_rounds, 0, expected)
+    return Progress(doing, current.number + 1, story.total_rounds, 0, expected)
 
 
 def _of_training(label: str) -> bool:

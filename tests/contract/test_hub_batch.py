@@ -33,7 +33,7 @@ def test_every_kind_is_stored_and_answered_in_order(hub: RunningHub) -> None:
     assert [result.get("applied") for result in answer["results"]] == [True, None, None, None, None, None]
     assert answer["stop"] is False
     assert hub.logs() == [
-        "Training has started.",
+        "The sites have started to work.",
         "Round 1 of 2 started",
         "hello",
         "of the server",

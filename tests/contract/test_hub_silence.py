@@ -114,7 +114,7 @@ def test_an_outage_is_over_with_the_next_word_and_leaves_one_row(hub: RunningHub
     assert _since(hub) is None
     assert Story.model_validate(hub.read("/story")).unreachable is None
     assert hub.logs() == [
-        "Training has started.",
+        "The sites have started to work.",
         "No news from the FL server for 10 min; it reports again.",
         "back",
     ]
@@ -133,7 +133,7 @@ def test_who_could_not_report_is_not_silent(hub: RunningHub, silent_s: float, up
     with hub.world.session() as session:
         assert sweep(session, AFTER, utc_now()) == []
     hub.batch()
-    assert hub.logs() == ["Training has started."]
+    assert hub.logs() == ["The sites have started to work."]
 
 
 @pytest.mark.parametrize("status", ["STOPPED", "ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED"])

@@ -75,7 +75,7 @@ def test_one_batch_sent_by_eight_at_once_is_stored_once(hub: RunningHub) -> None
     counts = Counter(outcome for answer in answers for outcome in outcomes(answer))
     assert counts == {"stored": 51, "duplicate": 51 * 7}
     assert len(hub.world.rows(FlMetric)) == 50
-    assert hub.logs() == ["Training has started."]
+    assert hub.logs() == ["The sites have started to work."]
 
 
 def test_one_key_posted_by_eight_at_once_is_stored_once(hub: RunningHub) -> None:

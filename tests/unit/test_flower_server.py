@@ -133,7 +133,7 @@ def test_a_live_run_of_the_same_model_is_left_alone(app: Path) -> None:
 @pytest.fixture
 def lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a run leaves everything as it is, as after kill -9 (which test_flower_recovery.py does for real)."""
-    monkeypatch.setattr("flip_fl.flower.server.tidy", lambda folders: [])
+    monkeypatch.setattr("flip_fl.flower.host.tidy", lambda folders: [])
 
 
 @pytest.mark.usefixtures("lost")

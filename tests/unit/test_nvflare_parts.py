@@ -21,6 +21,7 @@ from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues, template_dir
 from flip_fl.nvflare.aggregator import SlotOrderAggregator
 from flip_fl.nvflare.controller import FlipController
+from flip_fl.nvflare.evaluation import FlipEvaluation
 from flip_fl.nvflare.executor import FlipExecutor
 from flip_fl.nvflare.job import CLIENT_CONFIG, SERVER_CONFIG, write_job
 from flip_fl.nvflare.model_id import find_model_id
@@ -190,7 +191,8 @@ def test_every_component_loads_and_is_on_the_allow_list_that_kits_carry() -> Non
 
 
 @pytest.mark.parametrize(
-    "component", [FlipReporter, FlipController, UploadResults, ArrayPersistor, SlotOrderAggregator, FlipExecutor]
+    "component",
+    [FlipReporter, FlipController, FlipEvaluation, UploadResults, ArrayPersistor, SlotOrderAggregator, FlipExecutor],
 )
 def test_no_constructor_argument_is_lost_when_a_job_is_exported(component: type) -> None:
     """NVFLARE writes the arguments that an object keeps under their own names: each must be there and unchanged."""

@@ -1,14 +1,18 @@
+// Each round of an evaluation is one of its models.
+const evaluates = (story) => story.rounds.length > 0 && story.rounds.every((r) => r.task === "evaluate");
+
 // The page is a pure function of the story; what a person chose to see is kept apart, in the view.
 function headline(model) {
   const { story } = model, head = story.headline, over = TERMINAL.has(story.status);
   const sites = story.sites.length || model.sites.length;
   const last = [...story.rounds].sort((a, b) => a.number - b.number).at(-1);
-  const full = story.rounds.filter((r) => r.expected !== null && r.returned === r.expected).length;
+  const full = story.rounds.filter((r) => r.expected && r.returned === r.expected).length;
+  const what = evaluates(story) ? "model" : "round";
   const facts = [];
   const add = (name, value, note) => facts.push(h("div", {}, h("dt", {}, name), h("dd", {}, value, note ? h("small", {}, note) : null)));
   const complete = story.rounds.filter((r) => r.aggregated_at).length;
-  add("Rounds", story.total_rounds ? `${complete} of ${story.total_rounds}` : String(complete), complete < (last ? last.number : 0) ? `round ${last.number} ${over ? "not completed" : "under way"}` : complete ? "completed" : null);
-  add("Sites", String(sites), !story.rounds.length ? null : full === story.rounds.length ? "all in every round" : `all in ${full} of ${plural(story.rounds.length, "round")}`);
+  add(what === "model" ? "Models" : "Rounds", story.total_rounds ? `${complete} of ${story.total_rounds}` : String(complete), complete < (last ? last.number : 0) ? `round ${last.number} ${over ? "not completed" : "under way"}` : complete ? "completed" : null);
+  add("Sites", String(sites), !story.rounds.length ? null : full === story.rounds.length ? `all in every ${what}` : `all in ${full} of ${plural(story.rounds.length, what)}`);
   if (Number.isFinite(model.end) && Number.isFinite(model.start) && model.end >= model.start && story.status !== "PENDING") {
     add(over ? "Took" : "Running for", duration(((over ? model.end : Math.max(model.end, ms(story.generated_at))) - model.start) / 1000), time(new Date(model.start).toISOString(), `${day(new Date(model.start).toISOString())}, ${clock(new Date(model.start).toISOString()).slice(0, 5)} UTC`));
   }
