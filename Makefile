@@ -7,6 +7,8 @@ ENGINE ?= nvflare
 STAMP := $(VENV)/.installed
 LOCK := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Some images switch it off: each of a thousand processes would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test quick lint bench soak lock install clean
 
