@@ -9,6 +9,8 @@ JOBS ?= 2
 STAMP := $(VENV)/.installed
 LOCK := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Some images switch it off: each of a thousand processes would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test quick lint bench soak truth-table lock install clean
 

@@ -15,8 +15,9 @@ MODULES = (
     "flip_fl.flower.component",
     "flip_fl.flower.client",
 )
-# A neutral app's in addition: an optimizer loads torch._dynamo.
-NEUTRAL_MODULES = ("torch", "torch._dynamo")
+# In addition: what a neutral app needs, and what one needs that speaks of ``torch.optim``, which loads its compiler.
+NEUTRAL_MODULES = ("torch",)
+OPTIMIZING_MODULES = ("torch._dynamo",)
 
 
 def site_forks(job_dir: Path, env: Mapping[str, str]) -> ForkServer:
@@ -24,9 +25,16 @@ def site_forks(job_dir: Path, env: Mapping[str, str]) -> ForkServer:
 
     Raises ``FlipError`` E0506 when no process can be started.
     """
-    neutral = (job_dir / "app" / "models.py").is_file()
     try:
-        return ForkServer([*(NEUTRAL_MODULES if neutral else ()), *MODULES], env)
+        return ForkServer([*_of_app(job_dir / "app"), *MODULES], env)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FlipError("E0506", problem="the sites cannot be started", reason=reason, log=job_dir) from None
+
+
+def _of_app(app: Path) -> tuple[str, ...]:
+    if not (app / "models.py").is_file():
+        return ()
+    # A guess that costs time alone: whatever is missing is loaded where it is needed.
+    optimizes = any(b"optim" in path.read_bytes() for path in app.rglob("*.py"))
+    return (*NEUTRAL_MODULES, *(OPTIMIZING_MODULES if optimizes else ()))

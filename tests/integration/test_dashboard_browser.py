@@ -535,20 +535,36 @@ def _axe() -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("name", dashboard.ALL)
-def test_axe_finds_nothing(browser: Browser, pages: dict[str, Path], name: str, dark: bool) -> None:
-    """The accessibility checker axe-core, all its rules, finds no violation, in both themes."""
+# Every story, both themes and both widths are looked at every day; each with each, and the largest story whole, which
+# takes the checker a quarter of a minute, for the soak.
+AXE_LOOKS = [
+    pytest.param(False, 360, id="light-360"),
+    pytest.param(True, 1440, id="dark-1440"),
+    pytest.param(True, 360, id="dark-360", marks=pytest.mark.soak),
+    pytest.param(False, 1440, id="light-1440", marks=pytest.mark.soak),
+]
+AXE_STORIES = [pytest.param(name, marks=[pytest.mark.soak] if name == "large" else []) for name in dashboard.ALL]
+AXE_STORIES.append(pytest.param("twenty sites"))
+
+
+@pytest.mark.parametrize(("dark", "width"), AXE_LOOKS)
+@pytest.mark.parametrize("name", AXE_STORIES)
+def test_axe_finds_nothing(
+    browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, dark: bool, width: int
+) -> None:
+    """The accessibility checker axe-core, all its rules, finds no violation, in both themes, on telephone and desk."""
     axe = _axe()
     if axe is None:
         pytest.skip("LEFT OUT: axe-core: neither is axe-core-python installed nor does AXE_CORE_JS name an axe.min.js")
+    path = pages.get(name, tmp_path / "twenty.html")
+    if name not in pages:
+        report.write_report(dashboard.large(round_count=12, label_count=2), path)
     browser.call("Page.setBypassCSP", enabled=True)
     try:
-        for width in (360, 1440):
-            _open(browser, pages[name], dark=dark, width=width)
-            browser.js(axe.read_text(encoding="utf-8") + "\n;undefined")
-            found = browser.js("axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))")
-            assert found == []
+        _open(browser, path, dark=dark, width=width)
+        browser.js(axe.read_text(encoding="utf-8") + "\n;undefined")
+        rules = "axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))"
+        assert browser.js(rules, timeout=240.0) == []
     finally:
         browser.call("Page.setBypassCSP", enabled=False)
 

@@ -31,14 +31,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCESSION, FILE, PERSON, SQL = "00ACCESSIONCANARY", "FILECANARY7Q", "PERSONCANARY7Q", "SQLCANARY7Q"
 # Whole numbers that a double holds exactly, and digits behind a value's own two.
 FIRST_PERSON, DIGITS = 918_273_645_500_000, "091827364"
-SHARES = (50, 25, 15, 10)
+SHARES = (60, 25, 15)
+# A third of the digits, each seen twice as often, teaches as much.
+STUDIES, LOCAL_ROUNDS = 600, 4
 
 
 def test_digits_are_fetched_once_learned_and_removed_and_nothing_of_them_is_told(tmp_path: Path) -> None:
     """Protects the imaging example on NVFLARE: it learns; once its studies are there no round or task asks the trust
     for one; afterwards no image is left at a site; nobody outside the trusts can read what a study is called.
     """
-    app = planted_app(tmp_path, "digits_dicom", f" WHERE accession_id <> '{SQL}' ORDER BY")
+    query = f" WHERE accession_id <> '{SQL}' ORDER BY"
+    app = planted_app(tmp_path, "digits_dicom", query, LOCAL_ROUNDS=LOCAL_ROUNDS)
     forget_between_tasks(app / "trainer.py")
     cohort, images = planted_studies(tmp_path / "data")
     out = tmp_path / "run"
@@ -55,7 +58,7 @@ def test_digits_are_fetched_once_learned_and_removed_and_nothing_of_them_is_told
     assert sorted(accuracy) == ["Trust_1", "Trust_2"]
     for first, last in accuracy.values():
         assert last > max(0.85, first)
-    assert sum(archives.studies.values()) == 1797
+    assert sum(archives.studies.values()) == STUDIES
     assert archives.seen == archives.studies
     for slot in archives.studies:
         assert list((out / "state" / "sites" / slot / "trust" / "shared" / "simulated").iterdir()) == []
@@ -73,7 +76,7 @@ def test_an_omop_query_at_unequal_sites_trains_and_no_row_is_told(tmp_path: Path
     options = RunOptions(
         app,
         "flower",
-        4,
+        len(SHARES),
         rounds=2,
         data=planted_patients(tmp_path / "data"),
         out=out,
@@ -86,7 +89,7 @@ def test_an_omop_query_at_unequal_sites_trains_and_no_row_is_told(tmp_path: Path
 
     assert (outcome.status, outcome.reason) == (ModelStatus.RESULTS_UPLOADED, None)
     c_index = by_round(outcome, "c_index")
-    assert sorted(c_index) == ["Trust_1", "Trust_2", "Trust_3", "Trust_4"]
+    assert sorted(c_index) == ["Trust_1", "Trust_2", "Trust_3"]
     assert min(last for _, last in c_index.values()) > 0.74
     for slot, share in zip(sorted(c_index), SHARES, strict=True):
         rows = len(pd.read_csv(out / "state" / "sites" / slot / "cohort.csv"))
@@ -148,14 +151,14 @@ def remembered(index: Path) -> int:
     return 0
 
 
-def planted_app(folder: Path, example: str, where: str) -> Path:
-    """A copy of the example whose query has one condition more, which holds for every row."""
+def planted_app(folder: Path, example: str, where: str, **changes: int) -> Path:
+    """A copy of the example whose query has one condition more, which holds for every row, with ``changes``."""
     app = folder / example
     shutil.copytree(EXAMPLES / example, app, ignore=shutil.ignore_patterns("__pycache__"))
     config: dict[str, Any] = json.loads((app / "config.json").read_text(encoding="utf-8"))
     before = " " + where.split("' ")[1]
     assert config["QUERY"].count(before) == 1
-    config["QUERY"] = config["QUERY"].replace(before, where)
+    config |= {"QUERY": config["QUERY"].replace(before, where), **changes}
     (app / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return app
 
@@ -169,10 +172,10 @@ def forget_between_tasks(trainer: Path) -> None:
 
 
 def planted_studies(folder: Path) -> tuple[Path, Path]:
-    """The digits under other names: the cohort's CSV and the folder of images."""
+    """The first digits under other names: the cohort's CSV and the folder of images."""
     prepare(EXAMPLES / "digits_dicom", folder)
     cohort, images = folder / "cohort.csv", folder / "images"
-    rows = pd.read_csv(cohort, dtype=str)
+    rows = pd.read_csv(cohort, dtype=str).head(STUDIES)
     for number in rows["accession_id"]:
         study = (images / number).rename(images / f"{ACCESSION}{number}")
         (study / "DICOM" / "1.dcm").rename(study / "DICOM" / f"{FILE}.dcm")

@@ -110,16 +110,17 @@ class Browser:
         """Until ``expression`` is truthy in the page. Raises ``PageError`` after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            # a page that is just being replaced cannot answer
+            # a page that is just being replaced cannot answer; an element comes out of the page as an empty object
             with contextlib.suppress(PageError):
-                if self.js(expression):
+                if self.js(f"!!({expression})"):
                     return
             time.sleep(0.02)
         raise PageError(f"never true within {timeout:g} s: {expression}")
 
-    def js(self, expression: str) -> Any:
+    def js(self, expression: str, *, timeout: float = 30.0) -> Any:
         """The value of ``expression`` in the page, promises awaited. Raises ``PageError`` when it throws."""
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        asked = {"expression": expression, "returnByValue": True, "awaitPromise": True}
+        result = self.call("Runtime.evaluate", timeout=timeout, **asked)
         if "exceptionDetails" in result:
             raise PageError(json.dumps(result["exceptionDetails"].get("exception", {}).get("description", "")))
         return result["result"].get("value")

@@ -11,6 +11,7 @@ CANARY = "CANARY7Q"
 # The ordinary app of three rounds: it reports in every way that there is.
 ORDINARY: dict[str, Any] = {
     "in_train": "from flip_fl import FLIP; FLIP().send_metrics('somebody', 'my-model', 'direct', 0.25, site.round)",
+    "optimiser": "torch.optim.SGD",
     "GLOBAL_ROUNDS": 3,
     "LOCAL_ROUNDS": 2,
 }
@@ -30,6 +31,21 @@ import torch
 {at_import}
 
 
+# What torch.optim.SGD does; but that needs torch's compiler, which takes every process seconds to load.
+class Descent:
+    def __init__(self, parameters, lr):
+        self.parameters, self.lr = list(parameters), lr
+
+    def zero_grad(self):
+        for each in self.parameters:
+            each.grad = None
+
+    def step(self):
+        with torch.no_grad():
+            for each in self.parameters:
+                each -= self.lr * each.grad
+
+
 {data}
 
 def _loss(model, site):
@@ -39,7 +55,7 @@ def _loss(model, site):
 
 def train(model, site, config):
     {in_train}
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    optimiser = {optimiser}(model.parameters(), lr=0.5)
     for step in range(config.get("LOCAL_ROUNDS", 1)):
         optimiser.zero_grad()
         loss, examples = _loss(model, site)
@@ -91,6 +107,7 @@ def write_app(
     before_return: str = "pass",
     in_validate: str = "pass",
     wrong: str = "0.0",
+    optimiser: str = "Descent",
     data: str = TABLE_DATA,
     models: str = MODELS,
     canary: str = "ROW",
@@ -99,15 +116,15 @@ def write_app(
     """Write an app whose trainer runs the given statements at import, in ``train`` (begin and end) and in ``validate``.
 
     ``wrong`` is the expression that ``validate`` returns as the metric "wrong"; ``canary`` begins every identifier and
-    note in the cohort; ``data`` defines ``_data(site)``, ``models`` ``get_model()``; ``config`` is added to
-    config.json.
+    note in the cohort; ``optimiser`` is made of the parameters and ``lr``; ``data`` defines ``_data(site)``, ``models``
+    ``get_model()``; ``config`` is added to config.json.
     """
     folder.mkdir(parents=True)
     settings = {"job_type": "standard", "GLOBAL_ROUNDS": 2, "IMAGING": False, **config}
     (folder / "config.json").write_text(json.dumps(settings))
     (folder / "models.py").write_text(models)
     parts = {"at_import": at_import, "in_train": in_train, "before_return": before_return, "in_validate": in_validate}
-    trainer = TRAINER.format(**parts, wrong=wrong, data=data)
+    trainer = TRAINER.format(**parts, wrong=wrong, optimiser=optimiser, data=data)
     (folder / "trainer.py").write_text(trainer)
     (folder / "prepare.py").write_text(PREPARE.format(canary=canary))
     return folder

@@ -135,8 +135,11 @@ def test_reports_are_counted_at_the_hub_or_on_the_disk_while_they_are_measured()
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("database", [SQLITE, POSTGRES])
-def test_the_load_fills_and_measures_three_hubs(database: str, request: pytest.FixtureRequest) -> None:
+def test_the_load_fills_and_measures_three_hubs(
+    database: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows that are made the quick way must be such as the hub makes, or the large database is none."""
+    monkeypatch.setattr(hub_load, "SENDERS", 2)
     if database == POSTGRES:
         request.getfixturevalue("postgres")  # says so where none can be started here
     load = hub_load.measure_load(database, hub_load.Effort(rows=(600, 1200), repeats=1, batches=1, posts=1))
@@ -145,7 +148,7 @@ def test_the_load_fills_and_measures_three_hubs(database: str, request: pytest.F
     assert load.empty_s[0] < load.rival_s[0]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(280)
 def test_a_job_is_measured_with_a_hung_hub() -> None:
     """The measurement asserts that every metric is at the hub in the end, and that the handlers were really timed."""

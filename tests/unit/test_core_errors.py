@@ -32,7 +32,10 @@ class Raised:
 
 def _raised() -> Iterator[Raised]:
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        if "FlipError" not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
             if not isinstance(node, ast.Call) or not _is_flip_error(node.func) or not node.args:
                 continue
             code = node.args[0]

@@ -289,10 +289,15 @@ def test_an_app_finds_its_data_by_itself_and_leaves_no_trace(trust: Callable[...
     seen = (
         "import os; site.log('there', float('Trust_1' in os.environ['DEV_DATAFRAME'] + os.environ['FLIP_STATE_DIR']))"
     )
-    before = dict(os.environ)
+    before = _environment()
     reply = ask(client_app(trust(in_train=seen)))
     assert next(item["result"] for item in get_report(reply).items if item.get("label") == "there") == 1.0
-    assert dict(os.environ) == before
+    assert _environment() == before
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without what torch notes there for itself when it is first used."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR_")}
 
 
 def test_the_server_may_ask_who_a_node_is(trust: Callable[..., Path]) -> None:
