@@ -76,9 +76,9 @@ def check(request: Request) -> dict[str, Any]:
         before, app.stage = arrays, stage.name
         model = app.model()
         arrays = app.arrays(model)
-        app.parts(model)
+        parts = app.parts(model)
         if before and app.config.job_type is JobType.DIFFUSION:
-            app.handed_over(before, arrays)
+            app.check_sent(app.handed_over(before, arrays), parts)
     return _parameters(arrays)
 
 
@@ -272,6 +272,15 @@ class _App:
                     f"{name} has another '{each}' than a fresh get_model(), and it does not travel "
                     "(AGGREGATE_ONLY_REGEX, FEDBN): the sites would train beside another one; let get_model() make it"
                 )
+
+    def check_sent(self, given: Arrays, parts: Parts) -> None:
+        """Raises ``FlipError`` E0205 when what stage 1 has trained would not reach the sites in stage 2."""
+        kept = [name for name in given if name not in parts.travelling]
+        if kept:
+            raise self._unusable(
+                f"what stage {self.stage} takes over has '{kept[0]}', and it does not travel "
+                "(AGGREGATE_ONLY_REGEX, FEDBN): the sites would train beside another one"
+            )
 
     def handed_over(self, previous: Arrays, fresh: Arrays) -> Arrays:
         """What the model of this stage takes from the one before: the whole of it, under one prefix or none.

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from flip_fl.dashboard import report
-from flip_fl.dashboard.story import Plot, Point, Series, Story
+from flip_fl.dashboard.story import Plot, Point, Samples, Series, Story
 from tests.support import dashboard
 from tests.support.browser import Browser, chromium
 
@@ -160,6 +160,56 @@ def test_the_grid_adds_up_and_is_walked_by_keys(browser: Browser, pages: dict[st
     assert browser.js("document.activeElement.getAttribute('aria-label')") == "KCH, round 2: Not asked"
     browser.js("document.activeElement.click()")
     assert "KCH · round 2 · Not asked" in browser.js("document.querySelector('.picked').textContent")
+
+
+def test_rounds_are_shown_with_their_stage(browser: Browser, pages: dict[str, Path]) -> None:
+    """Two stages are two headings over the grid; a cell, its details and the feed name the stage."""
+    _open(browser, pages["staged"])
+    heads = browser.js("[...document.querySelectorAll('.stages th')].map((e) => [e.textContent, e.colSpan])")
+    assert heads == [["ae", 3], ["dm", 4]]
+    names = browser.js("[...document.querySelectorAll('.rounds .cell')].map((c) => c.getAttribute('aria-label'))")
+    assert names[3] == "Trust_1, round 4 (dm): Returned"
+    browser.js("document.querySelectorAll('.rounds .cell')[3].click()")
+    assert "round 4 (dm)" in browser.js("document.querySelector('.picked').textContent")
+    assert "dm/loss" in browser.js("document.querySelector('.facts').textContent"), (
+        "the last stage's score is the run's"
+    )
+    assert any("(ae) started" in text for text in _texts(browser, ".feed .text"))
+    _open(browser, pages["finished"])
+    assert browser.js("document.querySelector('.stages')") is None
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1440])
+def test_generated_pictures_are_shown_as_they_were_made(
+    browser: Browser, pages: dict[str, Path], width: int, dark: bool
+) -> None:
+    """Sixteen, each loaded under the page's own policy, told apart by name, large enough to see, and what they are."""
+    _open(browser, pages["staged"], width=width, dark=dark)
+    found = browser.js(
+        """[...document.querySelectorAll('#pictures img')].map((e) => [
+          e.complete, e.naturalWidth, e.naturalHeight, e.alt, e.getBoundingClientRect().width,
+          getComputedStyle(e).imageRendering])"""
+    )
+    assert [row[3] for row in found] == [f"Picture {number} of 16" for number in range(1, 17)]
+    assert all(row[:3] == [True, 8, 8] and row[4] >= 56 and row[5] == "pixelated" for row in found)
+    said = browser.js("document.querySelector('#pictures .head').textContent")
+    assert "16 pictures made by the uploaded model, read from no site\u2019s data" in said
+    assert browser.errors == []
+    assert browser.js("document.documentElement.scrollWidth") <= width
+
+
+def test_pictures_that_could_not_be_made_say_why(browser: Browser, tmp_path: Path) -> None:
+    """A report without them names the reason in their place; one of a run without generate() has no such part."""
+    problem = "the app's generate() made no pictures: its values go from -3 to 9; they must be from 0 to 1"
+    report.write_report(
+        dashboard.staged().model_copy(update={"samples": Samples(problem=problem)}), tmp_path / "a.html"
+    )
+    _open(browser, tmp_path / "a.html")
+    assert problem in browser.js("document.querySelector('#pictures').textContent")
+    report.write_report(dashboard.staged().model_copy(update={"samples": None}), tmp_path / "b.html")
+    _open(browser, tmp_path / "b.html")
+    assert browser.js("document.querySelector('#pictures')") is None
 
 
 def test_a_chart_is_read_by_keys(browser: Browser, pages: dict[str, Path]) -> None:

@@ -22,6 +22,7 @@ from flip_fl.values import ModelStatus
 from tests.support.bundles import weights_of
 from tests.support.federation import SLOTS, federation
 from tests.support.small_apps import write_app
+from tests.support.staged_app import write_staged_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -53,7 +54,7 @@ def lists_of(bundle: Path) -> dict[str, Any]:
     return {name: tensor.tolist() for name, tensor in weights_of(bundle).items()}
 
 
-def undisturbed(app: Path, folder: Path) -> dict[str, Any]:
+def undisturbed(app: Path, job_type: str, folder: Path) -> dict[str, Any]:
     """The model of the same job run without a hub and without a fault."""
     data, settings, model_id = folder / "data", folder / "settings", uuid4()
     data.mkdir(parents=True)
@@ -61,18 +62,28 @@ def undisturbed(app: Path, folder: Path) -> dict[str, Any]:
     for slot in SLOTS:
         values = {"LOCAL_DEV": "true", "DEV_DATAFRAME": str(data / "cohort.csv"), "DEV_TABULAR": "true"}
         write_settings_file(settings / f"{slot}.env", {**values, "FLIP_STATE_DIR": str(folder / slot)})
-    job = write_job(app, "standard", JobValues(model_id=model_id, num_rounds=ROUNDS, min_clients=2), folder / "job")
+    job = write_job(app, job_type, JobValues(model_id=model_id, num_rounds=ROUNDS, min_clients=2), folder / "job")
     assert start(job, settings, folder / "logs", FLWR_HOME=str(folder / "home")).wait(120) == 0
     return lists_of(folder / "home" / "flip-state" / "results" / f"{model_id}.zip")
 
 
-def test_a_killed_run_goes_on_at_the_next_round_and_ends_with_the_same_model(tmp_path: Path) -> None:
+def app_of(job_type: str, folder: Path) -> Path:
+    """An app of six rounds that leave time to be killed in; of two stages, the second begins with round 4."""
+    slow = "import time; time.sleep(0.4)"
+    if job_type == "standard":
+        return write_app(folder, in_train=slow, GLOBAL_ROUNDS=ROUNDS)
+    return write_staged_app(folder, in_train=slow, GLOBAL_ROUNDS_AE=3, GLOBAL_ROUNDS_DM=3)
+
+
+@pytest.mark.parametrize("job_type", ["standard", "diffusion_model"])
+def test_a_killed_run_goes_on_at_the_next_round_and_ends_with_the_same_model(job_type: str, tmp_path: Path) -> None:
     """kill -9 of the server in round 4 of 6, then the same start again: the hub's rounds count on to 6, each told
-    complete, every status once, every point once, and the model is that of a run that nothing happened to."""
-    app = write_app(tmp_path / "app", in_train="import time; time.sleep(0.4)", GLOBAL_ROUNDS=ROUNDS)
+    complete, every status once, every point once, and the model is that of a run that nothing happened to. In a job of
+    two stages the second has just begun."""
+    app = app_of(job_type, tmp_path / "app")
     with federation(tmp_path, app) as there:
         values = JobValues(model_id=there.hub.model_id, num_rounds=ROUNDS, min_clients=2, slots=SLOTS)
-        job = write_job(app, "standard", values, tmp_path / "job")
+        job = write_job(app, job_type, values, tmp_path / "job")
         first = start(job, there.settings, tmp_path / "logs")
         wait_for(lambda: len(there.hub.story().rounds) >= 4 or first.poll() is not None)
         first.kill()
@@ -102,6 +113,8 @@ def test_a_killed_run_goes_on_at_the_next_round_and_ends_with_the_same_model(tmp
     for plot in story.plots:
         for series in plot.series:
             rounds = [point.round for point in series.points]
-            assert rounds == list(range(1, ROUNDS + 1)), (plot.label, plot.x_label, series.slot)
+            own = {"ae": range(1, 4), "dm": range(4, 7)}.get(plot.label.partition("/")[0], range(1, ROUNDS + 1))
+            times = {"ae/step_loss": 2, "dm/step_loss": 3}.get(plot.label, 1)
+            assert sorted(rounds) == [number for number in own for _ in range(times)], (plot.label, series.slot)
     assert left == [], "a run that has ended leaves no checkpoint"
-    assert lists_of(bundle) == undisturbed(app, tmp_path / "undisturbed")
+    assert lists_of(bundle) == undisturbed(app, job_type, tmp_path / "undisturbed")

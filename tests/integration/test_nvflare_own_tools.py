@@ -20,7 +20,9 @@ from flip_fl.settings import write_settings_file
 from flip_fl.simulate.prepare import prepare
 from flip_fl.values import ModelStatus
 from tests.support.federation import SLOTS, federation
+from tests.support.runs import pending
 from tests.support.small_apps import write_app
+from tests.support.staged_app import write_staged_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -103,18 +105,31 @@ def test_results_that_cannot_be_stored_are_no_success(tmp_path: Path) -> None:
     assert not list((tmp_path / "ws").rglob("*.npz"))
 
 
-def test_the_template_runs_without_a_hub_and_keeps_its_story(tmp_path: Path) -> None:
-    """In development, without any setting of a hub, the job runs, its bundle and its story stay in the workspace."""
-    app = write_app(tmp_path / "app")
+def app_of(job_type: str, folder: Path) -> Path:
+    if job_type == "diffusion_model":
+        return write_staged_app(folder)
+    return write_app(folder, job_type=job_type)
+
+
+@pytest.mark.parametrize("job_type", ["standard", "fed_opt", "diffusion_model"])
+def test_the_template_runs_without_a_hub_and_keeps_its_story(job_type: str, tmp_path: Path) -> None:
+    """In development, without any setting of a hub, the job runs, its bundle and its story stay in the workspace.
+
+    What the template itself says holds where the job says nothing: one round, in each stage that there is.
+    """
+    app = app_of(job_type, tmp_path / "app")
     data = tmp_path / "data"
     prepare(app, data)
     model_id = uuid4()
-    job = write_job(app, "standard", JobValues(model_id=model_id, num_rounds=1, min_clients=2), tmp_path / "job")
+    job = write_job(app, job_type, JobValues(model_id=model_id, num_rounds=1, min_clients=2), tmp_path / "job")
     workspace = tmp_path / "ws"
     simulate(job, workspace, "site-1,site-2", DEV_DATAFRAME=str(data / "cohort.csv"), DEV_TABULAR="true")
     assert list(workspace.rglob(f"results/{model_id}.zip"))
     (outbox,) = workspace.rglob(f"{model_id}.sqlite")
     assert read_stats(outbox).pending > 0
+    rounds = [item for _, item in pending(outbox) if item.get("event_type") == "ROUND_STARTED"]
+    stages = ["ae", "dm"] if job_type == "diffusion_model" else [None]
+    assert [item["details"].get("stage") for item in rounds] == stages
 
 
 def test_a_half_configured_server_refuses_to_start(tmp_path: Path) -> None:

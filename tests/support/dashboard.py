@@ -9,6 +9,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+
+from flip_fl.dashboard.png import data_address
 from flip_fl.dashboard.story import (
     BaselineRow,
     Cell,
@@ -18,6 +21,7 @@ from flip_fl.dashboard.story import (
     Loss,
     Plot,
     Point,
+    Samples,
     Series,
     Silence,
     StoredResults,
@@ -210,6 +214,42 @@ def finished() -> Story:
             for model, by_site in scores.items()
             for slot, values in by_site.items()
         ],
+    )
+
+
+def staged() -> Story:
+    """Two stages, and sixteen pictures that the model made: grey gradients, each its own."""
+    who = sites(2)
+    slots = [s.slot for s in who]
+    done = [r.model_copy(update={"stage": "ae" if r.number <= 3 else "dm"}) for r in rounds(7, slots)]
+
+    def part(plot: Plot, first: int, last: int) -> Plot:
+        series = [one.model_copy(update={"points": one.points[first - 1 : last]}) for one in plot.series]
+        return plot.model_copy(update={"series": series})
+
+    def picture(number: int) -> str:
+        steps = np.arange(64, dtype=np.uint8).reshape(8, 8)
+        return data_address((steps * 4 + 8 * number).astype(np.uint8))
+
+    def staged_row(row: FeedRow) -> FeedRow:
+        stage = "ae" if (row.round or 0) <= 3 else "dm"
+        return row.model_copy(update={"text": row.text.replace(" started", f" ({stage}) started")})
+
+    return finished().model_copy(
+        update={
+            "model": _model("digits_diffusion"),
+            "total_rounds": 7,
+            "rounds": done,
+            "plots": [
+                part(curve(slots, 7, "ae/loss", learning(1, 0.08, 0.01, 0.9, 0.001)), 1, 3),
+                part(curve(slots, 7, "ae/train_loss", learning(2, 0.09, 0.01, 0.9, 0.001)), 1, 3),
+                part(curve(slots, 7, "dm/loss", learning(3, 0.9, 0.3, 0.4, 0.012)), 4, 7),
+                part(curve(slots, 7, "dm/train_loss", learning(4, 0.9, 0.3, 0.4, 0.012)), 4, 7),
+            ],
+            "feed": [staged_row(row) for row in feed(done)],
+            "baselines": [],
+            "samples": Samples(width=8, height=8, pictures=[picture(number) for number in range(16)]),
+        }
     )
 
 
@@ -503,6 +543,7 @@ def hostile() -> Story:
 
 ALL: Mapping[str, Callable[[], Story]] = {
     "finished": finished,
+    "staged": staged,
     "failed": failed,
     "stopped": stopped,
     "ragged": ragged,

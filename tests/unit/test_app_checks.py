@@ -15,6 +15,7 @@ from flip_fl.app.config import load_config
 from flip_fl.errors import FlipError
 from flip_fl.values import JobType
 from tests.support.app import CONFIG, TRAINER, write_app
+from tests.support.staged_app import write_staged_app
 
 SLOTS = ("Trust_1", "Trust_2")
 
@@ -39,12 +40,6 @@ def test_a_good_app_passes_without_torch_in_this_process(tmp_path: Path) -> None
     assert checked.notes == ()
     assert checked.config == load_config(app)
     assert "trainer" not in sys.modules
-
-
-def test_the_example_passes() -> None:
-    """The example in the repository is an app like any other."""
-    app = Path(__file__).parents[2] / "examples" / "breast_cancer"
-    assert check_app(app, SLOTS).config.best_model_metric == "auc"
 
 
 def test_a_folder_without_an_app(tmp_path: Path) -> None:
@@ -199,3 +194,16 @@ def test_code_that_cannot_run_is_found_before_the_run(
     assert error.code == code
     assert words in error.what
     assert str(error.where) == str(app / place)
+
+
+@pytest.mark.parametrize("pattern", ["^(denoiser|encoder|decoder)", "autoencoder.encoder|denoiser|^(en|de)coder"])
+def test_what_stage_two_takes_over_must_reach_the_sites(pattern: str, tmp_path: Path) -> None:
+    """A part of stage 1's result that does not travel would be a fresh one at the sites: refused before the run."""
+    error = refused(write_staged_app(tmp_path / "app", AGGREGATE_ONLY_REGEX=pattern))
+    assert (error.code, "what stage dm takes over has 'autoencoder." in error.what) == ("E0205", True)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "diabetes_fed_opt", "digits_diffusion"])
+def test_the_examples_pass(name: str) -> None:
+    """The examples in the repository are apps like any other."""
+    assert check_app(Path(__file__).parents[2] / "examples" / name, SLOTS).parameters

@@ -66,6 +66,17 @@ def test_the_sizes_hold() -> None:
     assert len(report.render(large).encode()) <= 500_000
 
 
+def test_pictures_and_stages_are_read_without_a_script() -> None:
+    """Mail previews run none: the pictures stand in the page itself, with their names, and rounds with their stages."""
+    story = dashboard.staged()
+    assert story.samples is not None
+    page = _Outline(static.body(story))
+    shown = [(each["src"], each["alt"]) for each in page.named("img")]
+    assert shown == [(src, f"Picture {n} of 16") for n, src in enumerate(story.samples.pictures, start=1)]
+    assert "16 pictures made by the uploaded model" in page.text
+    assert "Stages: ae: round 1\u20133; dm: round 4\u20137." in page.text
+
+
 def test_hostile_texts_stay_text() -> None:
     """No text of a site or a person becomes markup, an attribute, a template's slot or an address."""
     html = report.render(dashboard.hostile())

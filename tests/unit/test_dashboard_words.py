@@ -23,6 +23,12 @@ from tests.support import dashboard
         (ModelStatus.PREPARED, {"slowest": "Trust_2 loading data"}, "Preparing - Trust_2 loading data"),
         (ModelStatus.RUNNING, {}, "Training"),
         (ModelStatus.RUNNING, {"round_number": 4, "total_rounds": 20}, "Training, round 4 of 20"),
+        (
+            ModelStatus.RUNNING,
+            {"round_number": 4, "total_rounds": 8, "stage": "dm"},
+            "Training, round 4 of 8 (dm)",
+        ),
+        (ModelStatus.ERROR, {"round_number": 4, "stage": "dm", "cause": "x"}, "Failed in round 4 (dm) - x"),
         (ModelStatus.RUNNING, {"evaluating": (3, 5)}, "Evaluating, 3 of 5 sites"),
         (ModelStatus.RESULTS_UPLOADED, {"round_number": 4}, "Finished - results ready"),
         (ModelStatus.RESULTS_UPLOAD_FAILED, {}, "Finished - results not uploaded"),

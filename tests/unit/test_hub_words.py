@@ -37,6 +37,16 @@ def test_sizes_are_read_by_people(size: int, text: str) -> None:
     ("event_type", "global_round", "details", "text"),
     [
         ("ROUND_STARTED", 2, {}, "Round 2 started"),
+        ("ROUND_STARTED", 4, {"total_rounds": 8, "stage": "dm"}, "Round 4 of 8 (dm) started"),
+        ("ROUND_STARTED", 4, {"stage": "dm"}, "Round 4 (dm) started"),
+        ("ROUND_STARTED", 4, {"total_rounds": 8, "stage": 7}, "Round 4 of 8 started"),
+        (
+            "ROUND_AGGREGATED",
+            4,
+            {"returned": 1, "expected": 2, "stage": "ae"},
+            "Round 4 (ae) aggregated: 1 of 2 sites returned",
+        ),
+        ("CLIENT_RESULT_RECEIVED", 4, {"stage": "d" * 65}, f"Round 4 ({'d' * 64}) · KCH returned weights"),
         ("ROUND_STARTED", None, {"total_rounds": 3}, "The run of 3 started"),
         ("ROUND_AGGREGATED", 2, {"returned": 1}, "Round 2 aggregated"),
         ("CLIENT_RESULT_RECEIVED", 2, {}, "Round 2 · KCH returned weights"),

@@ -170,7 +170,7 @@ def test_a_failing_prepare_is_told_with_its_last_line(tmp_path: Path) -> None:
     assert "no data set here" in failed.value.what
 
 
-def story(status: ModelStatus, rounds: list[StoryRound], scored: list[str] | None = None) -> Story:
+def story(status: ModelStatus, rounds: list[StoryRound], scored: list[str] | None = None, label: str = "loss") -> Story:
     """A story of two sites and three rounds."""
     points = [Point(x=1, y=0.5, round=1)]
     series = [Series(slot=slot, name=slot, points=points) for slot in scored or []]
@@ -181,7 +181,7 @@ def story(status: ModelStatus, rounds: list[StoryRound], scored: list[str] | Non
         total_rounds=3,
         sites=[StorySite(slot=slot, trust=slot) for slot in ("Trust_1", "Trust_2")],
         rounds=rounds,
-        plots=[Plot(label="loss", x_label=DEFAULT_X_LABEL, series=series)] if series else [],
+        plots=[Plot(label=label, x_label=DEFAULT_X_LABEL, series=series)] if series else [],
     )
 
 
@@ -204,6 +204,8 @@ def test_news_tells_validation_from_training() -> None:
     assert news(story(ModelStatus.RUNNING, aggregated, ["Trust_1"])).stage == "validate"
     following = news(story(ModelStatus.RUNNING, aggregated, ["Trust_1", "Trust_2"]))
     assert (following.stage, following.round) == ("train", 2)
+    in_stage = story(ModelStatus.RUNNING, aggregated, ["Trust_1", "Trust_2"], "dm/train_loss")
+    assert news(in_stage).stage == "validate", "in a job of several stages a training's metric is none of validation"
 
 
 def test_a_site_that_is_lost_after_the_last_round_is_not_waited_for() -> None:
