@@ -28,7 +28,7 @@ STAGES = {1: "ae", 2: "ae", 3: "dm", 4: "dm"}
 def _lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a run leaves everything as it is, as after kill -9 (which test_flower_recovery.py does for real)."""
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("flip_fl.flower.server.tidy", lambda folders: [])
+    monkeypatch.setattr("flip_fl.flower.host.tidy", lambda folders: [])
 
 
 class Lost(FedAvg):
