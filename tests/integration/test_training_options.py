@@ -72,7 +72,7 @@ def plot(outcome: RunOutcome, label: str) -> dict[str, list[float | None]]:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray[Any, Any]]:
     """The weights of SERVER_CHECKPOINT: a fresh model with another head."""
-    app = write_app(tmp_path_factory.mktemp("start") / "app", models=MODELS)
+    app = write_app(tmp_path_factory.mktemp("start") / "app", model_code=MODELS)
     arrays = initial_arrays(app)
     arrays["3.weight"] = np.full_like(arrays["3.weight"], 0.75)
     return arrays
@@ -86,7 +86,7 @@ def head_only(
     import torch
 
     folder = tmp_path_factory.mktemp("head-only")
-    app = write_app(folder / "app", models=MODELS, **HEAD_ONLY)
+    app = write_app(folder / "app", model_code=MODELS, **HEAD_ONLY)
     torch.save({name: torch.from_numpy(array) for name, array in start.items()}, app / "start.pt")
     return runs(app, folder)
 
@@ -95,7 +95,7 @@ def head_only(
 def fed_opt(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunOutcome]:
     """A server optimiser, with the batch-norm layers left at the sites."""
     folder = tmp_path_factory.mktemp("fed-opt")
-    app = write_app(folder / "app", models=MODELS, in_train=MOVES.strip(), in_validate=SEEN, **FED_OPT)
+    app = write_app(folder / "app", model_code=MODELS, in_train=MOVES.strip(), in_validate=SEEN, **FED_OPT)
     return runs(app, folder)
 
 
@@ -160,7 +160,7 @@ class TestFedOpt:
         """Trust_2 has twice the examples: each round's averaged difference is 5/3 of the round's number."""
         outcome = fed_opt[engine]
         assert outcome.exit_code == 0, outcome.reason
-        initial = initial_arrays(write_app(tmp_path / "app", models=MODELS, **FED_OPT))
+        initial = initial_arrays(write_app(tmp_path / "app", model_code=MODELS, **FED_OPT))
         weights = weights_of(bundle_of(outcome))
         moved, m, v = 0.0, 0.0, 0.0
         for number in (1, 2, 3):
@@ -177,7 +177,7 @@ class TestFedOpt:
         outcome = fed_opt[engine]
         assert {cell.size_bytes for each in outcome.story.rounds for cell in each.cells} == {(12 + 4 + 4 + 1) * 4}
         assert plot(outcome, "batches_seen") == {"Trust_1": [1, 2, 3], "Trust_2": [1, 2, 3]}
-        initial = initial_arrays(write_app(tmp_path / "app", models=MODELS, **FED_OPT))
+        initial = initial_arrays(write_app(tmp_path / "app", model_code=MODELS, **FED_OPT))
         weights = weights_of(bundle_of(outcome))
         for name in BACKBONE[2:]:
             assert np.array_equal(weights[name].numpy(), initial[name]), name

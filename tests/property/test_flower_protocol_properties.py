@@ -212,7 +212,8 @@ def test_any_key_of_a_foreign_metric_can_be_read(record: dict[str, Any]) -> None
         st.floats() | st.integers(-(2**70), 2**70) | st.lists(st.floats(), max_size=2),
         max_size=4,
     ),
-    st.text(min_size=1, max_size=9),
+    # The server's own name of the site: a name with a NUL is registered nowhere.
+    st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), min_size=1, max_size=9),
 )
 def test_the_quick_way_of_a_foreign_metric_is_the_long_way(record: dict[str, Any], slot: str) -> None:
     """What is written without a model of each metric is what the models would have written, but for ids and time."""

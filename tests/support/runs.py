@@ -97,7 +97,9 @@ def pending(outbox: Path) -> list[tuple[UUID, dict[str, Any]]]:
     """What an outbox holds, also while its run is live: ids and bodies, in the order in which they were kept."""
     with contextlib.closing(sqlite3.connect(f"file:{outbox}?mode=ro", uri=True, timeout=10)) as sql:
         rows = sql.execute("SELECT id, body FROM pending ORDER BY seq").fetchall()
-    return [(UUID(bytes=bytes(row_id)), json.loads(body)) for row_id, body in rows]
+    # Metrics that were made together are one row: their objects with commas between them.
+    items = [item for _, body in rows for item in json.loads(f"[{body}]")]
+    return [(UUID(item["id"]), item) for item in items]
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:

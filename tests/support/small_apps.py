@@ -110,20 +110,20 @@ def write_app(
     wrong: str = "0.0",
     optimiser: str = "Descent",
     data: str = TABLE_DATA,
-    models: str = MODELS,
+    model_code: str = MODELS,
     canary: str = "ROW",
     **config: Any,
 ) -> Path:
     """Write an app whose trainer runs the given statements at import, in ``train`` (begin and end) and in ``validate``.
 
     ``wrong`` is the expression that ``validate`` returns as the metric "wrong"; ``canary`` begins every identifier and
-    note in the cohort; ``optimiser`` is made of the parameters and ``lr``; ``data`` defines ``_data(site)``, ``models``
-    ``get_model()``; ``config`` is added to config.json.
+    note in the cohort; ``optimiser`` is made of the parameters and ``lr``; ``data`` defines ``_data(site)``,
+    ``model_code`` is models.py; ``config`` is added to config.json.
     """
     folder.mkdir(parents=True)
     settings = {"job_type": "standard", "GLOBAL_ROUNDS": 2, "IMAGING": False, **config}
     (folder / "config.json").write_text(json.dumps(settings))
-    (folder / "models.py").write_text(models)
+    (folder / "models.py").write_text(model_code)
     parts = {"at_import": at_import, "in_train": in_train, "before_return": before_return, "in_validate": in_validate}
     trainer = TRAINER.format(**parts, wrong=wrong, optimiser=optimiser, data=data)
     (folder / "trainer.py").write_text(trainer)

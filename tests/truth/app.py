@@ -125,7 +125,7 @@ def write_cell_app(folder: Path, cell: Cell, *, run: Path, gate: Path) -> Path:
         at_import='import gate\n\ngate.reached("import")',
         in_train=_TRAIN.format(),
         in_validate=_VALIDATE,
-        models=models,
+        model_code=models,
         **{"job_type": cell.column.job_type.value, **config},
     )
     if cell.column in STARTS_FROM_FILE:
