@@ -1,39 +1,32 @@
 """``python -m tests.truth``: run every cell of the truth table, and print it for the documentation.
 
 What a cell gave is kept in ``build/truth-table.json`` and not run again while the code is the same: a run of the table
-that was interrupted goes on. Names of cells on the command line restrict it to these; ``--jobs N`` runs N at a time;
-``--write`` puts the table into CONTRIBUTING.md. Exit code 1 when a cell did not end as the table says.
+that was interrupted goes on. Names of cells on the command line restrict it to these, and no table is printed; ``--jobs
+N`` runs N at a time; ``--write`` puts the table into CONTRIBUTING.md when every cell has ended as it says. Exit code 1
+when one has not.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
-import shutil
-import signal
 import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from flip_fl.simulate.processes import terminable
 from tests.truth.cells import Cell, cells
-from tests.truth.run_cell import problems, run_cell
+from tests.truth.outcome import outcome
 from tests.truth.table import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = Path("build") / "truth-table.json"
 DOCUMENT = ROOT / "CONTRIBUTING.md"
 BEGIN, END = "<!-- truth table: written by `make truth-table` -->", "<!-- end of the truth table -->"
-# No run takes nearly as long: one that does stays RUNNING.
-TIMEOUT_S = 280
 _CODE = ("flip_fl", "job_templates", "tests/truth", "tests/support")
 
 Results = dict[str, dict[str, Any]]
@@ -56,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         run_missing([cell for cell in wanted if cell.name not in results], results, digest, given.jobs)
     bad = {cell.name: results[cell.name]["problems"] for cell in wanted if results[cell.name]["problems"]}
     table = markdown(dict.fromkeys(bad, " ✗"))
-    print(table)
+    if not given.cells:
+        print(table)
     for name, found in bad.items():
         print(f"✗ {name}: {'; '.join(found)}", file=sys.stderr)
     seconds = [results[cell.name]["seconds"] for cell in wanted]
@@ -73,39 +67,18 @@ def run_missing(missing: Sequence[Cell], results: Results, digest: str, jobs: in
     # A process of its own for each run: what one leaves in memory is nobody else's.
     with ProcessPoolExecutor(max(1, jobs), mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         running = {pool.submit(outcome, cell): cell for cell in missing}
-        for number, done in enumerate(as_completed(running), 1):
-            cell = running[done]
-            results[cell.name] = done.result()
-            KEPT.parent.mkdir(exist_ok=True)
-            KEPT.write_text(json.dumps({"code": digest, "cells": results}, indent=2), encoding="utf-8")
-            mark = "✗" if results[cell.name]["problems"] else "✓"
-            took = results[cell.name]["seconds"]
-            print(f"{mark} {number}/{len(missing)} {cell.name}: {took:.0f} s", file=sys.stderr, flush=True)
-
-
-def outcome(cell: Cell) -> dict[str, Any]:
-    """Run one cell: how it ended, and what is wrong with that. What is wrong keeps its folder."""
-    home = Path(tempfile.mkdtemp(prefix=f"truth-{cell.name}-"))
-    begun = time.monotonic()
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(TIMEOUT_S)
-    try:
-        ended = run_cell(cell, home)
-    except (Exception, KeyboardInterrupt) as error:
-        seconds = round(time.monotonic() - begun, 1)
-        return {"problems": [f"{type(error).__name__}: {error} ({home})"], "seconds": seconds}
-    finally:
-        signal.alarm(0)
-    found = problems(cell, ended)
-    if found:
-        found.append(str(home))
-    else:
-        shutil.rmtree(home)
-    return {**dataclasses.asdict(ended), "problems": found}
-
-
-def _too_long(_signal: int, _frame: FrameType | None) -> None:
-    raise TimeoutError(f"the run did not end within {TIMEOUT_S} s")
+        try:
+            for number, done in enumerate(as_completed(running), 1):
+                cell = running[done]
+                results[cell.name] = done.result()
+                KEPT.parent.mkdir(exist_ok=True)
+                KEPT.write_text(json.dumps({"code": digest, "cells": results}, indent=2), encoding="utf-8")
+                mark = "✗" if results[cell.name]["problems"] else "✓"
+                took = results[cell.name]["seconds"]
+                print(f"{mark} {number}/{len(missing)} {cell.name}: {took:.0f} s", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def code_digest() -> str:
