@@ -213,6 +213,14 @@ def load_server(file: Path | None = None) -> ServerSettings | None:
     return None
 
 
+def checkpoint_root(settings: ServerSettings | None, file: Path | None = None) -> Path | None:
+    """Below which folder checkpoints lie on the FL server; None in development when ``file`` does not name it."""
+    if settings is not None:
+        return settings.checkpoint_root
+    named = _lookup("SERVER_CHECKPOINT_ROOT", file)
+    return None if named is None else Path(named)
+
+
 def resolve_role(file: Path | None = None, role: Role | str | None = None) -> Role:
     """The role of a production process: what the caller says, else ``FLIP_ROLE``, else the one key present.
 

@@ -27,7 +27,7 @@ from flip_fl.reporting.locks import FileLock
 from flip_fl.reporting.session import Reporting, open_reporting
 from flip_fl.results.delivery import Delivery, DeliveryStopped, deliver, tidy, upload_problem
 from flip_fl.results.model_folder import ModelFolder
-from flip_fl.settings import ServerSettings, load, load_server, settings_file
+from flip_fl.settings import ServerSettings, checkpoint_root, load, load_server, settings_file
 from flip_fl.values import SERVER_NAME, ModelStatus
 
 logger = logging.getLogger("flip_fl.flower")
@@ -54,7 +54,8 @@ class Home:
 
     def checkpoint_folders(self, app_dir: Path) -> tuple[Path, ...]:
         """Where checkpoints of this job may lie."""
-        return checkpoint_folders(app_dir, self.settings.checkpoint_root if self.settings else None, self.model_id)
+        root = checkpoint_root(self.settings, settings_file(SERVER_NAME))
+        return checkpoint_folders(app_dir, root, self.model_id)
 
 
 @dataclass

@@ -36,7 +36,10 @@ def write_job(app_dir: Path, job_type: str, values: JobValues, out: Path) -> Pat
     shutil.copytree(template_dir("flower", job_type), out, ignore=shutil.ignore_patterns("__pycache__"))
     copy_app(app_dir, out / APP)
     project = out / PROJECT
-    project.write_text(with_config(project.read_text(encoding="utf-8"), _config(values)), encoding="utf-8")
+    declared = read_config(out)
+    # The template says what its run config has.
+    given = {key: value for key, value in _config(values).items() if key in declared}
+    project.write_text(with_config(project.read_text(encoding="utf-8"), given), encoding="utf-8")
     return out
 
 

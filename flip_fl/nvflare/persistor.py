@@ -19,6 +19,8 @@ from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import REPORTER_ID
 from flip_fl.nvflare.reporter import FlipReporter
 from flip_fl.results.model_folder import GLOBAL_MODEL, ModelFolder
+from flip_fl.settings import checkpoint_root, settings_file
+from flip_fl.values import SERVER_NAME
 
 MODEL_FORMAT = "numpy"
 
@@ -71,7 +73,8 @@ class ArrayPersistor(ModelPersistor):
         reporter = fl_ctx.get_engine().get_component(self.reporter_id)
         if not isinstance(reporter, FlipReporter):
             return (custom_dir(fl_ctx),)
-        root = reporter.settings.checkpoint_root if reporter.settings is not None else None
+        workspace = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
+        root = checkpoint_root(reporter.settings, settings_file(SERVER_NAME, workspace))
         return checkpoint_folders(custom_dir(fl_ctx), root, reporter.run_model_id)
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:

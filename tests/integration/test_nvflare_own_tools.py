@@ -16,9 +16,11 @@ from flip_fl.environment import scrubbed
 from flip_fl.jobs.templates import JobValues
 from flip_fl.nvflare.job import SERVER_CONFIG, write_job
 from flip_fl.reporting.stats import read_stats
+from flip_fl.results.verify import read_evaluation
 from flip_fl.settings import write_settings_file
 from flip_fl.simulate.prepare import prepare
 from flip_fl.values import ModelStatus
+from tests.support.evaluations import write_evaluation
 from tests.support.federation import SLOTS, federation
 from tests.support.runs import pending
 from tests.support.small_apps import write_app
@@ -130,6 +132,28 @@ def test_the_template_runs_without_a_hub_and_keeps_its_story(job_type: str, tmp_
     rounds = [item for _, item in pending(outbox) if item.get("event_type") == "ROUND_STARTED"]
     stages = ["ae", "dm"] if job_type == "diffusion_model" else [None]
     assert [item["details"].get("stage") for item in rounds] == stages
+
+
+def test_an_evaluation_runs_without_a_hub_from_checkpoints_on_the_server(tmp_path: Path) -> None:
+    """In development the weights lie in SERVER_CHECKPOINT_ROOT alone; results and story stay in the workspace."""
+    models = {"base": {"checkpoint": "linear.pt"}, "wide": {"checkpoint": "wide.pt", "path": "wide"}}
+    app = write_evaluation(tmp_path / "app", models)
+    data, model_id = tmp_path / "data", uuid4()
+    prepare(app, data)
+    kept = tmp_path / "checkpoints" / str(model_id)
+    kept.mkdir(parents=True)
+    for checkpoint in app.glob("*.pt"):
+        checkpoint.rename(kept / checkpoint.name)
+    job = write_job(app, "evaluation", JobValues(model_id=model_id, num_rounds=2, min_clients=2), tmp_path / "job")
+    workspace = tmp_path / "ws"
+    environment = {"DEV_DATAFRAME": str(data / "cohort.csv"), "SERVER_CHECKPOINT_ROOT": str(tmp_path / "checkpoints")}
+    simulate(job, workspace, "site-1,site-2", DEV_TABULAR="true", **environment)
+    (bundle,) = workspace.rglob(f"results/{model_id}.zip")
+    results = read_evaluation(bundle)
+    assert {site: set(found) for site, found in results.items()} == {
+        site: {"SRV_base", "SRV_wide"} for site in ("site-1", "site-2")
+    }
+    assert not list(workspace.rglob("*.pt"))
 
 
 def test_a_half_configured_server_refuses_to_start(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flip_fl.results.verify import read_evaluation
 from flip_fl.simulate.flower_link import Home
 from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import ModelStatus
+from tests.support.bundles import bundle_of
+from tests.support.evaluations import write_evaluation
 from tests.support.small_apps import write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -70,6 +73,20 @@ def test_the_same_app_gives_the_same_scores_and_leaves_nothing(
     secrets = [*(tmp_path / "run" / "state" / "engine").glob("keys/*"), *tmp_path.glob("run/state/engine/tls/*")]
     assert len(secrets) == 7
     assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
+
+
+@pytest.mark.xdist_group("simulate_flower")
+def test_an_evaluation_runs_on_real_nodes(tmp_path: Path) -> None:
+    """On a SuperLink as in-process: each model at each site, and a model that is missing is a failure beside it."""
+    models = {"base": {"checkpoint": "linear.pt"}, "lost": {"checkpoint": "lost.pt"}}
+    app = write_evaluation(tmp_path / "app", models)
+    outcome = launch(app, tmp_path / "run", "deployment")
+    assert outcome.status is ModelStatus.RESULTS_UPLOADED, outcome.reason
+    found = read_evaluation(bundle_of(outcome))
+    assert {slot: list(models) for slot, models in found.items()} == {slot: ["SRV_base"] for slot in SLOTS}
+    assert [row.text[:31] for row in outcome.story.feed if "evaluations failed" in row.text] == [
+        "2 of 4 evaluations failed: lost"
+    ]
 
 
 @pytest.mark.soak
