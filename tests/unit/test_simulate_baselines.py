@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,14 @@ from tests.support.small_apps import write_app
 from tests.support.staged_app import write_staged_app
 
 SLOTS = ("Trust_1", "Trust_2")
+
+
+@pytest.fixture(autouse=True)
+def _own_modules() -> Iterator[None]:
+    """The apps' modules are imported in this process, and forgotten again."""
+    yield
+    for name in ("models", "trainer", "denoising"):
+        sys.modules.pop(name, None)
 
 
 def rows_of(app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], dict[str, float | None]]:
