@@ -67,6 +67,7 @@ class RunAnswer:
     report: Path
     results: str | None
     sha256: str | None
+    pictures: str | None = None
     rounds: list[Measurement] = field(default_factory=list)
     baselines: list[Baseline] = field(default_factory=list)
 

@@ -29,9 +29,17 @@ def answer(outcome: RunOutcome) -> RunAnswer:
         report=outcome.report,
         results=outcome.results,
         sha256=story.results.sha256 if story.results else None,
+        pictures=pictures(story),
         rounds=measurements(story),
         baselines=[Baseline(row.model, row.scored_on, dict(row.metrics)) for row in story.baselines],
     )
+
+
+def pictures(story: Story) -> str | None:
+    """What came of the app's ``generate``; None where it has none, or the run did not get that far."""
+    if story.samples is None:
+        return None
+    return story.samples.problem or f"{len(story.samples.pictures)} made by the uploaded model, in the report"
 
 
 def measurements(story: Story) -> list[Measurement]:
@@ -66,6 +74,8 @@ def text(told: RunAnswer) -> str:
     if bundle.is_file():
         # The object store of a simulated run ends with it: the copy that was fetched and checked is what stays.
         last.append(f"bundle   {bundle}")
+    if told.pictures:
+        last.append(f"pictures {printable(told.pictures)}")
     last.append(f"report   {told.report}")
     return "\n\n".join([*parts, "\n".join(last)])
 
