@@ -43,7 +43,8 @@ class Descent:
     def step(self):
         with torch.no_grad():
             for each in self.parameters:
-                each -= self.lr * each.grad
+                if each.grad is not None:
+                    each -= self.lr * each.grad
 
 
 {data}
