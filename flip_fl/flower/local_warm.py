@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ MODULES = (
     "flip_fl.flower.component",
     "flip_fl.flower.client",
 )
-# In addition: what a neutral app needs, and what one needs that speaks of ``torch.optim``, which loads its compiler.
+# In addition: a neutral app's, and those of one that speaks of torch's optimizers, which load its compiler.
 NEUTRAL_MODULES = ("torch",)
 OPTIMIZING_MODULES = ("torch._dynamo",)
 
@@ -26,15 +27,16 @@ def site_forks(job_dir: Path, env: Mapping[str, str]) -> ForkServer:
     Raises ``FlipError`` E0506 when no process can be started.
     """
     try:
-        return ForkServer([*_of_app(job_dir / "app"), *MODULES], env)
+        return ForkServer([*app_modules(job_dir / "app"), *MODULES], env)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FlipError("E0506", problem="the sites cannot be started", reason=reason, log=job_dir) from None
 
 
-def _of_app(app: Path) -> tuple[str, ...]:
+def app_modules(app: Path) -> tuple[str, ...]:
+    """What the app in the folder ``app`` needs in addition to ``MODULES``; nothing where there is no neutral app."""
     if not (app / "models.py").is_file():
         return ()
     # A guess that costs time alone: whatever is missing is loaded where it is needed.
-    optimizes = any(b"optim" in path.read_bytes() for path in app.rglob("*.py"))
+    optimizes = any(re.search(rb"\boptim\b", path.read_bytes()) for path in app.rglob("*.py"))
     return (*NEUTRAL_MODULES, *(OPTIMIZING_MODULES if optimizes else ()))

@@ -26,7 +26,7 @@ from flip_fl.flower.job import write_job
 from flip_fl.flower.local_grid import LOCAL_RUN, LocalGrid
 from flip_fl.flower.local_process import ProcessSite
 from flip_fl.flower.local_site import DirectSite, LocalSite
-from flip_fl.flower.local_warm import site_forks
+from flip_fl.flower.local_warm import app_modules, site_forks
 from flip_fl.flower.protocol import ABORTED, FAILED, LOST, get_report, with_task
 from flip_fl.flower.protocol import TaskNote as Note
 from flip_fl.jobs.templates import JobValues
@@ -403,3 +403,10 @@ def test_a_neutral_apps_training_ends_early_when_its_process_gets_sigterm(tmp_pa
 def _linear(site: ProcessSite, kind: str) -> Message:
     content = RecordDict({"arrays": _arrays(**LINEAR), "config": ConfigRecord({"server-round": 1})})
     return Message(with_task(content, Note("Trust_1", 1, 1)), site.node_id, kind)
+
+
+def test_torch_and_its_compiler_are_loaded_ahead_for_apps_that_need_them(job: Path, tmp_path: Path) -> None:
+    """Both take seconds: an app that needs one and does not have it waits at every site, another waits for nothing."""
+    assert app_modules(job / "app") == ()
+    assert app_modules(write_app(tmp_path / "plain")) == ("torch",)
+    assert app_modules(write_app(tmp_path / "with", optimiser="torch.optim.SGD")) == ("torch", "torch._dynamo")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +13,12 @@ import pytest
 import requests
 from sqlmodel import Session
 
+from flip_fl.app.forks import Fork
 from flip_fl.hub import admin, model_service
 from flip_fl.hub.tables import EventLedger, FlLog, FlMetric, Model, ModelsAudit, StatusHistory
 from flip_fl.settings import write_settings_file
 from flip_fl.values import ModelStatus
+from tests.support import warm
 from tests.support.hub import RunningHub, World, item, metric, outcomes, world
 
 
@@ -152,22 +152,14 @@ class _hub_process:
     """A hub as a process; killed when the block ends, whatever state it is in."""
 
     def __init__(self, settings: Path, port_file: Path) -> None:
-        self._command = [
-            sys.executable,
-            "-m",
-            "flip_fl.hub",
-            "--settings",
-            str(settings),
-            "--port-file",
-            str(port_file),
-        ]
+        self._settings = settings
         self._port_file = port_file
 
-    def __enter__(self) -> tuple[subprocess.Popen[bytes], int]:
-        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+    def __enter__(self) -> tuple[Fork, int]:
+        self._process = warm.hub(self._settings, "--port-file", str(self._port_file))
         deadline = time.monotonic() + 60
         while not self._port_file.exists():
-            assert self._process.poll() is None
+            assert not self._process.ended()
             assert time.monotonic() < deadline
             time.sleep(0.02)
         return self._process, int(self._port_file.read_text())
@@ -175,6 +167,7 @@ class _hub_process:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait(20)
+        self._process.close()
 
 
 def _post(port: int, key: str, filled: World, items: list[dict[str, Any]]) -> dict[str, Any]:

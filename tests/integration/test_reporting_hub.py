@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from flip_fl.reporting.sender import Pace, Sender
 from flip_fl.reporting.session import SyncState
 from flip_fl.settings import ServerSettings, write_settings_file
 from flip_fl.values import ModelStatus
+from tests.support import warm
 from tests.support.hub import RunningHub, World, world
 from tests.support.reporting import metric, put, settings, status, wait_until
 
@@ -268,13 +268,11 @@ def hub_process(filled: World, tmp_path: Path, fingerprint: str, port: int = 0) 
     conf, port_file = tmp_path / "hub.env", tmp_path / "port"
     write_settings_file(conf, {"FLIP_HUB_DATABASE_URL": filled.url, "INTERNAL_SERVICE_KEY_HASH": fingerprint})
     port_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "flip_fl.hub", "--settings", str(conf), "--port", str(port)]
-    with subprocess.Popen([*command, "--port-file", str(port_file)]) as process:
-        try:
-            wait_until(port_file.exists, 60, "the hub's start")
-            yield int(port_file.read_text()), process
-        finally:
-            process.kill()
+    with contextlib.closing(warm.hub(conf, "--port", str(port), "--port-file", str(port_file))) as process:
+        wait_until(port_file.exists, 60, "the hub's start")
+        yield int(port_file.read_text()), process
+        process.kill()
+        process.wait(30)
 
 
 @pytest.mark.timeout(1200)
@@ -299,7 +297,7 @@ def test_a_hub_that_is_killed_again_and_again_has_everything_once(
                 reporting.reporter.metric("Trust_1", "loss", float(number), 1, x_value=number, x_label="Steps")
             if attempt < kills:
                 process.kill()
-                process.wait()
+                process.wait(30)
                 continue
             wait_until(partial(is_drained, reporting.path), 120, "delivery")
             reporting.close()

@@ -18,9 +18,8 @@ from typing import Any
 import click
 import typer
 
-from flip_fl.app.forks import Fork, ForkServer
 from flip_fl.cli import build
-from tests.support import forked_cli
+from tests.support import forked_cli, warm
 
 SCRIPT = Path(sys.executable).with_name("flip-fl")
 
@@ -55,7 +54,15 @@ def flip_fl(*words: str, cwd: Path, env: Mapping[str, str] | None = None, timeou
     with (
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
-        contextlib.closing(_fork([*words], [out.fileno(), err.fileno()], environment(**(env or {})), cwd)) as child,
+        contextlib.closing(
+            warm.fork(
+                forked_cli.__name__,
+                [0, 1, *words],
+                env=environment(**(env or {})),
+                cwd=cwd,
+                descriptors=[out.fileno(), err.fileno()],
+            )
+        ) as child,
     ):
         if not child.wait(timeout_s):
             raise subprocess.TimeoutExpired(words, timeout_s)
@@ -63,17 +70,6 @@ def flip_fl(*words: str, cwd: Path, env: Mapping[str, str] | None = None, timeou
         out.seek(0)
         err.seek(0)
         return Finished(child.returncode, out.read().decode(), err.read().decode())
-
-
-def _fork(words: list[str], outputs: list[int], env: dict[str, str], cwd: Path) -> Fork:
-    server = _servers.get(os.getpid())
-    if server is None or not server.usable:
-        server = _servers[os.getpid()] = ForkServer(forked_cli.LOADED, environment())
-    return server.fork(forked_cli.__name__, [0, 1, *words], env, cwd=cwd, descriptors=outputs)
-
-
-# Of this process; it ends with it.
-_servers: dict[int, ForkServer] = {}
 
 
 def installed(*words: str, cwd: Path, env: Mapping[str, str] | None = None, timeout_s: float = 120.0) -> Finished:

@@ -6,23 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-# What the commands import when they are called; torch and the engines are no part of it.
-LOADED = (
-    __name__,
-    "flip_fl.cli",
-    "flip_fl.commands.checks",
-    "flip_fl.commands.hub_probe",
-    "flip_fl.dashboard.report",
-    "flip_fl.hub.admin",
-    "flip_fl.hub.sweep",
-    "flip_fl.jobs.watch",
-    "flip_fl.provision.make",
-    "flip_fl.provision.verify",
-    "flip_fl.reporting.session",
-    "flip_fl.results.s3",
-    "flip_fl.simulate.run",
-)
-
 
 def main(argv: Sequence[str]) -> int:
     """Run the words from the third on; the first two are descriptors: standard output and standard error."""

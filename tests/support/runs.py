@@ -10,8 +10,6 @@ import re
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,12 +21,13 @@ from uuid import UUID
 import psutil
 from sqlmodel import col, select
 
-from flip_fl.environment import scrubbed
+from flip_fl.app.forks import Fork
 from flip_fl.hub import admin
 from flip_fl.hub.tables import EventLedger, FlLog, FlMetric, StatusHistory
 from flip_fl.reporting.stats import find_outboxes
 from flip_fl.simulate.model import Progress
 from flip_fl.values import EventType
+from tests.support import warm
 
 SERVER = "the FL server"
 _OWN = re.compile(r"^\d+(?= lines that the app printed)")
@@ -220,7 +219,7 @@ class HubKills:
     done: Path
     killed: int = 0
     _port: int = 0
-    _last: subprocess.Popen[bytes] | None = None
+    _last: Fork | None = None
 
     def __call__(self) -> None:
         dice = random.Random(self.kills)
@@ -228,22 +227,24 @@ class HubKills:
         self._port = int((self.out / "state" / "hub.port").read_text())
         (first,) = [each for each in psutil.process_iter(["cmdline"]) if str(conf) in (each.info["cmdline"] or [])]
         wait_for(self.begin.exists, "the begin")
-        victim: psutil.Process | subprocess.Popen[bytes] = first
         for _ in range(self.kills):
             time.sleep(dice.uniform(0.05, 1.0))
-            victim.kill()
-            victim.wait()
+            if self._last is None:
+                first.kill()
+                first.wait()
+            else:
+                self.close()
             self.killed += 1
-            command = [sys.executable, "-m", "flip_fl.hub", "--settings", str(conf), "--port", str(self._port)]
             with (self.out / "logs" / "hub.log").open("ab") as log:
-                victim = self._last = subprocess.Popen(command, env=scrubbed(), stdout=log, stderr=log)
+                self._last = warm.hub(conf, "--port", str(self._port), output=log.fileno())
             wait_for(self._answers, "the hub's start")
         self.done.touch()
 
     def close(self) -> None:
         if self._last is not None:
             self._last.kill()
-            self._last.wait()
+            self._last.wait(30)
+            self._last.close()
 
     def _answers(self) -> bool:
         with contextlib.closing(socket.socket()) as probe:

@@ -31,7 +31,7 @@ import torch
 {at_import}
 
 
-# What torch.optim.SGD does; but that needs torch's compiler, which takes every process seconds to load.
+# What torch's own SGD does; but that needs torch's compiler, which takes every process seconds to load.
 class Descent:
     def __init__(self, parameters, lr):
         self.parameters, self.lr = list(parameters), lr

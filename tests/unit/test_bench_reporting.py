@@ -148,7 +148,7 @@ def test_the_load_fills_and_measures_three_hubs(
     assert load.empty_s[0] < load.rival_s[0]
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_job_is_measured_with_a_hung_hub() -> None:
     """The measurement asserts that every metric is at the hub in the end, and that the handlers were really timed."""

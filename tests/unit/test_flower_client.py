@@ -41,6 +41,7 @@ from flip_fl.flower.protocol import (
 )
 from tests.support.flower_client import LINEAR, MODEL_ID, ask, context, labels, numpy_of, settle, task_message
 from tests.support.imaging import imaging
+from tests.support.flower_plain import until
 from tests.support.small_apps import write_app
 
 CANARY = "CANARY9Z"
@@ -258,10 +259,12 @@ def test_a_message_without_a_model_is_refused_by_name(trust: Callable[..., Path]
 @pytest.mark.parametrize("way", ["site", "node", "caller"])
 def test_a_long_training_sees_a_stop(way: str, trust: Callable[..., Path], tmp_path: Path) -> None:
     """A file at the site, a file that the node's keeper names, and the caller's word each end a training early."""
-    app = trust(in_train=WAIT)
+    begun = tmp_path / "begun"
+    app = trust(in_train=f"open({str(begun)!r}, 'w').close()\n    {WAIT}")
     word = threading.Event()
 
     def stop() -> None:
+        until(begun.exists)
         if way == "site":
             request_stop(state_of(tmp_path), MODEL_ID)
         elif way == "node":
@@ -269,13 +272,13 @@ def test_a_long_training_sees_a_stop(way: str, trust: Callable[..., Path], tmp_p
         else:
             word.set()
 
-    timer = threading.Timer(0.3, stop)
+    stopping = threading.Thread(target=stop)
     client = client_app(app, aborted=word.is_set)
     ask(client, task_message("evaluate"))  # torch is there before the clock runs
-    timer.start()
+    stopping.start()
     began = time.monotonic()
     reply = ask(client, at=context({"slot": "Trust_1", STOP_FILE: str(tmp_path / "stop")}, run_id=78))
-    timer.join()
+    stopping.join()
     assert time.monotonic() - began < 5
     assert reply.error.code == ABORTED
     report = get_report(reply)
