@@ -28,15 +28,22 @@ def send(
 
     Raises ``ResultsUploadError``, with the cause chained, when it is not stored as it was sent, however often.
     """
+    stored: Stored | None = None
     for wait_s in (*waits_s, None):
         try:
-            stored = store.upload(chunks, model_id, size_bytes=size_bytes, check=check)
+            if stored is None:
+                stored = store.upload(chunks, model_id, size_bytes=size_bytes, check=check)
             store.confirm(stored, check)
             return stored
         except ResultsUploadError as error:
-            if wait_s is None or not is_passing(error):
+            last = wait_s is None or not is_passing(error)
+            if error.__cause__ is None:
+                stored = None  # something else was stored, and is gone
+            if last and stored is not None:
+                store.remove(stored)  # nobody may take for results what nobody could read
+            if last:
                 raise
-        _pause(wait_s, check)
+        _pause(wait_s or 0.0, check)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
