@@ -136,6 +136,7 @@ def _upload(this: Delivery, settings: ServerSettings, bundle: Bundle, go_on: Che
     except ResultsUploadError as error:
         if isinstance(error.__cause__, DeliveryStopped | FlipError):
             raise error.__cause__ from None
+        go_on()
         # What took days to train is not thrown away because a bucket was away for a while.
         try:
             _keep(this, bundle)

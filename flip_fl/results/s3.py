@@ -204,7 +204,7 @@ class ResultsStore:
 
 def is_passing(error: ResultsUploadError) -> bool:
     """Whether the same upload may well succeed a little later: the store was away, busy, or got something else."""
-    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, SSLError
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError
 
     cause = error.__cause__
     if cause is None:
@@ -212,7 +212,9 @@ def is_passing(error: ResultsUploadError) -> bool:
     if isinstance(cause, ClientError):
         status = int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return status >= 500 or status == 429 or _code(cause) in _PASSING
-    return isinstance(cause, HTTPClientError | IncompleteReadError) and not isinstance(cause, SSLError)
+    return isinstance(cause, ConnectionError | HTTPClientError | IncompleteReadError) and not isinstance(
+        cause, SSLError
+    )
 
 
 def make_bucket(endpoint: str, access_key: str, secret_key: str, region: str, bucket: str) -> None:
