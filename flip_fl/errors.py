@@ -725,6 +725,14 @@ _ENTRIES = (
         explain="`flip-fl results get --wait` gives up after --timeout seconds; the run itself goes on.",
         retryable=True,
     ),
+    Entry(
+        "E0707",
+        ExitCode.FAILED,
+        "the model cannot be exported as {format}: {problem}",
+        "what is exported must give what the original gives, on several inputs and sizes of the batch",
+        "{suggestion}",
+        "The model is traced with an example input in a process of its own, loaded again, compared. NaN is a failure.",
+    ),
     # -- looking into trouble -----------------------------------------------------------------------------------
     Entry(
         "E0801",

@@ -179,6 +179,22 @@ def generate(request: Request) -> dict[str, Any]:
     return {"found": True}
 
 
+def convert(request: Request) -> dict[str, Any]:
+    """Write the file ``model`` in another format to ``out``. Raises ``FlipError`` E0205, E0707."""
+    from flip_fl.app.exporting import failed, torchscript
+
+    app = _App(request)
+    model = app.load(Path(request["model"]))
+    shape = request.get("shape")
+    example_input = None if shape else getattr(app.module("models"), "example_input", None)
+    try:
+        stage = request.get("stage")
+        example = None if example_input is None else example_input(*([stage] if stage else []))
+    except (Exception, SystemExit) as error:
+        raise failed(f"example_input() of its models.py failed ({_words(error)})", "mend it, or give --shape") from None
+    return torchscript(model, example, shape, Path(request["out"]))
+
+
 COMMANDS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "init": init,
     "check": check,
@@ -186,6 +202,7 @@ COMMANDS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "load": load,
     "score": score,
     "generate": generate,
+    "convert": convert,
 }
 
 

@@ -201,6 +201,21 @@ def generate(app_dir: Path, model: Path, count: int, timeout_s: float = GENERATE
     return pixels
 
 
+def convert(app_dir: Path, model: Path, out: Path, *, shape: Sequence[int] | None, stage: str | None) -> dict[str, Any]:
+    """Write the model of a ``.pt`` file as TorchScript to ``out``, compared with the original: what was compared.
+
+    Raises ``FlipError`` E0205 when the model does not load, E0707 when it cannot be exported or is not the same then.
+    """
+    return _ask(
+        "convert",
+        app_dir,
+        model=str(model.resolve()),
+        out=str(out.resolve()),
+        shape=None if shape is None else list(shape),
+        stage=stage,
+    )
+
+
 def _ask(command: str, app_dir: Path, **request: Any) -> dict[str, Any]:
     try:
         # The path is sent as given, so that errors name it as the user did; the child starts elsewhere.

@@ -248,8 +248,18 @@ class ResultsAnswer:
 
 
 @dataclass(frozen=True)
+class ScoreAgain:
+    """One metric of the global model at a site, as the run recorded it and as the bundle's model gives it."""
+
+    slot: str
+    metric: str
+    recorded: float
+    reproduced: float
+
+
+@dataclass(frozen=True)
 class VerifyAnswer:
-    """``flip-fl results verify``."""
+    """``flip-fl results verify``. ``scores`` is empty where there was no data to score the model on."""
 
     SCHEMA: ClassVar[str] = "flip-fl.results-verify/1"
     bundle: Path
@@ -259,6 +269,24 @@ class VerifyAnswer:
     models: list[str]
     model_id: str | None
     global_round: int | None
+    scores: list[ScoreAgain]
+
+
+@dataclass(frozen=True)
+class ExportAnswer:
+    """``flip-fl results export``. ``inputs`` were compared, in batches of these sizes."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.results-export/1"
+    bundle: Path
+    path: Path
+    format: str
+    model: str
+    sha256: str
+    size_bytes: int
+    inputs: int
+    batches: list[int]
+    max_difference: float
+    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -369,6 +397,7 @@ ANSWERS: tuple[Any, ...] = (
     SyncAnswer,
     ResultsAnswer,
     VerifyAnswer,
+    ExportAnswer,
     Provisioned,
     KitVerified,
     JobWatched,

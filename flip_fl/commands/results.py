@@ -1,4 +1,4 @@
-"""``flip-fl results get|verify``: the bundle of a run, fetched once and checked."""
+"""``flip-fl results get|verify|export``: the bundle of a run, fetched once, checked, and made into another format."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,17 +18,35 @@ from flip_fl.commands.runs import Run, find
 from flip_fl.errors import ExitCode, FlipError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flip_fl.commands.answers import ScoreAgain, VerifyAnswer
     from flip_fl.dashboard.story import StoredResults, Story
+    from flip_fl.results.scores import SiteScores
 
 POLL_S = 1.0
 DEFAULT_TIMEOUT_S = 3600.0
 
 
+class Format(StrEnum):
+    """What a model can be made into."""
+
+    TORCHSCRIPT = "torchscript"
+
+    @property
+    def suffix(self) -> str:
+        return ".ts"
+
+
 def build() -> typer.Typer:
     """The group ``results``."""
     group = typer.Typer(
-        cls=guided_group("flip-fl results get runs/demo", "flip-fl results verify runs/demo"),
-        help="Fetch and check what a run has stored.",
+        cls=guided_group(
+            "flip-fl results get runs/demo",
+            "flip-fl results verify runs/demo",
+            "flip-fl results export runs/demo --format torchscript --shape 30",
+        ),
+        help="Fetch, check and export what a run has stored.",
         rich_markup_mode=None,
         suggest_commands=False,
     )
@@ -41,8 +60,21 @@ def build() -> typer.Typer:
     )(get)
     group.command(
         "verify",
-        cls=guided("flip-fl results verify runs/demo", "flip-fl results verify demo --json", exits=(ExitCode.FAILED,)),
+        cls=guided(
+            "flip-fl results verify runs/demo",
+            "flip-fl results verify demo --json",
+            "flip-fl results verify model.zip --data Trust_1=cohort.csv --images studies",
+            exits=(ExitCode.FAILED,),
+        ),
     )(verify)
+    group.command(
+        "export",
+        cls=guided(
+            "flip-fl results export runs/demo --format torchscript --shape 30",
+            "flip-fl results export model.zip --format torchscript --model best_FL_global_model.pt --out best.ts",
+            exits=(ExitCode.FAILED, ExitCode.REFUSED),
+        ),
+    )(export)
     return group
 
 
@@ -82,16 +114,29 @@ def get(
 def verify(
     context: typer.Context,
     bundle: Annotated[str, typer.Argument(help="A results zip, or the run it belongs to.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SLOT=]CSV", help="A site's cohort: the model must score on it what the run recorded. Repeatable."
+        ),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder with the cohort's studies.")] = None,
 ) -> Any:
-    """Check a bundle's digests, and that its model loads (in a process of its own) or its scores can be read."""
+    """Check a bundle's digests, that its model loads, in a process of its own, and gives its score again.
+
+    The score needs the data that it was measured on: that of a simulated run is in its folder, else give it with
+    --data.
+    """
     from flip_fl.commands.answers import VerifyAnswer
+    from flip_fl.results.scores import recorded
     from flip_fl.results.verify import verify as check
 
-    path = Path(bundle)
-    if not path.is_file():
-        path = _local_bundle(find(bundle))
+    path, folder = _located(bundle)
     verified = check(path)
     manifest = verified.manifest
+    scores, told = [], recorded(path)
+    if data or (folder is not None and verified.models):
+        scores = _scored_again(path, told, data or [], images, folder)
     answer = VerifyAnswer(
         bundle=path,
         sha256=sha256(path),
@@ -100,12 +145,128 @@ def verify(
         models=list(verified.models),
         model_id=manifest.model_id,
         global_round=manifest.global_round,
+        scores=scores,
     )
+    Output.of(context).answer(answer, "\n".join(_verified(answer, told)))
+    return int(ExitCode.DONE)
+
+
+def export(
+    context: typer.Context,
+    bundle: Annotated[str, typer.Argument(help="A results zip, or the run it belongs to.")],
+    to: Annotated[Format, typer.Option("--format", help="What to make of the model.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="Which of the bundle's models.")] = "FL_global_model.pt",
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…",
+            help="One input without its batch, as 1,28,28. Not needed where models.py has example_input().",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where it goes, else beside you.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of that name.")] = False,
+) -> Any:
+    """Make a file of the model that runs without its code, and compare the two on the same inputs.
+
+    What differs by more than rounding, or gives NaN, is not kept.
+    """
+    from flip_fl.commands.answers import ExportAnswer
+    from flip_fl.results.export import export as make
+
+    path, _ = _located(bundle)
+    target = out or Path(f"{Path(model).stem}{to.suffix}")
+    if target.exists() and not overwrite:
+        raise FlipError("E0703", path=target, why="nothing is replaced unasked")
+    made = make(path, target, model=model, shape=_shape(shape))
+    answer = ExportAnswer(
+        bundle=path,
+        path=target,
+        format=to.value,
+        model=model,
+        sha256=sha256(target),
+        size_bytes=target.stat().st_size,
+        inputs=made.inputs,
+        batches=list(made.batches),
+        max_difference=made.max_difference,
+        tolerance=made.tolerance,
+    )
+    told = f"ok: compared on {made.inputs} inputs, the largest difference is {made.max_difference:.2g}"
+    Output.of(context).answer(answer, f"{told}\n{target}")
+    return int(ExitCode.DONE)
+
+
+def _located(bundle: str) -> tuple[Path, Path | None]:
+    """The zip that is meant, and the folder of its run where a run was named."""
+    path = Path(bundle)
+    if path.is_file():
+        return path, None
+    run = find(bundle)
+    return _local_bundle(run), run.folder
+
+
+def _scored_again(
+    path: Path, told: SiteScores, data: list[str], images: Path | None, folder: Path | None
+) -> list[ScoreAgain]:
+    """The scores that were had again on what was given, else on the data of the simulated run in ``folder``."""
+    from flip_fl.commands.answers import ScoreAgain
+    from flip_fl.results.scores import again, whose
+
+    given = [("", "", each) if Path(each).is_file() else each.partition("=") for each in data]
+    for _, _, csv in given:
+        if not Path(csv).is_file():
+            raise FlipError("E0102", problem=f"--data: there is no file {csv or data[0]}", usage="--data [SLOT=]CSV")
+    found = [each for slot, _, csv in given if not slot for each in whose(path, told, Path(csv), images)]
+    named = {slot: Path(csv) for slot, _, csv in given if slot}
+    if not data and folder is not None:
+        named, images = _simulated(folder, told)
+    if named:
+        found += again(path, told, named, images)
+    return [ScoreAgain(each.slot, each.metric, each.recorded, each.reproduced) for each in found]
+
+
+def _simulated(folder: Path, told: SiteScores) -> tuple[dict[str, Path], Path | None]:
+    """The cohorts of a simulated run's sites, where they are still there, and the images' folder."""
+    from flip_fl.settings import DevSettings, load
+
+    cohorts: dict[str, Path] = {}
+    images: Path | None = None
+    for slot in told:
+        files = (folder / "state" / each / f"{slot}.env" for each in ("local", "settings"))
+        file = next((each for each in files if each.is_file()), None)
+        if file is None:
+            continue
+        settings = load(DevSettings, file)
+        if settings.dataframe is not None and settings.dataframe.is_file():
+            cohorts[slot], images = settings.dataframe, settings.images_dir
+    return cohorts, images
+
+
+def _verified(answer: VerifyAnswer, told: SiteScores) -> Iterator[str]:
+    """What was checked, and what was not, line by line."""
     verb = "loads" if len(answer.models) == 1 else "load"
     what = f"{', '.join(answer.models)} {verb}" if answer.models else "the results of the evaluation can be read"
-    told = f"ok: {answer.files} files match their digests; {what}"
-    Output.of(context).answer(answer, "\n".join([told, *(f"left out: {name}" for name in answer.left_out), str(path)]))
-    return int(ExitCode.DONE)
+    yield f"ok: {answer.files} files match their digests; {what}"
+    for score in answer.scores:
+        yield f"{score.slot}: {score.metric} {score.reproduced:.6g}, as the run recorded it"
+    if answer.models and told and not answer.scores:
+        for slot, metrics in told.items():
+            yield f"{slot}: {', '.join(f'{name} {value:.6g}' for name, value in metrics.items())} was recorded"
+        yield "not tried: to score the model again takes a site's data (--data SLOT=CSV)"
+    for name in answer.left_out:
+        yield f"left out: {name}"
+    yield str(answer.bundle)
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        shape = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or any(size < 1 for size in shape):
+        raise FlipError("E0102", problem=f"--shape {text} is none", usage="--shape 1,28,28: whole numbers from 1")
+    return shape
 
 
 def _ended(run: Run, timeout_s: float | None) -> Story:

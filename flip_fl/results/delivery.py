@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from flip_fl.results.evaluation import Evaluation
 from flip_fl.results.model_folder import ModelFolder
 from flip_fl.results.parts import Check
 from flip_fl.results.s3 import ResultsStore, Stored
-from flip_fl.results.sending import send
+from flip_fl.results.sending import WAITS_S, send
 from flip_fl.results.verify import check
 from flip_fl.settings import ServerSettings
 
@@ -35,7 +35,7 @@ class Delivery:
 
     ``contents`` says what belongs into the bundle: its models are those of ``models``, ``files`` (name in the bundle →
     file) are what else the job has made. Without ``settings`` (development) the bundle stays in ``state_dir``, beside
-    the outbox.
+    the outbox. ``waits_s``: between attempts to store it.
     """
 
     models: ModelFolder
@@ -47,6 +47,7 @@ class Delivery:
     settings: ServerSettings | None
     contents: Contents = TRAINED
     files: Mapping[str, Path] = field(default_factory=dict)
+    waits_s: Sequence[float] = WAITS_S
 
 
 def deliver(this: Delivery, stopped: Callable[[], bool]) -> Stored:
@@ -140,13 +141,16 @@ def _keep(this: Delivery, bundle: Bundle) -> Stored:
 def _upload(this: Delivery, settings: ServerSettings, bundle: Bundle, go_on: Check) -> Stored:
     store = ResultsStore(settings)
     try:
-        return send(store, bundle.chunks, this.model_id, size_bytes=bundle.size_bytes, check=go_on)
+        return send(
+            store, bundle.chunks, this.model_id, size_bytes=bundle.size_bytes, check=go_on, waits_s=this.waits_s
+        )
     except ResultsUploadError as error:
         if isinstance(error.__cause__, DeliveryStopped | FlipError):
             raise error.__cause__ from None
         if isinstance(error.__cause__, FileNotFoundError):
             problem = "the server's copy of the model went before it was stored"
             raise FlipError("E0702", bundle="results", problem=problem, suggestion="") from None
+        go_on()
         # What took days to train is not thrown away because a bucket was away for a while.
         try:
             _keep(this, bundle)

@@ -102,13 +102,16 @@ class ResultsStore:
 
         Raises ``ResultsUploadError``, with the cause chained when it cannot be read.
         """
+        from botocore.exceptions import FlexibleChecksumError
+
         try:
             with self._at_work(check) as at:
                 digest = Digest(at.hashing)
-                for piece in _pieces(at, _where(stored.address)):
-                    digest.update(piece)
-                if (digest.size_bytes, digest.hexdigest()) == (stored.size_bytes, stored.sha256):
-                    return
+                with contextlib.suppress(FlexibleChecksumError):
+                    for piece in _pieces(at, _where(stored.address)):
+                        digest.update(piece)
+                    if (digest.size_bytes, digest.hexdigest()) == (stored.size_bytes, stored.sha256):
+                        return
                 at.ask("delete_object", **_where(stored.address))
         except Exception as error:
             raise ResultsUploadError from error
@@ -211,7 +214,7 @@ class ResultsStore:
 
 def is_passing(error: ResultsUploadError) -> bool:
     """Whether the same upload may well succeed a little later: the store was away, busy, or got something else."""
-    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, SSLError
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError
 
     cause = error.__cause__
     if cause is None:
@@ -219,7 +222,9 @@ def is_passing(error: ResultsUploadError) -> bool:
     if isinstance(cause, ClientError):
         status = int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return status >= 500 or status == 429 or _code(cause) in _PASSING
-    return isinstance(cause, HTTPClientError | IncompleteReadError) and not isinstance(cause, SSLError)
+    return isinstance(cause, ConnectionError | HTTPClientError | IncompleteReadError) and not isinstance(
+        cause, SSLError
+    )
 
 
 def _boto_errors() -> tuple[type[Exception], ...]:

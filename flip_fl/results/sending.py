@@ -28,21 +28,26 @@ def send(
 
     Raises ``ResultsUploadError``, with the cause chained, when it is not stored as it was sent, however often.
     """
-    for wait_s in (*waits_s, None):
-        try:
-            stored = store.upload(chunks, model_id, size_bytes=size_bytes, check=check)
+    stored: Stored | None = None
+    try:
+        for wait_s in (*waits_s, None):
             try:
+                if stored is None:
+                    stored = store.upload(chunks, model_id, size_bytes=size_bytes, check=check)
                 store.confirm(stored, check)
                 check()
-            except BaseException:
-                # Of a run that was stopped, or will send again, nothing must look like results.
-                store.discard(stored.address)
-                raise
-            return stored
-        except ResultsUploadError as error:
-            if wait_s is None or not is_passing(error):
-                raise
-        _pause(wait_s, check)
+                return stored
+            except ResultsUploadError as error:
+                if error.__cause__ is None:
+                    stored = None  # something else was stored, and is gone
+                if wait_s is None or not is_passing(error):
+                    raise
+            _pause(wait_s or 0.0, check)
+    except BaseException:
+        # Of a run that was stopped, or whose bundle nobody could read, nothing may look like results.
+        if stored is not None:
+            store.discard(stored.address)
+        raise
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,13 +147,15 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 @contextlib.contextmanager
-def unpacked(bundle: Path) -> Iterator[tuple[Path, Manifest]]:
-    """The bundle's files in a temporary folder, digests checked. Raises ``FlipError`` E0702."""
+def unpacked(bundle: Path, only: Collection[str] | None = None) -> Iterator[tuple[Path, Manifest]]:
+    """The bundle's files (or ``only`` some) in a temporary folder, digests checked. Raises ``FlipError`` E0702."""
     with tempfile.TemporaryDirectory(prefix="flip-bundle-") as name, _opened(bundle) as archive:
         folder = Path(name)
         manifest = _manifest(bundle, archive)
         _check_names(bundle, archive, manifest)
         for member, entry in manifest.files.items():
+            if only is not None and member not in only:
+                continue
             target = folder / member
             target.parent.mkdir(parents=True, exist_ok=True)
             _extract(bundle, archive, member, target, entry.size_bytes)

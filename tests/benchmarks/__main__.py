@@ -22,6 +22,7 @@ from tests.benchmarks import (
     reporting_drain,
     reporting_emit,
     reporting_nvflare,
+    results,
     start_up,
 )
 from tests.benchmarks.figures import Figure, table, write
@@ -38,6 +39,7 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
     "reporting_nvflare": reporting_nvflare.measure,
     "hub_load": hub_load.measure,
     "data": data.measure,
+    "results": results.measure,
 }
 
 

@@ -186,6 +186,7 @@ def test_an_absent_store_is_an_error_with_its_cause(bundle: Path, server: S3Serv
     with pytest.raises(ResultsUploadError) as caught:
         s3.ResultsStore(settings).upload_zip(bundle, MODEL)
     assert "EndpointConnectionError" in repr(caught.value.__cause__)
+    assert s3.is_passing(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def test_a_run_tells_its_progress_on_stderr_and_its_answer_on_stdout(tmp_path: P
     story = Story.model_validate_json((tmp_path / "text" / "story.json").read_bytes())
     assert story.status is ModelStatus.RESULTS_UPLOADED
     assert f"bundle   {tmp_path / 'text' / 'results' / f'{story.model.id}.zip'}" in text.stdout.splitlines()
-    assert installed("results", "verify", "text", cwd=tmp_path).exit_code == 0
+    again = installed("results", "verify", "text", cwd=tmp_path)
+    assert again.exit_code == 0
+    assert "as the run recorded it" in again.stdout
     fetched = installed("results", "get", story.model.id[:8], "--json", cwd=_under_runs(tmp_path / "text"))
     assert (fetched.exit_code, fetched.document()["data"]["model_id"]) == (0, story.model.id)
 

@@ -70,11 +70,11 @@ def binary() -> Path | None:
 
 
 @contextmanager
-def s3_server() -> Iterator[S3Server]:
-    """A server that takes and returns objects, until the block ends; its data goes with it."""
+def s3_server(data: Path | None = None) -> Iterator[S3Server]:
+    """A server that takes and returns objects, until the block ends; its data goes with it, unless it is ``data``."""
     with (
         tempfile.TemporaryDirectory(prefix="flip-s3-test-", ignore_cleanup_errors=True) as folder,
-        storage(Path(folder, "data"), Path(folder, "weed.log")) as running,
+        storage(data or Path(folder, "data"), Path(folder, "weed.log")) as running,
     ):
         server = S3Server(running)
         _wait(server)

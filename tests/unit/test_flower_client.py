@@ -40,8 +40,8 @@ from flip_fl.flower.protocol import (
     reply_slot,
 )
 from tests.support.flower_client import LINEAR, MODEL_ID, ask, context, labels, numpy_of, settle, task_message
-from tests.support.imaging import imaging
 from tests.support.flower_plain import until
+from tests.support.imaging import imaging
 from tests.support.small_apps import write_app
 
 CANARY = "CANARY9Z"
