@@ -27,7 +27,7 @@ from flip_fl.simulate.model import ENGINES, Progress, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
 from tests.support.flower_plain import until
-from tests.support.runs import processes_in, processes_of
+from tests.support.runs import processes_in, processes_of, site_processes
 from tests.support.small_apps import CANARY, write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -425,8 +425,8 @@ def test_a_killed_site_process_ends_the_run_with_its_name(engine: str, tmp_path:
     def kill_one(progress: Progress) -> None:
         if progress.round == 1 and not killed:
             # A round is told when the sites are asked: their processes may only be starting.
-            until(lambda: _site_processes(out, "Trust_2") != set())
-            killed.extend(_site_processes(out, "Trust_2"))
+            until(lambda: site_processes(out, "Trust_2") != set())
+            killed.extend(site_processes(out, "Trust_2"))
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
@@ -437,14 +437,6 @@ def test_a_killed_site_process_ends_the_run_with_its_name(engine: str, tmp_path:
     assert re.search("was lost|was killed by signal 9", outcome.story.reason or "")
     assert "Trust_1" not in (outcome.story.reason or "")
     assert processes_of(out) == []
-
-
-def _site_processes(out: Path, slot: str) -> set[int]:
-    """The process of a site, if it is there: NVFLARE's command line names it, the in-process grid's log does."""
-    named = [process.pid for process in processes_in(out) if slot in process.cmdline()]
-    log = out / "logs" / f"{slot}.log"
-    said = re.findall(rf"{slot} is process (\d+)", log.read_text() if log.is_file() else "")
-    return {*named, *map(int, said)}
 
 
 def assert_no_key_in_any_environment(folder: Path) -> None:
