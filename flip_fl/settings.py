@@ -55,6 +55,7 @@ class RoleSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
     role: ClassVar[str]
+    made_by: ClassVar[str] = ""
 
     @classmethod
     def settings_customise_sources(
@@ -150,6 +151,7 @@ class TrustSettings(RoleSettings):
     """
 
     role: ClassVar[str] = "trust"
+    made_by: ClassVar[str] = "; flip-fl trust init writes a file with all of them"
     trust_key: SecretStr | None = Field(None, alias="TRUST_INTERNAL_SERVICE_KEY")
     trust_key_header: _Header = Field("X-Trust-Internal-Service-Key", alias="TRUST_INTERNAL_SERVICE_KEY_HEADER")
     database_url: str = Field(alias="OMOP_DATABASE_URL")
@@ -317,7 +319,7 @@ def _refusal(cls: type[RoleSettings], error: ValidationError, file: Path | None)
     problems = error.errors(include_url=False, include_context=False)
     missing = [_variable(cls, p["loc"][0]) for p in problems if p["type"] == "missing"]
     if missing:
-        return FlipError("E0401", role=cls.role, names=", ".join(missing), place=place)
+        return FlipError("E0401", role=cls.role, names=", ".join(missing), place=place + cls.made_by)
     problem = problems[0]
     name = _variable(cls, problem["loc"][0])
     shown = "set, but malformed" if "KEY" in name or "TOKEN" in name else repr(problem["input"])
@@ -343,7 +345,7 @@ _EXPECTED = {
     "FLIP_HUB_STALE_ERROR_AFTER_S": "seconds from 60 to 31536000, or empty for never",
     "DEV_MISSING_STUDY": "empty or error",
     "FLIP_TRUST_IN_FLIGHT": "a number of requests from 1 to 256",
-    "FLIP_TRUST_ENVELOPE_KEY": "a Fernet key (32 bytes in url-safe base64)",
+    "FLIP_TRUST_ENVELOPE_KEY": "a Fernet key (32 bytes in url-safe base64), as flip-fl trust init makes one",
     "FLIP_TRUST_COHORT": "live or frozen",
     "FLIP_TRUST_THRESHOLD_COUNTS": "rows or subjects",
     "COHORT_QUERY_THRESHOLD": "a whole number, 0 or more",

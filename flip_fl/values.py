@@ -123,6 +123,30 @@ def task_words(task: str, round: int, stage: str | None = None) -> str:
     return f"{task}, round {round} ({stage})" if stage else f"{task}, round {round}"
 
 
+MAX_SQL_CHARS = 10240
+
+
+class SqlReason(StrEnum):
+    """Why a trust's data-access service does not run the SQL that was sent to it; nothing of the SQL itself."""
+
+    TOO_LONG = f"it has more than {MAX_SQL_CHARS} characters"
+    TOO_DEEP = "it is nested too deeply"
+    UNREADABLE = "it cannot be read"
+    CONTROL = "it holds control characters"
+    SEVERAL = "only one statement may be sent"
+    NO_SELECT = "only a SELECT may be sent"
+    WRITES = "it may only read"
+    CAST = "it casts to a type that is not allowed"
+    FUNCTION = "it uses a function that is not allowed"
+    OTHER = "it uses something that is not allowed"
+    SCHEMA = "only tables of the schema omop may be named, with the schema"
+    NUMBERS = "LIMIT, OFFSET and the sizes of types must be plain numbers"
+    NO_TABLE = "it names a table that is not there"
+    NO_COLUMN = "it names a column that is not there"
+    NOT_TAKEN = "the database does not take it"
+    SAME_NAMES = "two columns of the result have one name"
+
+
 DEFAULT_X_LABEL = "Global Rounds"
 SERVER_NAME = "server"
 

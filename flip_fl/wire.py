@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from flip_fl.values import DEFAULT_X_LABEL, ROUNDLESS_EVENTS, EventType, HubDialect, ModelStatus
+from flip_fl.values import DEFAULT_X_LABEL, ROUNDLESS_EVENTS, EventType, HubDialect, ModelStatus, SqlReason
 
 MAX_DETAILS_BYTES = 8192
 MAX_BATCH_ITEMS = 500
@@ -31,6 +31,13 @@ DETAIL_TRUST_NOT_ASSOCIATED = "The trust: {} is not associated with model: {}"
 DETAIL_COHORT_TOO_SMALL = "Cohort is too small for row-level data to be released."
 DETAIL_NO_SNAPSHOT = "No approved cohort snapshot exists for this project."
 
+DETAIL_SQL_REFUSED = "The SQL is refused: {}."
+DETAIL_PROJECT_UNREADABLE = "The project id cannot be read."
+DETAIL_COHORT_TOO_LARGE = "The cohort is too large to be sent."
+DETAIL_NO_PROJECT = "No such project."
+DETAIL_NO_STUDY = "No such study."
+DETAIL_NO_DATA = "No such data in the study."
+
 
 def _auth_details(boundary: str) -> tuple[str, str, str]:
     return (
@@ -42,7 +49,20 @@ def _auth_details(boundary: str) -> tuple[str, str, str]:
 
 HUB_AUTH_DETAILS = _auth_details("internal")
 TRUST_AUTH_DETAILS = _auth_details("trust-internal")
-FIXED_DETAILS = frozenset({DETAIL_COHORT_TOO_SMALL, DETAIL_NO_SNAPSHOT, *HUB_AUTH_DETAILS, *TRUST_AUTH_DETAILS})
+FIXED_DETAILS = frozenset(
+    {
+        DETAIL_COHORT_TOO_SMALL,
+        DETAIL_COHORT_TOO_LARGE,
+        DETAIL_NO_SNAPSHOT,
+        DETAIL_PROJECT_UNREADABLE,
+        DETAIL_NO_PROJECT,
+        DETAIL_NO_STUDY,
+        DETAIL_NO_DATA,
+        *(DETAIL_SQL_REFUSED.format(reason) for reason in SqlReason),
+        *HUB_AUTH_DETAILS,
+        *TRUST_AUTH_DETAILS,
+    }
+)
 
 
 def new_event_id(now_ms: int | None = None) -> UUID:

@@ -346,8 +346,22 @@ class JobWatched:
 
 
 @dataclass(frozen=True)
+class TrustMade:
+    """``flip-fl trust init``. ``client`` are the settings of an FL client of this trust."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.trust-init/1"
+    settings: Path
+    client: Path
+    database: str
+    archive: Path
+    images: Path
+    created: bool
+
+
+@dataclass(frozen=True)
 class TrustLoaded:
-    """``flip-fl trust load``; null for what was not asked for."""
+    """``flip-fl trust load``; null for what was not asked for. ``missing_studies``: of the cohort, not among the
+    images."""
 
     SCHEMA: ClassVar[str] = "flip-fl.trust-load/1"
     database: str
@@ -355,6 +369,7 @@ class TrustLoaded:
     rows: int | None
     persons: int | None
     studies: int | None
+    missing_studies: int | None
     project: str | None
     approved_rows: int | None
 

@@ -13,12 +13,17 @@ from flip_fl.errors import ExitCode, FlipError
 
 if TYPE_CHECKING:
     from flip_fl.settings import TrustSettings
+    from flip_fl.trust.load import LoadedCohort
 
 DEFAULT_PORT = 8001
+HERE = Path("trust")
+SETTINGS, CLIENT = "trust.env", "client.env"
+NET = "sandbox"
 _EXAMPLES = (
-    "flip-fl trust load --settings trust.env --cohort cohort.csv --images studies --project Stroke",
-    "flip-fl trust envelope Stroke --settings trust.env",
-    "flip-fl trust serve --settings trust.env",
+    "flip-fl trust init --dir trust",
+    "flip-fl trust load --settings trust/trust.env --cohort cohort.csv --images studies --project Stroke",
+    "flip-fl trust envelope Stroke --settings trust/trust.env",
+    "flip-fl trust serve --settings trust/trust.env",
 )
 
 SettingsOption = Annotated[
@@ -36,21 +41,50 @@ def build() -> typer.Typer:
         suggest_commands=False,
     )
     exits = (ExitCode.UNREACHABLE,)
-    group.command("serve", cls=guided(_EXAMPLES[2], "flip-fl trust serve --settings trust.env --port 0", exits=exits))(
-        serve
-    )
+    group.command("init", cls=guided(_EXAMPLES[0], "flip-fl trust init --dir other-trust --json"))(init)
+    group.command("serve", cls=guided(_EXAMPLES[3], f"{_EXAMPLES[3]} --port 0", exits=exits))(serve)
     group.command(
         "load",
         cls=guided(
-            _EXAMPLES[0],
-            "flip-fl trust load --settings trust.env --project Stroke --approve 'SELECT * FROM omop.cohort' --json",
+            _EXAMPLES[1],
+            "flip-fl trust load --settings trust/trust.env --project P --approve 'SELECT * FROM omop.cohort' --json",
             exits=(*exits, ExitCode.REFUSED),
         ),
     )(load)
-    group.command("envelope", cls=guided(_EXAMPLES[1], "flip-fl trust envelope Stroke --settings trust.env --json"))(
-        envelope
-    )
+    group.command("envelope", cls=guided(_EXAMPLES[2], f"{_EXAMPLES[2]} --json"))(envelope)
     return group
+
+
+def init(
+    context: typer.Context,
+    directory: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", help="The trust's folder: its settings, database, archive, images.")
+    ] = HERE,
+) -> Any:
+    """Make a trust's folder with settings and fresh keys; one that is there stays as it is.
+
+    trust.env is the trust's own; client.env are the settings of an FL client, which has the trust's key. The database
+    is SQLite in the folder, or OMOP_DATABASE_URL (never an option: it may hold a password).
+    """
+    from flip_fl.commands.answers import TrustMade
+    from flip_fl.commands.origins import masked
+    from flip_fl.trust.home import make
+
+    output = Output.of(context)
+    home = directory.resolve()
+    created = make(home / SETTINGS, home / CLIENT, net=NET, port=DEFAULT_PORT)
+    settings = _settings(home / SETTINGS)
+    url = masked(settings.database_url)
+    lines = [
+        f"trust     {'created' if created else 'already there'}: {directory}",
+        f"database  {url}",
+        f"settings  {directory / SETTINGS}   (with keys: for --settings)",
+        f"client    {directory / CLIENT}   (FLIP(settings_file=…) asks this trust with it)",
+    ]
+    answer = TrustMade(home / SETTINGS, home / CLIENT, url, settings.archive, settings.images_root, created)
+    output.answer(answer, "\n".join(lines))
+    output.next_step(f"flip-fl trust load --settings {directory / SETTINGS} --cohort cohort.csv --project NAME")
+    return int(ExitCode.DONE)
 
 
 def serve(
@@ -70,6 +104,8 @@ def serve(
     output = Output.of(context)
     logs.warn_on_stderr()
     settings = _settings(settings_file)
+    if settings.trust_key is None:
+        output.note("TRUST_INTERNAL_SERVICE_KEY is not set: every request will be refused")
     return until_stopped(
         output,
         lambda port_file: serve_trust(settings, port=port, port_file=port_file),
@@ -108,30 +144,37 @@ def load(
 
     from flip_fl.commands.answers import TrustLoaded
     from flip_fl.commands.origins import masked
+    from flip_fl.data.cohort import read_cohort, studies_of
     from flip_fl.trust import load as loading
 
     output = Output.of(context)
     settings = _settings(settings_file)
     lines = []
-    told = studies = approved = None
+    told = studies = missing = approved = None
+    if cohort is not None and images is not None:
+        # Before anything is replaced: a wrong folder is no news after an hour of copying.
+        named = studies_of(read_cohort(cohort))
+        missing = loading.missing_studies(images, named)
     if cohort is not None:
         told = loading.load_cohort(settings.database_url, cohort, long_form=not cohort_only)
-        lines.append(f"cohort    {told.rows} rows, {told.columns} columns, {told.persons} persons")
+        lines.append(f"cohort    {told.rows} rows, {told.columns} columns, {told.persons} persons{_how_told(told)}")
     if images is not None:
         studies = loading.load_images(settings.archive, images)
-        lines.append(f"images    {studies.studies} studies, {studies.files} files")
+        lacking = f"; of the cohort's {len(named)} studies {missing} are not among them" if missing else ""
+        lines.append(f"images    {studies.studies} studies, {studies.files} files{lacking}")
     if project is not None:
         loading.register_project(settings.database_url, project)
         lines.append(f"project   {project}")
         if approve is not None:
             approved = loading.approve(settings.database_url, project, approve)
-            lines.append(f"approved  {approved} rows")
+            lines.append(f"approved  {approved} rows{_too_few(approved, settings)}")
     answer = TrustLoaded(
         database=masked(settings.database_url),
         archive=settings.archive,
         rows=None if told is None else told.rows,
         persons=None if told is None else told.persons,
         studies=None if studies is None else studies.studies,
+        missing_studies=missing,
         project=project,
         approved_rows=approved,
     )
@@ -158,6 +201,18 @@ def envelope(
     return int(ExitCode.DONE)
 
 
+def _how_told(told: LoadedCohort) -> str:
+    if told.person_column == "person_id":
+        return ""
+    return f" (there is no column person_id: each {told.person_column or 'row'} counts as one)"
+
+
+def _too_few(rows: int, settings: TrustSettings) -> str:
+    if rows >= settings.threshold:
+        return ""
+    return f" (fewer than COHORT_QUERY_THRESHOLD, {settings.threshold}: whoever asks for them is refused)"
+
+
 def _settings(file: Path | None) -> TrustSettings:
     from flip_fl.settings import TrustSettings, load
 
@@ -165,4 +220,4 @@ def _settings(file: Path | None) -> TrustSettings:
 
 
 def _usage(problem: str) -> FlipError:
-    return FlipError("E0102", problem=problem, usage=_EXAMPLES[0])
+    return FlipError("E0102", problem=problem, usage=_EXAMPLES[1])

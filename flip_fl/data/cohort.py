@@ -17,7 +17,7 @@ PERSON_ID = "person_id"
 def read_cohort(path: Path) -> pd.DataFrame:
     """The CSV at ``path``; ``accession_id`` stays text, so that leading zeros survive.
 
-    Raises ``FlipError`` E0902 for a file that is missing, empty or no CSV with a header.
+    Raises ``FlipError`` E0902 for a file that is missing, empty or no CSV with a header, commas between the columns.
     """
     import pandas as pd
 
@@ -27,7 +27,6 @@ def read_cohort(path: Path) -> pd.DataFrame:
             # An id that reads NA or null is an id.
             ids = pd.read_csv(path, usecols=[ACCESSION_ID], dtype=str, keep_default_na=False)
             cohort[ACCESSION_ID] = ids[ACCESSION_ID]
-        return cohort
     except FileNotFoundError:
         raise _refused(path, "there is no such file", "give the path of a CSV file") from None
     except pd.errors.EmptyDataError:
@@ -38,6 +37,18 @@ def read_cohort(path: Path) -> pd.DataFrame:
         raise _refused(path, "it is not UTF-8 text", "save it as UTF-8") from None
     except OSError as error:
         raise _refused(path, f"it cannot be read ({type(error).__name__})", "give a readable CSV file") from None
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(cohort.columns) == 1 and separator in str(cohort.columns[0]):
+            raise _refused(path, f"its columns are separated by {name}", "save it with commas")
+    return cohort
+
+
+def studies_of(cohort: pd.DataFrame) -> list[str]:
+    """The accession numbers that a cohort names, each once, in order; none without the column."""
+    if ACCESSION_ID not in cohort.columns:
+        return []
+    names = cohort[ACCESSION_ID].dropna().astype(str)
+    return list(dict.fromkeys(names[names.str.strip() != ""]))
 
 
 def id_column(cohort: pd.DataFrame) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flip_fl.app.config import AppConfig
 from flip_fl.core.journal import read_journal
-from flip_fl.data.cohort import read_cohort
+from flip_fl.data.cohort import read_cohort, studies_of
 from flip_fl.data.partition import partition_csv
 from flip_fl.errors import FlipError
 from flip_fl.settings import DevSettings, load, write_settings_file
@@ -75,9 +75,11 @@ def split(
 ) -> dict[str, Path]:
     """Write each site's part of the cohort, no patient at two sites; returns the CSV by slot.
 
-    Raises ``FlipError`` E0902 for a cohort that cannot be read or has fewer patients than there are sites.
+    Raises ``FlipError`` E0902 for a cohort that cannot be read or has fewer patients than there are sites, E0901 for an
+    app that reads images where there are none.
     """
-    columns = read_cohort(data.cohort).columns
+    cohort = read_cohort(data.cohort)
+    columns = cohort.columns
     if config.imaging and "accession_id" not in columns:
         raise FlipError(
             "E0902",
@@ -87,9 +89,23 @@ def split(
             why="an app reads images unless its config.json says that its cohort is a table",
             suggestion='add "IMAGING": false to config.json, or the column accession_id to the cohort',
         )
+    if config.imaging:
+        _check_images(data, studies_of(cohort))
     targets = {slot: folder.site(slot) / COHORT_FILE for slot in slots}
     partition_csv(data.cohort, targets, dict(zip(slots, shares, strict=True)) if shares else None, seed=config.seed)
     return targets
+
+
+def _check_images(data: Data, names: Sequence[str]) -> None:
+    why = "an app reads images unless its config.json says that its cohort is a table"
+    tabular = 'or add "IMAGING": false to config.json'
+    if data.images is None:
+        problem = f"the cohort names {len(names)} studies, and no folder of images was given"
+        raise FlipError("E0901", problem=problem, why=why, suggestion=f"add --images path/to/studies, {tabular}")
+    if names and not any((data.images / name).is_dir() for name in names):
+        problem = f"none of the cohort's {len(names)} studies has a folder in {data.images}"
+        suggestion = f"give the folder whose folders are named by accession_id as --images, {tabular}"
+        raise FlipError("E0901", problem=problem, why=why, suggestion=suggestion)
 
 
 def write_site_settings(

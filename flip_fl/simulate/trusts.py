@@ -11,9 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flip_fl.data.cohort import ACCESSION_ID, read_cohort
+from flip_fl.data.index import open_index
+from flip_fl.data.sources.trust import TrustSource
 from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
-from flip_fl.settings import write_settings_file
+from flip_fl.settings import ClientSettings, load, write_settings_file
 from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.model import DATABASES
 from flip_fl.simulate.postgres import postgres
@@ -83,7 +85,27 @@ def simulated_trusts(
             child, port_file = children[trust.slot]
             wait_until(child, lambda file=port_file: read_port(file) is not None, START_TIMEOUT_S)  # type: ignore[misc]
             _write_client(trust, f"http://127.0.0.1:{read_port(port_file)}", folder)
-        yield Envelope(envelope_key).seal(PROJECT)
+        try:
+            yield Envelope(envelope_key).seal(PROJECT)
+        finally:
+            for trust in trusts:
+                tidy(folder.settings / f"{trust.slot}.env")
+
+
+def tidy(client: Path) -> None:
+    """Remove what the processes of a site left of its images when they were killed, as the next job there would.
+
+    ``client`` are the site's settings. No process of the site's is there any more.
+    """
+    if not client.is_file():
+        return
+    source = TrustSource(load(ClientSettings, client))
+    if source.state_dir is None or not (source.state_dir / "images").is_dir():
+        return
+    index = open_index(source, "the end of the run")
+    if index is not None:
+        index.sweep(source)
+        index.release()
 
 
 def _check_installed() -> None:
@@ -103,7 +125,7 @@ def _database_urls(
 
 
 def _fill(trust: _Trust, cohort: Path, data: Data) -> None:
-    from flip_fl.trust import load
+    from flip_fl.trust import load as loading
 
     for place in (trust.archive, trust.images_root / NET):
         place.mkdir(parents=True)
@@ -117,12 +139,12 @@ def _fill(trust: _Trust, cohort: Path, data: Data) -> None:
             "FLIP_TRUST_ENVELOPE_KEY": trust.envelope_key,
         },
     )
-    load.load_cohort(trust.database_url, cohort)
-    load.register_project(trust.database_url, PROJECT)
+    loading.load_cohort(trust.database_url, cohort)
+    loading.register_project(trust.database_url, PROJECT)
     if data.images is not None:
         frame = read_cohort(cohort)
         own = frozenset(frame[ACCESSION_ID].dropna()) if ACCESSION_ID in frame.columns else frozenset()
-        load.load_images(trust.archive, data.images, only=own)
+        loading.load_images(trust.archive, data.images, only=own)
 
 
 def _write_client(trust: _Trust, url: str, folder: RunFolder) -> None:

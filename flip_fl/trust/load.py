@@ -8,25 +8,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flip_fl.data.cohort import ACCESSION_ID, PERSON_ID
 from flip_fl.errors import FlipError
 from flip_fl.trust import sql
 from flip_fl.trust.envelope import is_project_name
 from flip_fl.trust.omop import relations
-from flip_fl.trust.refusal import Refusal
+from flip_fl.trust.refusal import Refusal, SqlRefusal
 from flip_fl.trust.stores import open_store
-from flip_fl.trust.studies import LoadedImages, load_images
+from flip_fl.trust.studies import LoadedImages, load_images, missing_studies
 from flip_fl.trust.table import person_ids, read_table
 
-__all__ = ["LoadedCohort", "LoadedImages", "approve", "load_cohort", "load_images", "register_project"]
+__all__ = [
+    "LoadedCohort",
+    "LoadedImages",
+    "approve",
+    "load_cohort",
+    "load_images",
+    "missing_studies",
+    "register_project",
+]
 
 
 @dataclass(frozen=True)
 class LoadedCohort:
-    """What went into the database."""
+    """What went into the database. ``person_column`` tells persons apart; None: each row is one."""
 
     rows: int
     columns: int
     persons: int
+    person_column: str | None
 
 
 def load_cohort(database_url: str, csv: Path, *, long_form: bool = True) -> LoadedCohort:
@@ -40,7 +50,8 @@ def load_cohort(database_url: str, csv: Path, *, long_form: bool = True) -> Load
     with open_store(database_url) as store:
         store.replace(relations(table, long_form=long_form))
     people = person_ids(table).values
-    return LoadedCohort(len(table), len(table.columns), len(people.unique().drop_null()))
+    named = next((name for name in (PERSON_ID, ACCESSION_ID) if table.get(name) is not None), None)
+    return LoadedCohort(len(table), len(table.columns), len(people.unique().drop_null()), named)
 
 
 def register_project(database_url: str, project: str) -> None:
@@ -72,5 +83,5 @@ def _words(refusal: Refusal) -> str:
     """Why, as a part of a sentence. The trust's own people may be told of an error about values."""
     if refusal.status == 403:
         return "it ends in an error about the data"
-    words = refusal.detail.removeprefix(sql.REFUSED).removesuffix(".")
+    words = refusal.reason.value if isinstance(refusal, SqlRefusal) else refusal.detail.removesuffix(".")
     return words[:1].lower() + words[1:]

@@ -5,13 +5,12 @@ The sentences say a category only. What a database or a file system says itself 
 
 from __future__ import annotations
 
-from flip_fl.wire import DETAIL_COHORT_TOO_SMALL, DETAIL_NO_SNAPSHOT
-
-REFUSED = "The SQL is refused: "
+from flip_fl import wire
+from flip_fl.values import SqlReason
 
 
 class Refusal(Exception):
-    """An answer that is no success. ``detail`` is written here, in this module, and holds nothing that was sent."""
+    """An answer that is no success. ``detail`` is a fixed text that holds nothing that was sent."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -21,40 +20,47 @@ class Refusal(Exception):
 
 def too_small() -> Refusal:
     """Too few rows, none, or a rule that keeps them: nobody can tell which from the answer."""
-    return Refusal(403, DETAIL_COHORT_TOO_SMALL)
+    return Refusal(403, wire.DETAIL_COHORT_TOO_SMALL)
 
 
 def no_snapshot() -> Refusal:
-    return Refusal(403, DETAIL_NO_SNAPSHOT)
+    return Refusal(403, wire.DETAIL_NO_SNAPSHOT)
 
 
 def bad_envelope() -> Refusal:
-    return Refusal(400, "The project id cannot be read.")
+    return Refusal(400, wire.DETAIL_PROJECT_UNREADABLE)
 
 
-def sql_refused(reason: str) -> Refusal:
-    """``reason`` is one of the validator's own fixed texts."""
-    return Refusal(400, f"{REFUSED}{reason}.")
+class SqlRefusal(Refusal):
+    """SQL that is not run, and why."""
+
+    def __init__(self, reason: SqlReason) -> None:
+        super().__init__(400, wire.DETAIL_SQL_REFUSED.format(reason))
+        self.reason = reason
+
+
+def sql_refused(reason: SqlReason) -> Refusal:
+    return SqlRefusal(reason)
 
 
 def unknown_table() -> Refusal:
-    return sql_refused("it names a table that is not there")
+    return sql_refused(SqlReason.NO_TABLE)
 
 
 def unknown_column() -> Refusal:
-    return sql_refused("it names a column that is not there")
+    return sql_refused(SqlReason.NO_COLUMN)
 
 
 def not_runnable() -> Refusal:
-    return sql_refused("the database does not take it")
+    return sql_refused(SqlReason.NOT_TAKEN)
 
 
 def same_names() -> Refusal:
-    return sql_refused("two columns of the result have one name")
+    return sql_refused(SqlReason.SAME_NAMES)
 
 
 def too_large() -> Refusal:
-    return Refusal(400, "The cohort is too large to be sent.")
+    return Refusal(400, wire.DETAIL_COHORT_TOO_LARGE)
 
 
 def database_fault() -> Refusal:
@@ -70,15 +76,15 @@ def traversal() -> Refusal:
 
 
 def no_project() -> Refusal:
-    return Refusal(404, "No such project.")
+    return Refusal(404, wire.DETAIL_NO_PROJECT)
 
 
 def no_study() -> Refusal:
-    return Refusal(404, "No such study.")
+    return Refusal(404, wire.DETAIL_NO_STUDY)
 
 
 def no_data() -> Refusal:
-    return Refusal(404, "No such data in the study.")
+    return Refusal(404, wire.DETAIL_NO_DATA)
 
 
 def storage_fault() -> Refusal:

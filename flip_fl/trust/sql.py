@@ -21,12 +21,10 @@ from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.parsers.sqlite import SQLiteParser
 
 from flip_fl.trust.address import OMOP
-from flip_fl.trust.refusal import REFUSED, Refusal, sql_refused
+from flip_fl.trust.refusal import Refusal, sql_refused
 from flip_fl.trust.sql_words import EXPRESSIONS, PARTS, STATEMENTS, TYPES
+from flip_fl.values import MAX_SQL_CHARS, SqlReason
 
-__all__ = ["MAX_CHARS", "REFUSED", "check"]
-
-MAX_CHARS = 10240
 _MAX_DEPTH = 48
 # Ordinary statements take less than two steps a token.
 _MIN_STEPS = 1000
@@ -47,7 +45,7 @@ class _Bounded(Parser):
     def _advance(self, times: int = 1) -> None:
         self._steps += 1
         if self._steps > _MIN_STEPS + _STEPS_A_TOKEN * self._tokens_size:
-            raise sql_refused("it is nested too deeply")
+            raise sql_refused(SqlReason.TOO_DEEP)
         super()._advance(times)
 
 
@@ -70,8 +68,8 @@ class _Sqlite(SQLite):
 
 def check(query: str, dialect: Literal["postgres", "sqlite"]) -> str:
     """The statement to run instead of ``query``. Raises ``Refusal`` 400 with one of a few fixed reasons."""
-    if len(query) > MAX_CHARS:
-        raise sql_refused(f"it has more than {MAX_CHARS} characters")
+    if len(query) > MAX_SQL_CHARS:
+        raise sql_refused(SqlReason.TOO_LONG)
     # Its warnings quote what it could not read.
     logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
     try:
@@ -80,7 +78,7 @@ def check(query: str, dialect: Literal["postgres", "sqlite"]) -> str:
         raise
     except Exception:
         # A statement that breaks the reader (RecursionError included) is none that can be vouched for.
-        raise sql_refused("it cannot be read") from None
+        raise sql_refused(SqlReason.UNREADABLE) from None
 
 
 def _check(query: str, target: Dialect) -> str:
@@ -95,27 +93,27 @@ def _check(query: str, target: Dialect) -> str:
 
 def _read(query: str, dialect: Dialect) -> exp.Expr:
     if _CONTROL.search(query):
-        raise sql_refused("it holds control characters")
+        raise sql_refused(SqlReason.CONTROL)
     tokens = dialect.tokenize(query)
     depth = deepest = 0
     for token in tokens:
         if token.token_type in _BRACKETS:
             # Of arrays, which are not allowed anyway.
-            raise sql_refused("it uses something that is not allowed")
+            raise sql_refused(SqlReason.OTHER)
         depth += (token.token_type is TokenType.L_PAREN) - (token.token_type is TokenType.R_PAREN)
         deepest = max(deepest, depth)
     if deepest > _MAX_DEPTH:
-        raise sql_refused("it is nested too deeply")
+        raise sql_refused(SqlReason.TOO_DEEP)
     statements = [tree for tree in dialect.parser(error_level=ErrorLevel.RAISE).parse(tokens, query) if tree]
     if len(statements) != 1:
-        raise sql_refused("only one statement may be sent")
+        raise sql_refused(SqlReason.SEVERAL)
     return statements[0]
 
 
 def _judge(tree: exp.Expr) -> None:
     """Raises ``Refusal`` unless every part of the tree is allowed."""
     if type(tree).__name__ not in STATEMENTS:
-        raise sql_refused("only a SELECT may be sent")
+        raise sql_refused(SqlReason.NO_SELECT)
     for node in tree.walk():
         kind = type(node).__name__
         if kind not in EXPRESSIONS:
@@ -134,9 +132,9 @@ def _judge_node(node: exp.Expr) -> None:
     elif isinstance(node, exp.Fetch):
         _judge_count(node.args.get("count"))
     elif isinstance(node, exp.Var) and not _WORD.fullmatch(str(node.this)):
-        raise sql_refused("it cannot be read")
+        raise sql_refused(SqlReason.UNREADABLE)
     elif isinstance(node, exp.DataType) and getattr(node.this, "value", node.this) not in TYPES:
-        raise sql_refused("it casts to a type that is not allowed")
+        raise sql_refused(SqlReason.CAST)
     elif isinstance(node, exp.DataTypeParam):
         _judge_count(node.this, most=_MAX_TYPE_PARAMETER)
 
@@ -144,18 +142,18 @@ def _judge_node(node: exp.Expr) -> None:
 def _judge_table(table: exp.Table) -> None:
     schema = table.args.get("db")
     if not isinstance(table.this, exp.Identifier):
-        raise sql_refused("it uses a function that is not allowed")
+        raise sql_refused(SqlReason.FUNCTION)
     if schema is None:
         if table.this.name not in _common_tables(table):
-            raise sql_refused("only tables of the schema omop may be named, with the schema")
+            raise sql_refused(SqlReason.SCHEMA)
     elif schema.name != OMOP:
-        raise sql_refused("only tables of the schema omop may be named, with the schema")
+        raise sql_refused(SqlReason.SCHEMA)
 
 
 def _judge_count(node: object, most: int | None = None) -> None:
     literal = isinstance(node, exp.Literal) and not node.is_string and node.name.isdecimal()
     if not literal or len(node.name) > _MAX_NUMBER_CHARS or (most is not None and int(node.name) > most):  # type: ignore[attr-defined]
-        raise sql_refused("LIMIT, OFFSET and the sizes of types must be plain numbers")
+        raise sql_refused(SqlReason.NUMBERS)
 
 
 def _common_tables(table: exp.Table) -> Iterator[str]:
@@ -177,10 +175,10 @@ def _common_tables(table: exp.Table) -> Iterator[str]:
         node = parent
 
 
-def _why(node: exp.Expr) -> str:
+def _why(node: exp.Expr) -> SqlReason:
     writes = isinstance(node, exp.DML | exp.DDL | exp.Command) and not isinstance(node, exp.Select)
     if writes or node.args.get("into") or node.args.get("locks"):
-        return "it may only read"
+        return SqlReason.WRITES
     if isinstance(node, exp.Func | exp.Dot):
-        return "it uses a function that is not allowed"
-    return "it uses something that is not allowed"
+        return SqlReason.FUNCTION
+    return SqlReason.OTHER

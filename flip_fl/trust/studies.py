@@ -41,6 +41,8 @@ def load_images(archive: Path, folder: Path, only: Collection[str] | None = None
         raise FlipError("E0954", folder=folder, problem=_reason(error)) from None
     if not studies:
         raise FlipError("E0954", folder=folder, problem="it holds no folder of a study")
+    if archive.resolve().is_relative_to(base) or base.is_relative_to(archive.resolve()):
+        raise FlipError("E0954", folder=folder, problem="it is the archive, or one of the two lies in the other")
     if only is not None:
         studies = [study for study in studies if study.name in only]
     count = size = 0
@@ -55,6 +57,14 @@ def load_images(archive: Path, folder: Path, only: Collection[str] | None = None
     except OSError as error:
         raise FlipError("E0954", folder=folder, problem=_reason(error)) from None
     return LoadedImages(len(studies), count, size)
+
+
+def missing_studies(folder: Path, names: Collection[str]) -> int:
+    """How many of a cohort's studies have no folder in ``folder``. Raises ``FlipError`` E0954 if none has one."""
+    missing = sum(not (folder / name).is_dir() for name in names)
+    if names and missing == len(names) and folder.is_dir():
+        raise FlipError("E0954", folder=folder, problem="none of its folders is named by an accession_id of the cohort")
+    return missing
 
 
 def _check_name(folder: Path, name: str) -> None:
