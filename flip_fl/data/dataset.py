@@ -17,7 +17,7 @@ from flip_fl.data.identity import identity
 from flip_fl.data.loading import IMAGE, LABEL, TARGET, Glob, ManyStudies, Prepare, Recipe, Record
 from flip_fl.data.manifest import Manifest
 from flip_fl.data.selection import Check, Selection
-from flip_fl.data.volumes import Problem, Volume, VolumeError
+from flip_fl.data.volumes import Problem, Volume, VolumeError, compression
 from flip_fl.errors import FlipError
 
 try:
@@ -225,7 +225,7 @@ class WorkerError(Exception):
     """
 
     message = "torch asks for it"
-    _SHAPE = re.compile(r"WorkerError: (?:E0928|E0920 (\d+) (\d+) (\w+))\s*$")
+    _SHAPE = re.compile(r"WorkerError: (?:E0928|E0920 (\d+) (\d+) (\w+)(?: ([\d.]+))?)\s*$")
 
     def __init__(self, text: str = "", *, message: str | None = None) -> None:
         super().__init__(text)
@@ -234,7 +234,9 @@ class WorkerError(Exception):
         found = self._SHAPE.search(message)
         if found is None:
             raise RuntimeError("a data set's worker process failed")
-        raise FlipError("E0928") if found[1] is None else _unreadable(int(found[1]), int(found[2]), Problem[found[3]])
+        if found[1] is None:
+            raise FlipError("E0928")
+        raise _unreadable(int(found[1]), int(found[2]), VolumeError(Problem[found[3]], syntax=found[4] or ""))
 
 
 @contextmanager
@@ -244,12 +246,15 @@ def _named(place: int, total: int) -> Iterator[None]:
         yield
     except VolumeError as error:
         if get_worker_info() is not None:
-            raise WorkerError(f"E0920 {place} {total} {error.problem.name}") from None
-        raise _unreadable(place, total, error.problem) from None
+            raise WorkerError(f"E0920 {place} {total} {error.problem.name} {error.syntax}") from None
+        raise _unreadable(place, total, error) from None
 
 
-def _unreadable(place: int, total: int, problem: Problem) -> FlipError:
-    return FlipError("E0920", position=f"{place:,}", total=f"{total:,}", problem=problem, suggestion=problem.suggestion)
+def _unreadable(place: int, total: int, error: VolumeError) -> FlipError:
+    problem, suggestion = error.problem.value, error.problem.suggestion
+    if error.syntax:
+        problem = f"{problem} ({compression(error.syntax)})"
+    return FlipError("E0920", position=f"{place:,}", total=f"{total:,}", problem=problem, suggestion=suggestion)
 
 
 def _cached(recipe: Recipe, studies: ManyStudies, cache_bytes: int) -> Recipe:

@@ -48,7 +48,6 @@ class Problem(StrEnum):
     DAMAGED = "a file is damaged"
     NO_PIXELS = "a DICOM file has no pixel data, or ends before it"
     NO_DECODER = "its pixels are compressed, and no decoder for them is installed"
-    FRAMES = "a DICOM file has several frames, which is not supported"
     COLOUR = "a DICOM file is in colour, which is not supported"
     KIND = "its voxels are no plain numbers, or it has more than four dimensions"
     SERIES = "its DICOM files are of several series"
@@ -65,7 +64,7 @@ class Problem(StrEnum):
 
 _NARROW = "narrow the pattern to the files of one series, for instance with a folder's name"
 _SUGGESTIONS = {
-    Problem.NO_DECODER: "pip install python-gdcm",
+    Problem.NO_DECODER: "pip install 'flip_fl[imaging]', which brings python-gdcm; or decompress the files",
     Problem.SERIES: _NARROW,
     Problem.SIZES: _NARROW,
     Problem.TILTED: _NARROW,
@@ -74,11 +73,13 @@ _SUGGESTIONS = {
 
 
 class VolumeError(Exception):
-    """An image that cannot be read. The text is a fixed sentence: no path, no value."""
+    """An image that cannot be read. The text is a fixed sentence: no path, no value. ``syntax``: the UID of the
+    compression for which there is no decoder."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, *, syntax: str = "") -> None:
         super().__init__(problem.value)
         self.problem = problem
+        self.syntax = syntax
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,12 @@ class Volume:
     affine: NDArray[np.float64] = field(repr=False)
     spacing: tuple[float, ...]
     photometric: str = ""
+
+
+def compression(syntax: str) -> str:
+    """What the standard calls a transfer syntax; a UID that it does not know may be anything, and is not repeated."""
+    known = library("pydicom.uid", "DICOM files").UID_dictionary.get(syntax)
+    return f"{known[0]}, {syntax}" if known is not None else "one that the standard does not know"
 
 
 def is_nifti(path: str) -> bool:

@@ -7,18 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import requests
 
-from flip_fl.commands.answers import TrustEnvelope, TrustLoaded
-from flip_fl.settings import write_settings_file
+from flip_fl.commands.answers import TrustEnvelope, TrustLoaded, TrustMade
+from flip_fl.data.sources.trust import TrustSource
+from flip_fl.http import HttpStatusError
+from flip_fl.settings import ClientSettings, TrustSettings, load, write_settings_file
 from flip_fl.trust.envelope import Envelope, new_key
+from flip_fl.values import ResourceType
 from tests.contract.test_cli_json import checked
 from tests.support.cli import SCRIPT, environment, flip_fl
-from tests.support.trust import COHORT_CSV, write_study
+from tests.support.trust import COHORT_CSV, running_trust, write_study
 
 KEY = "canary-trust-key-5d21"
 
@@ -91,6 +94,100 @@ def test_from_a_csv_to_an_answer(values: dict[str, str], tmp_path: Path) -> None
     assert rest == "the trust has ended\n"
 
 
+def test_a_trust_of_ones_own_from_nothing_to_its_client(tmp_path: Path) -> None:
+    """README's walk: init makes what the other commands ask for, and a client's settings that the trust lets in. A
+    second time nothing is replaced: keys that are in use must not be lost.
+    """
+    made = flip_fl("trust", "init", "--dir", "mine", "--json", cwd=tmp_path)
+    answer = checked(made.document(), TrustMade)
+    assert (answer.created, answer.settings, answer.client) == (
+        True,
+        tmp_path / "mine" / "trust.env",
+        tmp_path / "mine" / "client.env",
+    )
+    before = [(file.read_text(), file.stat().st_mode & 0o777) for file in (answer.settings, answer.client)]
+    assert [mode for _, mode in before] == [0o600, 0o600]
+    again = checked(flip_fl("trust", "init", "--dir", "mine", "--json", cwd=tmp_path).document(), TrustMade)
+    assert not again.created
+    assert [(file.read_text(), file.stat().st_mode & 0o777) for file in (answer.settings, answer.client)] == before
+    settings, client = load(TrustSettings, answer.settings), load(ClientSettings, answer.client)
+    for keys in (settings.trust_key, settings.envelope_key):
+        assert keys is not None
+        assert keys.get_secret_value() not in made.stdout
+    (tmp_path / "cohort.csv").write_text(COHORT_CSV, encoding="utf-8")
+    write_study(tmp_path / "studies", {"0002/a.dcm": b"a", "0003/a.dcm": b"a"})
+    words = ["trust", "load", "--settings", "mine/trust.env", "--cohort", "cohort.csv", "--images", "studies"]
+    loaded = flip_fl(*words, "--project", "Stroke", cwd=tmp_path)
+    assert loaded.exit_code == 0
+    assert "2 studies, 2 files; of the cohort's 20 studies 18 are not among them" in loaded.stdout
+    sealed = flip_fl("trust", "envelope", "Stroke", "--settings", "mine/trust.env", cwd=tmp_path).stdout.strip()
+    with running_trust(settings) as trust:
+        asks = client.model_copy(update={"data_access_url": trust.url, "imaging_url": trust.url})
+        source = TrustSource(asks)
+        assert len(source.dataframe(sealed, "SELECT * FROM omop.cohort")) == 20
+        folder = source.resources(sealed, "0002", [ResourceType.DICOM])[ResourceType.DICOM]
+        assert [path.name for path in folder.rglob("*.dcm")] == ["a.dcm"]
+        for call, told in (
+            (lambda: source.dataframe(sealed, "DROP TABLE omop.cohort"), "only a SELECT may be sent"),
+            (lambda: source.dataframe(sealed, "SELECT canary FROM omop.cohort"), "it names a column that is not there"),
+            (lambda: source.dataframe("canary", "SELECT 1"), "The project id cannot be read."),
+            (lambda: source.resources(sealed, "canary", [ResourceType.DICOM]), "No such study."),
+            (lambda: source.resources(sealed, "0002", [ResourceType.NIFTI]), "No such data in the study."),
+        ):
+            with pytest.raises(HttpStatusError) as caught:
+                call()
+            assert told in str(caught.value)
+            assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("csv", "folder", "told"),
+    [
+        (COHORT_CSV, "elsewhere", "none of its folders is named by an accession_id of the cohort"),
+        (COHORT_CSV.replace(",", ";"), "studies", "its columns are separated by semicolons"),
+        (COHORT_CSV, ".", "none of its folders is named by an accession_id of the cohort"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_and_nothing_is_loaded(
+    csv: str, folder: str, told: str, values: dict[str, str], tmp_path: Path
+) -> None:
+    """A wrong folder or a spreadsheet's CSV must not become a trust without studies, or with one column."""
+    (tmp_path / "cohort.csv").write_text(csv, encoding="utf-8")
+    write_study(tmp_path / "elsewhere", {"9999/DICOM/a.dcm": b"a"})
+    done = flip_fl("trust", "load", "--cohort", "cohort.csv", "--images", folder, cwd=tmp_path, env=values)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert list((tmp_path / "archive").iterdir()) == []
+    assert not (tmp_path / "trust.sqlite").exists()
+
+
+def test_the_archive_is_not_copied_into_itself(values: dict[str, str], tmp_path: Path) -> None:
+    """A folder above the archive would grow with each study that is copied."""
+    done = flip_fl("trust", "load", "--images", ".", cwd=tmp_path, env=values)
+    assert (done.exit_code, "one of the two lies in the other" in done.stderr) == (2, True)
+    assert list((tmp_path / "archive").iterdir()) == []
+
+
+def test_what_will_not_be_what_one_thinks_is_said(values: dict[str, str], tmp_path: Path) -> None:
+    """Without person_id each study is a person; a snapshot below the threshold is refused to whoever asks; a trust
+    without a key lets nobody in.
+    """
+    (tmp_path / "cohort.csv").write_text(COHORT_CSV.replace("person_id", "patient"), encoding="utf-8")
+    query = "SELECT * FROM omop.cohort LIMIT 3"
+    words = ("trust", "load", "--cohort", "cohort.csv", "--project", "P", "--approve", query)
+    done = flip_fl(*words, cwd=tmp_path, env=values)
+    assert "20 persons (there is no column person_id: each accession_id counts as one)" in done.stdout
+    assert "approved  3 rows (fewer than COHORT_QUERY_THRESHOLD, 10: whoever asks for them is refused)" in done.stdout
+    del values["TRUST_INTERNAL_SERVICE_KEY"]
+    child = _started(values, tmp_path, "--port", "0", command=[str(SCRIPT), "trust", "serve"])
+    try:
+        assert child.stderr is not None
+        assert child.stderr.readline() == "TRUST_INTERNAL_SERVICE_KEY is not set: every request will be refused\n"
+    finally:
+        child.terminate()
+        child.communicate(timeout=30)
+
+
 def test_json_answers_and_approval(values: dict[str, str], tmp_path: Path) -> None:
     """What was approved is told in rows; an envelope is a document with its project."""
     flip_fl("trust", "load", "--cohort", "cohort.csv", "--cohort-only", cwd=tmp_path, env=values)
@@ -148,10 +245,15 @@ def test_a_trust_that_lacks_a_folder_or_a_setting_does_not_start(values: dict[st
     assert done.stderr.startswith("error[FLIP-E0401]: the trust cannot start: IMAGES_ROOT not set\n")
 
 
-def _started(values: Mapping[str, str], folder: Path, *words: str) -> subprocess.Popen[str]:
+def _started(
+    values: Mapping[str, str],
+    folder: Path,
+    *words: str,
+    command: Sequence[str] = (sys.executable, "-m", "flip_fl.trust"),
+) -> subprocess.Popen[str]:
     settings = settings_at(folder, values)
     return subprocess.Popen(
-        [sys.executable, "-m", "flip_fl.trust", "--settings", str(settings), *words],
+        [*command, "--settings", str(settings), *words],
         cwd=folder,
         env=environment(),
         stderr=subprocess.PIPE,

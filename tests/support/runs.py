@@ -128,14 +128,6 @@ def processes_of(folder: Path) -> list[str]:
     return [str(process) for process in found]
 
 
-def site_processes(out: Path, slot: str) -> set[int]:
-    """The process of a site, if it is there: NVFLARE's command line names it, the in-process grid's log does."""
-    named = [process.pid for process in processes_in(out) if slot in process.cmdline()]
-    log = out / "logs" / f"{slot}.log"
-    said = re.findall(rf"{slot} is process (\d+)", log.read_text() if log.is_file() else "")
-    return {*named, *map(int, said)}
-
-
 def holders(path: Path) -> list[psutil.Process]:
     """The processes beside this one that have ``path`` open."""
     found = []

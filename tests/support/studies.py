@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import struct
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from flip_fl.data.images import Studies, fetch_studies
@@ -76,6 +77,40 @@ def write_series(folder: Path, volume: NDArray[Any], *, step: float = 1.0, **ele
         )
         for number, pixels in enumerate(volume)
     ]
+
+
+def write_frames(path: Path, slices: Sequence[FileDataset]) -> Path:
+    """One enhanced multi-frame file of these slices, in this order: what is each one's own is in its functional group,
+    the orientation and the spacing in the shared one.
+    """
+    data = copy.deepcopy(slices[0])
+    shared, groups = Dataset(), []
+    shared.PlaneOrientationSequence = [_moved(data, "ImageOrientationPatient")]
+    shared.PixelMeasuresSequence = [_moved(data, "PixelSpacing", "SliceThickness")]
+    for each in map(copy.deepcopy, slices):
+        group = Dataset()
+        group.PlanePositionSequence = [_moved(each, "ImagePositionPatient")]
+        if "RescaleSlope" in each:
+            group.PixelValueTransformationSequence = [_moved(each, "RescaleSlope", "RescaleIntercept")]
+        groups.append(group)
+    for name in ("ImagePositionPatient", "RescaleSlope", "RescaleIntercept"):
+        if name in data:
+            del data[name]
+    data.NumberOfFrames = len(slices)
+    data.SharedFunctionalGroupsSequence = [shared]
+    data.PerFrameFunctionalGroupsSequence = groups
+    data.PixelData = b"".join(each.PixelData for each in slices)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _moved(data: Dataset, *names: str) -> Dataset:
+    """A macro with these elements, which are taken out of ``data``."""
+    macro = Dataset()
+    for name in names:
+        macro[name] = data[name]
+        del data[name]
+    return macro
 
 
 NIFTI_TYPES = {"u1": (2, 8), "i2": (4, 16), "i4": (8, 32), "f4": (16, 32), "f8": (64, 64), "u2": (512, 16)}

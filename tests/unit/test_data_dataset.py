@@ -519,24 +519,27 @@ def test_damage_that_headers_do_not_show_is_found_with_pixels(root: Path) -> Non
 
 def test_a_missing_decoder_says_what_to_install(root: Path) -> None:
     """Every study of a device would fail."""
-    from pydicom.uid import JPEG2000Lossless
+    from pydicom.uid import HTJ2KLossless
 
     write_slice(root / "a" / "x.dcm", np.zeros((4, 4), "u2"))
     raw = (root / "a" / "x.dcm").read_bytes()
     # Encapsulated by name only: what counts is asked before any pixel is decoded.
     from pydicom import dcmread
     from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_decoder
 
-    if get_decoder(JPEG2000Lossless).is_available:
-        pytest.skip("LEFT OUT: a missing decoder: one is installed here")
     data = dcmread(root / "a" / "x.dcm")
-    data.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    data.file_meta.TransferSyntaxUID = HTJ2KLossless
     data.PixelData = encapsulate([b"\0" * 16])
     data.save_as(root / "a" / "x.dcm", enforce_file_format=True)
     assert raw != (root / "a" / "x.dcm").read_bytes()
-    error = refused(studies_of(root, pd.DataFrame({"accession_id": ["a"]})).dataset("*.dcm"), "E0920")
-    assert error.fix == "pip install python-gdcm"
+    data_set = studies_of(root, pd.DataFrame({"accession_id": ["a"]})).wait().dataset("*.dcm")
+    error = refused(data_set, "E0920")
+    assert "(High-Throughput JPEG 2000 Image Compression (Lossless Only), 1.2.840.10008.1.2.4.201)" in str(error)
+    assert error.fix.startswith("pip install 'flip_fl[imaging]', which brings python-gdcm")
+    loader = torch.utils.data.DataLoader(data_set, num_workers=1)
+    with pytest.raises(FlipError, match=r"1\.2\.840\.10008\.1\.2\.4\.201") as caught:
+        next(iter(loader))
+    assert caught.value.code == "E0920"
 
 
 # -- in order of arrival ----------------------------------------------------------------------------------------------
