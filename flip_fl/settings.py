@@ -223,6 +223,11 @@ def checkpoint_root(settings: ServerSettings | None, file: Path | None = None) -
     return None if named is None else Path(named)
 
 
+def omop_database(default: str) -> str:
+    """The database that ``OMOP_DATABASE_URL`` of the environment names, else ``default``."""
+    return _lookup("OMOP_DATABASE_URL", None) or default
+
+
 def resolve_role(file: Path | None = None, role: Role | str | None = None) -> Role:
     """The role of a production process: what the caller says, else ``FLIP_ROLE``, else the one key present.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
-from flip_fl.settings import write_settings_file
+from flip_fl.settings import omop_database, write_settings_file
 from flip_fl.trust.envelope import new_key
 
 
@@ -20,7 +19,7 @@ def make(settings: Path, client: Path, *, net: str, port: int) -> bool:
     home = settings.parent.resolve()
     key = secrets.token_urlsafe(32)
     own = {
-        "OMOP_DATABASE_URL": os.environ.get("OMOP_DATABASE_URL") or f"sqlite:///{home / 'trust.sqlite'}",
+        "OMOP_DATABASE_URL": omop_database(f"sqlite:///{home / 'trust.sqlite'}"),
         "IMAGES_ROOT": str(home / "images"),
         "FLIP_TRUST_ARCHIVE": str(home / "archive"),
         "FLIP_TRUST_ENVELOPE_KEY": new_key(),
