@@ -74,7 +74,7 @@ def test_an_evaluation_delivers_its_documents_and_no_model(tmp_path: Path) -> No
     """What a job's contents do not name stays out, a model that lies there included, and is named as left out."""
     files = {item.name: tmp_path / Path(item.name).name for item in EVALUATED.items if item.required}
     scores, failures = files.values()
-    scores.write_text('{"Trust_1": {"SRV_net": {"auc": 0.5}}}')
+    scores.write_text('{"Trust_1": {"SRV_net": {"num_examples": 4, "auc": 0.5}}}')
     failures.write_text("[]")
     stored = deliver(delivery_of(tmp_path, contents=EVALUATED, files=files), lambda: False)
     verified = verify(Path(stored.address), EVALUATED)
