@@ -35,7 +35,7 @@ SettingsOption = Annotated[
 def build() -> typer.Typer:
     """The group ``trust``."""
     group = typer.Typer(
-        cls=guided_group(*_EXAMPLES),
+        cls=guided_group(_EXAMPLES[0], _EXAMPLES[1], _EXAMPLES[3]),
         help="Serve a trust's cohort and images in the sandbox, and fill it.",
         rich_markup_mode=None,
         suggest_commands=False,

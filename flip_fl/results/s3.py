@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,8 @@ READ_BYTES = 1 << 20
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
 ATTEMPTS = 4
+# A stopped run ends within seconds, whatever the store does.
+DISCARD_S = 5.0
 _UPLOAD = "flip-upload"
 _TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchUpload"})
 _PASSING = frozenset({"RequestTimeout", "SlowDown", "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"})
@@ -145,9 +148,9 @@ class ResultsStore:
         return fetched
 
     def discard(self, address: str) -> None:
-        """Remove a bundle that is nobody's result, as far as these credentials may: never raises."""
-        with contextlib.suppress(Exception):
-            _client(self._settings).delete_object(**_where(address))
+        """Remove a bundle that is nobody's result, as far as these credentials may; gives up soon, never raises."""
+        with contextlib.suppress(Exception), self._at_work(_for(DISCARD_S)) as at:
+            at.ask("delete_object", **_where(address))
 
     @contextlib.contextmanager
     def _at_work(self, check: Check) -> Iterator[_AtWork]:
@@ -169,7 +172,7 @@ class ResultsStore:
         return True
 
     def _discard_own(self, key: str, token: str) -> None:
-        with contextlib.suppress(Exception), self._at_work(lambda: None) as at:
+        with contextlib.suppress(Exception), self._at_work(_for(DISCARD_S)) as at:
             where = {"Bucket": self.bucket, "Key": key}
             if self._is_from(at, where, token):
                 at.ask("delete_object", **where)
@@ -225,6 +228,16 @@ def is_passing(error: ResultsUploadError) -> bool:
     return isinstance(cause, ConnectionError | HTTPClientError | IncompleteReadError) and not isinstance(
         cause, SSLError
     )
+
+
+def _for(seconds: float) -> Check:
+    end = time.monotonic() + seconds
+
+    def check() -> None:
+        if time.monotonic() > end:
+            raise TimeoutError
+
+    return check
 
 
 def _boto_errors() -> tuple[type[Exception], ...]:

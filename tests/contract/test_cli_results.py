@@ -39,7 +39,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundled(root, app, "other.zip", {"Trust_1": 103.1})
     bundled(root, app, "silent.zip", {})
     (root / "evaluated" / "evaluation_results").mkdir(parents=True)
-    for name, text in (("results", '{"Trust_1": {"SRV_net": {"auc": 0.5}}}'), ("failures", "[]")):
+    for name, text in (("results", '{"Trust_1": {"SRV_net": {"num_examples": 4, "auc": 0.5}}}'), ("failures", "[]")):
         (root / "evaluated" / "evaluation_results" / f"evaluation_{name}.json").write_text(text)
     build(root / "evaluated", root / "evaluated.zip", app_dir=app, contents=EVALUATED)
     for slot, values in SITES.items():
@@ -129,7 +129,7 @@ def test_an_evaluation_is_verified_without_a_model(there: Path) -> None:
     """It says that it has none, and no score is missed."""
     done = flip_fl("results", "verify", "evaluated.zip", cwd=there)
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[0] == "ok: 5 files match their digests; it has no model of its own"
+    assert done.stdout.splitlines()[0] == "ok: 5 files match their digests; the results of the evaluation can be read"
     assert "not tried" not in done.stdout
 
 

@@ -122,7 +122,7 @@ def test_a_trust_of_ones_own_from_nothing_to_its_client(tmp_path: Path) -> None:
     assert "2 studies, 2 files; of the cohort's 20 studies 18 are not among them" in loaded.stdout
     sealed = flip_fl("trust", "envelope", "Stroke", "--settings", "mine/trust.env", cwd=tmp_path).stdout.strip()
     with running_trust(settings) as trust:
-        asks = client.model_copy(update={"data_access_url": trust.url, "imaging_url": trust.url})
+        asks = client.model_copy(update={"data_access_url": trust.base, "imaging_url": trust.base})
         source = TrustSource(asks)
         assert len(source.dataframe(sealed, "SELECT * FROM omop.cohort")) == 20
         folder = source.resources(sealed, "0002", [ResourceType.DICOM])[ResourceType.DICOM]
