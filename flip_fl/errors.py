@@ -213,7 +213,8 @@ _ENTRIES = (
         "E0206",
         ExitCode.USAGE,
         "this is an executor-style app ({evidence})",
-        "flip_fl runs neutral apps: plain functions train(model, site, config) and validate(model, site, config)",
+        "flip_fl runs neutral apps: plain functions train(model, site, config) and validate(model, site, config); "
+        "Client-API scripts of NVFLARE and Flower packages run as they are",
         "move the body of the trainer class into those two functions in trainer.py",
         "Executor-style apps tie the code to one engine's classes, several of which that engine has removed.",
     ),
@@ -239,7 +240,7 @@ _ENTRIES = (
         "E0209",
         ExitCode.USAGE,
         "flip-fl run does not read {file}, which is in the app's folder",
-        "it runs neutral apps, functions in trainer.py, with the engine's apps of its own: {left_out}",
+        "the app is a neutral one, functions in trainer.py, and runs with the engine's apps of flip_fl: {left_out}",
         "{suggestion}",
         "A ServerApp or ClientApp of one's own belongs into a job of Flower: job_templates/flower/standard, whose "
         "README says how to put one's own strategy in. It is started with flwr run.",
@@ -252,6 +253,15 @@ _ENTRIES = (
         "put the file into {place}",
         "Checkpoints stay on the FL server and never travel as files. They lie at SERVER_CHECKPOINT_ROOT, in a folder "
         "named after the model's id; flip-fl run takes them from the app's folder, too.",
+    ),
+    Entry(
+        "E0215",
+        ExitCode.USAGE,
+        "this app is written for {form} ({evidence}) and cannot run on {engine}",
+        "its code calls that engine by name",
+        "--engine {other}",
+        "Existing apps run unchanged on the engine they were written for. A neutral app, plain functions in "
+        "trainer.py, runs on both.",
     ),
     Entry(
         "E0214",

@@ -16,8 +16,10 @@ import numpy as np
 from flip_fl.app.arrays import read_arrays, write_arrays
 from flip_fl.app.config import CONFIG_FILE, AppConfig, load_config
 from flip_fl.app.faults import AppError
+from flip_fl.app.forms import form_of
 from flip_fl.app.loader import AppLoader
 from flip_fl.app.needs import model_call, needs_of
+from flip_fl.app.packages import is_package
 from flip_fl.app.parts import Parts, merged, parts_of
 from flip_fl.app.pictures import pixels_of
 from flip_fl.app.plan import final_stage, stages_of
@@ -55,7 +57,7 @@ def init(request: Request) -> dict[str, Any]:
 def check(request: Request) -> dict[str, Any]:
     """Import every module, look at every function, build the model. Raises ``FlipError`` E0203, E0204, E0205."""
     app = _App(request)
-    for function in needs_of(app.config.job_type).functions:
+    for function in needs_of(app.config.job_type, form_of(app.config.app_dir).kind).functions:
         if function.name == "get_model" and app.every_model_has_a_path:
             continue
         module = app.module(function.module)
@@ -232,6 +234,8 @@ class _App:
     def optional(self, name: str) -> Any:
         """The function ``name`` of trainer.py, else of models.py; None where neither has it."""
         files = [each for each in ("trainer", "models") if (self.config.app_dir / f"{each}.py").is_file()]
+        if is_package(self.config.app_dir):
+            files = ["models"]
         found = (getattr(self.module(each), name, None) for each in files)
         return next((function for function in found if callable(function)), None)
 

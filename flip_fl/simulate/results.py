@@ -17,7 +17,7 @@ from flip_fl.dashboard.story import BaselineRow, Samples, Story
 from flip_fl.errors import FlipError
 from flip_fl.results.evaluation import NUM_EXAMPLES, SERVER_MODEL
 from flip_fl.results.s3 import ResultsStore
-from flip_fl.results.verify import generated, read_evaluation, reproduce
+from flip_fl.results.verify import generated, read_evaluation, reproduce, verify
 from flip_fl.settings import ServerSettings
 from flip_fl.values import DEFAULT_X_LABEL
 
@@ -72,6 +72,17 @@ def drawn(bundle: Path) -> Samples | None:
         return None
     height, width = pixels.shape[1:3]
     return Samples(width=width, height=height, pictures=[data_address(picture) for picture in pixels])
+
+
+def fetch_and_load(story: Story, settings: ServerSettings, target: Path) -> Checked:
+    """Fetch the bundle of an app that scores its model by itself to ``target``, and load its models."""
+    try:
+        if problem := _fetch(story, settings, target):
+            return Checked([], problem)
+        verify(target)
+    except FlipError as error:
+        return Checked([], error.sentence)
+    return Checked([], None, drawn(target))
 
 
 def fetch_and_compare(story: Story, settings: ServerSettings, target: Path) -> Checked:

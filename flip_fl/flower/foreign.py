@@ -1,0 +1,123 @@
+"""A ClientApp that is not ours, run as one task of a site: seeded, withheld, and nothing leaves that may not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from flip_fl.app.batch import Batcher
+from flip_fl.app.failures import Failure
+from flip_fl.app.faults import AppError
+from flip_fl.app.output import withheld
+from flip_fl.app.runner import BOOKKEEPING, Session, derived_seed, seed_everything
+from flip_fl.app.site import Ledger, SiteSpec
+from flip_fl.flower import protocol
+from flip_fl.flower.grammar import LIST_AXIS, metric_key
+from flip_fl.privacy.egress import Egress, EgressPolicy, as_number, sane_name
+from flip_fl.wire import SiteBatch
+
+COMPONENT = "app"
+MODULE = "client_app"
+_SHOWN = frozenset({"site", "client_name"})
+
+
+def answer(message: Message, context: Context, spec: SiteSpec, session: Session) -> Message:
+    """The reply of the app's own ClientApp to ``message``, with what it reports as items of ours.
+
+    Its metrics are judged by the rules of every site before they leave; of texts only the slot that it claims to be
+    may. Whatever it raises, ``SystemExit`` and a failed import included, is an error reply with its traceback.
+    """
+    reports = SiteBatch.model_construct(task=spec.task.value, stage=spec.part, round=spec.round)
+    batcher = Batcher(session.publish, reports)
+    egress = Egress(spec.where())
+    ledger = Ledger(spec, egress, batcher)
+    failure: Failure | None = None
+    reply: Message | None = None
+    try:
+        declared = session.config.metrics
+        egress.policy = EgressPolicy(declared=frozenset(declared) if declared is not None else None)
+        with withheld(session.app_dir, active=not session.show_output) as output:
+            reply = _called(message, context, spec, session)
+        if output.lines and not session.output_reported:
+            session.output_reported = True
+            ledger.note(
+                f"{output.lines} lines that the app printed in {spec.where()} are withheld, here and from now on: "
+                "they could hold patients' data; return numbers as metrics",
+                success=True,
+            )
+        if reply.has_content():
+            reply.content = _may_leave(reply.content, ledger, egress)
+    except KeyboardInterrupt:
+        ledger.close()
+        raise
+    except BaseException as error:
+        session.failed(error)
+        where = {"slot": spec.slot, "task": spec.task.value, "stage": spec.stage}
+        failure = Failure.of(error, round=spec.round, app_dir=session.app_dir, **where)  # type: ignore[arg-type]
+    ledger.close()
+    kept = batcher.kept
+    if failure is not None or reply is None or session.aborted():
+        aborted = session.aborted()
+        code = protocol.ABORTED if aborted else protocol.FAILED
+        told = None if aborted else failure
+        reason = protocol.error_reason(spec.slot, failure=told, aborted=aborted, items=kept.items, made=kept.made or 0)
+        return Message(Error(code, reason), reply_to=message)
+    if reply.has_content():
+        protocol.put_report(reply.content, spec.slot, kept.items, made=kept.made or 0)
+    return reply
+
+
+def _called(message: Message, context: Context, spec: SiteSpec, session: Session) -> Message:
+    seed = derived_seed(spec.seed, spec.slot, spec.round, spec.task.value)
+    seed_everything(seed)
+    app = getattr(session.loader.module(MODULE), COMPONENT, None)
+    if not isinstance(app, ClientApp):
+        raise AppError(f"{MODULE}.py has no ClientApp called {COMPONENT}, it is a {type(app).__name__}")
+    # An import that draws numbers must not shift those of the task.
+    seed_everything(seed)
+    reply: Any = app(message, context)
+    if not isinstance(reply, Message):
+        raise AppError(f"the ClientApp returned a {type(reply).__name__}; it must return a Message")
+    return reply
+
+
+def _may_leave(content: RecordDict, ledger: Ledger, egress: Egress) -> RecordDict:
+    """``content`` without the metrics and settings that may not leave; each metric is told to ``ledger``."""
+    passed = RecordDict()
+    for name, record in content.items():
+        if name.startswith(protocol.OUR_PREFIX):
+            continue  # ours are made below this, by the house
+        if isinstance(record, MetricRecord):
+            passed[name] = MetricRecord(
+                {key: value for key, value in record.items() if key in BOOKKEEPING or _told(key, value, ledger)}
+            )
+        elif isinstance(record, ConfigRecord):
+            passed[name] = ConfigRecord(_plain(record, egress))
+        elif isinstance(record, ArrayRecord):
+            passed[name] = record
+    return passed
+
+
+def _told(key: str, value: Any, ledger: Ledger) -> bool:
+    """Whether a metric may leave; it is then reported. A list is a series: each of its numbers must be fit to leave."""
+    label, axis, x = metric_key(key)
+    if not isinstance(value, list):
+        return ledger.metric(label, value, x, axis)
+    left = [ledger.metric(label, each, (x or 0.0) + place, axis or LIST_AXIS) for place, each in enumerate(value)]
+    return all(left)
+
+
+def _plain(record: Mapping[str, Any], egress: Egress) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in record.items():
+        claim = key in _SHOWN and isinstance(value, str)
+        number = None if isinstance(value, str | bytes | list) else as_number(value)
+        if claim or (sane_name(key) and number is not None and math.isfinite(number)):
+            kept[key] = value
+        else:
+            egress.refuse(f"a setting of a reply in {egress.where} holds more than a number: not sent")
+    return kept
