@@ -21,7 +21,8 @@ from flip_fl.app.needs import model_call, needs_of
 from flip_fl.app.parts import Parts, merged, parts_of
 from flip_fl.app.pictures import pixels_of
 from flip_fl.app.plan import final_stage, stages_of
-from flip_fl.app.runner import Session, derived_seed, initial_seed, run_task, seed_everything
+from flip_fl.app.runner import Session, run_task
+from flip_fl.app.seeds import derived_seed, initial_seed, seed_everything
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.tensors import Arrays, load_into, to_arrays
 from flip_fl.errors import FlipError
