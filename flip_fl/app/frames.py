@@ -1,6 +1,6 @@
 """Messages between a site's process and a script's: a JSON head, then raw arrays. Nothing in them is ever run.
 
-    4 bytes mark, 4 bytes length of the head (big-endian), the head, and each array's bytes in C order
+4 bytes mark, 4 bytes length of the head (big-endian), the head, and each array's bytes in C order
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_frame(channel: socket.socket, max_array_bytes: int) -> tuple[Head, Arra
     for name, (dtype, shape) in members.items():
         array = np.empty(shape, dtype)
         if array.nbytes:
-            _fill(channel, memoryview(array.reshape(-1).view(np.uint8)))
+            _fill(channel, array.reshape(-1).view(np.uint8).data)
         arrays[name] = array
     return head, arrays
 

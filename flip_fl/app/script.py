@@ -4,8 +4,8 @@ A script runs once a job, alive over all rounds, in a process of its own (``Scri
 
 * A script that never asks which task it has would train on a model that it is to validate: it is only asked to train.
   What it returns beside its weights then counts for the round before, which has made the model that it measured.
-* The place on an axis (``global_step``) counts where the name has one (``loss@epoch``); else a number lies at its round.
-* Without ``params_type`` of the script's own choice against PARAMS_TYPE both kinds are taken as what they say they are.
+* ``global_step`` is the place on the axis that a name carries (``loss@epoch``); without one a number lies at its round.
+* Whole weights and differences are both taken, as ``params_type`` calls them, unless PARAMS_TYPE asks for one of them.
 """
 
 from __future__ import annotations
@@ -165,9 +165,7 @@ class Script:
         assert answer is not None
         return answer
 
-    def _after_the_end(
-        self, said: Ended, answer: _Answer | None, process: ScriptProcess, spec: SiteSpec
-    ) -> _Answer:
+    def _after_the_end(self, said: Ended, answer: _Answer | None, process: ScriptProcess, spec: SiteSpec) -> _Answer:
         ending = process.ending()
         self._process = None
         if said.problem is not None:

@@ -24,6 +24,7 @@ CLOSE_WAIT_S = 5.0
 SPARE_BYTES = 64 << 20
 # A script that sends faster than it is read waits.
 MAX_WAITING = 1_000
+WITHHELD, SHOWN = "withheld", "shown"
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 # Where other processes' settings lie, the FL server's among them.
 _NOT_FOR_SCRIPTS = "FLIP_SETTINGS_DIR"
@@ -40,7 +41,7 @@ Said = tuple[Head, Arrays] | Ended
 
 
 class ScriptProcess:
-    """``python -m MODULE DESCRIPTOR …`` in ``folder``, until ``close`` or ``kill``. Not for several threads.
+    """``python -m MODULE DESCRIPTOR OUTPUT …`` in ``folder``, until ``close`` or ``kill``. Not for several threads.
 
     Its environment holds no key; what it prints goes nowhere unless ``show_output``.
     """
@@ -50,7 +51,7 @@ class ScriptProcess:
         output = None if show_output else subprocess.DEVNULL
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno()), *arguments],
+                [sys.executable, "-m", module, str(theirs.fileno()), SHOWN if show_output else WITHHELD, *arguments],
                 cwd=folder,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,

@@ -93,14 +93,6 @@ def test_only_a_script_that_asks_for_its_task_validates(text: str, validates: bo
     assert form.validates is validates
 
 
-def test_a_diffusion_script_that_knows_tasks_by_name_is_told_them(tmp_path: Path) -> None:
-    """``train_ae`` and its like anywhere in the script's own code."""
-    named = app(tmp_path / "named", trainer=SCRIPT + "\nTRAIN = 'train_ae'")
-    plain = app(tmp_path / "plain", trainer=SCRIPT + "\nif flare.is_train(): ...")
-    assert form_of(named).staged_task_names
-    assert not form_of(plain).staged_task_names
-
-
 def test_neutral_apps_get_a_part_of_the_cohort_and_existing_ones_all_of_it(tmp_path: Path) -> None:
     """Existing apps split a shared file themselves."""
     assert form_of(app(tmp_path / "script", trainer=SCRIPT)).splits_itself
