@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from flip_fl.app.faults import AppError
+from flip_fl.compat import alias
+
+logger = logging.getLogger("flip_fl.app")
 
 
 class _AppPath(str):
@@ -47,7 +51,11 @@ class AppLoader:
         return found  # type: ignore[no-any-return]
 
     def activate(self) -> None:
-        """Make the app's folder the first place to import from, and forget modules of its names from elsewhere."""
+        """Make the app's folder the first place to import from, and forget modules of its names from elsewhere.
+
+        ``flip``, which existing apps import, is ``flip_fl.compat`` from now on where no real one is installed.
+        """
+        alias.install(logger.warning)
         sys.path[:] = [entry for entry in sys.path if not isinstance(entry, _AppPath)]
         sys.path.insert(0, _AppPath(self.app_dir))
         importlib.invalidate_caches()
