@@ -84,14 +84,14 @@ def form_of(app_dir: Path) -> Form:
     """
     entry = _entry(app_dir)
     tree = _parsed(app_dir / entry)
-    functions = _functions(tree) if tree is not None else frozenset()
-    if tree is not None and _NEUTRAL[entry] in functions and not _imports_client_api(tree):
-        return Form(FormKind.NEUTRAL, app_dir, entry, f"{entry} defines {_NEUTRAL[entry]}()")
-    if any(_imports_client_api(each) for each in _reachable(app_dir, entry)):
+    neutral = tree is not None and _NEUTRAL[entry] in _functions(tree) and not _imports_client_api(tree)
+    if not neutral and any(_imports_client_api(each) for each in _reachable(app_dir, entry)):
         return Form(FormKind.CLIENT_API, app_dir, entry, f"{entry} uses {CLIENT_API_MODULE}")
     executor = _executor(app_dir, entry)
     if executor is not None:
         return executor
+    if neutral:
+        return Form(FormKind.NEUTRAL, app_dir, entry, f"{entry} defines {_NEUTRAL[entry]}()")
     for place in (f"{FLOWER_PACKAGE}/{FLOWER_FILE}", FLOWER_FILE):
         if (app_dir / place).is_file():
             return Form(FormKind.FLOWER_PACKAGE, app_dir, place, f"it has {place}")
@@ -109,6 +109,13 @@ def refusal(form: Form, engine: str) -> FlipError | None:
     return FlipError("E0215", where=place, evidence=form.evidence, other=other, engine=engine)
 
 
+def check_form(app_dir: Path, engine: str) -> None:
+    """Raises ``FlipError`` E0206, E0215 for an app that is not run on ``engine``."""
+    refused = refusal(form_of(app_dir), engine)
+    if refused is not None:
+        raise refused
+
+
 def _entry(app_dir: Path) -> str:
     """The file that an app's job type starts with, else the one that is there."""
     try:
@@ -120,7 +127,7 @@ def _entry(app_dir: Path) -> str:
 
 
 def _executor(app_dir: Path, entry: str) -> Form | None:
-    for file in dict.fromkeys((entry, *_NEUTRAL)):
+    for file in (entry, "validator.py"):
         tree = _parsed(app_dir / file)
         if tree is None or _NEUTRAL[file] in _functions(tree):
             continue

@@ -10,7 +10,7 @@ from flip_fl.aggregate.differences import difference
 from flip_fl.app.calls import Made
 from flip_fl.app.config import DIFF, AppConfig
 from flip_fl.app.faults import AppError
-from flip_fl.app.needs import model_call
+from flip_fl.app.needs import fitting, model_call
 from flip_fl.app.output import withheld
 from flip_fl.app.parts import Parts, freeze, merged, parts_of
 from flip_fl.app.proximal import proximal
@@ -94,7 +94,8 @@ def _built(spec: SiteSpec, session: Session, config: AppConfig) -> torch.nn.Modu
     if config.job_type is JobType.EVALUATION and part not in config.models:
         raise AppError("the server asks for a model that this site's config.json does not name in models")
     function, arguments = model_call(config, part)
-    model: torch.nn.Module = session.loader.function("models", function)(*arguments)
+    build = session.loader.function("models", function)
+    model: torch.nn.Module = build(*fitting(build, arguments))
     return model
 
 

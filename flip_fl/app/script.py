@@ -10,6 +10,7 @@ A script runs once a job, alive over all rounds, in a process of its own (``Scri
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ SETTLE_S = 1.0
 MAX_NOTES = 32
 MAX_NOTE_CHARS = 300
 MAX_TRACEBACK_CHARS = 16_000
+_NOTE = re.compile(r"flip[\w.]* is flip_fl's here; write: from [\w.]+ import \w+( as \w+)?")
 _ENDED_EARLY = "call flare.receive() and flare.send() in a loop of flare.is_running(), which ends when the job does"
 
 
@@ -153,9 +155,8 @@ class Script:
                 raise ScriptFailed(_text(head, "type", 200), _text(head, "traceback", MAX_TRACEBACK_CHARS))
             if kind == "log":
                 self._log(head, ledger)
-            elif kind == "note" and self._notes < MAX_NOTES:
-                self._notes += 1
-                ledger.note(_text(head, "text", MAX_NOTE_CHARS), success=True)
+            elif kind == "note":
+                self._note(head, ledger)
             elif kind == "result" and head.get("number") == self._number:
                 self._tell_printed(head, spec, session, ledger)
                 answer = self._read(head, arrays)
@@ -199,6 +200,13 @@ class Script:
                 _measure(book, *item)
             else:
                 ledger.refuse("what the script logs beside numbers (texts, parameters, pictures) is not stored")
+
+    def _note(self, head: Mapping[str, Any], ledger: Ledger) -> None:
+        """Where a name is imported from today: the house's own sentence, about a name of the code."""
+        text = _text(head, "text", MAX_NOTE_CHARS)
+        if self._notes < MAX_NOTES and _NOTE.fullmatch(text):
+            self._notes += 1
+            ledger.note(text, success=True)
 
     def _tell_printed(self, head: Mapping[str, Any], spec: SiteSpec, session: Session, ledger: Ledger) -> None:
         printed = head.get("printed")

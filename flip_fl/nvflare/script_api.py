@@ -1,7 +1,7 @@
 """NVFLARE's Client API as a script in a process of ours has it: models and numbers go through a channel to the site.
 
-``nvflare.client`` takes its API from the in-process seam (``DataBus``, ``CLIENT_API_KEY``): ``flare.init()`` and all that
-follows, the tracking writers and Lightning's callback included, find this one.
+``nvflare.client`` takes its API from the in-process seam (``DataBus``, ``CLIENT_API_KEY``): ``flare.init()`` and all
+that follows, the tracking writers and Lightning's callback included, find this one.
 """
 
 from __future__ import annotations

@@ -58,12 +58,14 @@ def _run(script: Path, arguments: Sequence[str], channel: Channel) -> None:
     from nvflare.fuel.data_event.data_bus import DataBus
 
     from flip_fl.app.seeds import seed_everything
+    from flip_fl.compat import alias
     from flip_fl.nvflare.script_api import ScriptAPI
 
     first = channel.task()
     if first is None:
         return
     DataBus().put_data(CLIENT_API_KEY, ScriptAPI(channel, seed_everything, first))
+    alias.install(lambda text: channel.say("note", text=text))
     sys.dont_write_bytecode = True
     sys.path[:0] = [str(script.parent)]
     sys.argv = [str(script), *arguments]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,17 @@ def prepared_data(config: AppConfig, folder: RunFolder) -> Data:
 
 
 def split(
-    data: Data, slots: Sequence[str], config: AppConfig, folder: RunFolder, shares: Sequence[float] = ()
+    data: Data,
+    slots: Sequence[str],
+    config: AppConfig,
+    folder: RunFolder,
+    shares: Sequence[float] = (),
+    *,
+    whole: bool = False,
 ) -> dict[str, Path]:
     """Write each site's part of the cohort, no patient at two sites; returns the CSV by slot.
+
+    ``whole``: each site gets all of it, because the app takes its own share.
 
     Raises ``FlipError`` E0902 for a cohort that cannot be read or has fewer patients than there are sites, E0901 for an
     app that reads images where there are none.
@@ -92,6 +101,11 @@ def split(
     if config.imaging:
         _check_images(data, studies_of(cohort))
     targets = {slot: folder.site(slot) / COHORT_FILE for slot in slots}
+    if whole:
+        for target in targets.values():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(data.cohort, target)
+        return targets
     partition_csv(data.cohort, targets, dict(zip(slots, shares, strict=True)) if shares else None, seed=config.seed)
     return targets
 
