@@ -213,9 +213,9 @@ _ENTRIES = (
         "E0206",
         ExitCode.USAGE,
         "this is an executor-style app ({evidence})",
-        "flip_fl runs neutral apps: plain functions train(model, site, config) and validate(model, site, config); "
-        "Client-API scripts of NVFLARE and Flower packages run as they are",
-        "move the body of the trainer class into those two functions in trainer.py",
+        "flip_fl runs neutral apps (plain functions), NVFLARE Client-API scripts and Flower packages",
+        "move the body of the class into train(model, site, config) and validate(model, site, config) of trainer.py "
+        "(an evaluation: evaluate of evaluator.py), or into a script that uses nvflare.client",
         "Executor-style apps tie the code to one engine's classes, several of which that engine has removed.",
     ),
     Entry(
@@ -255,15 +255,6 @@ _ENTRIES = (
         "named after the model's id; flip-fl run takes them from the app's folder, too.",
     ),
     Entry(
-        "E0215",
-        ExitCode.USAGE,
-        "this app is written for {form} ({evidence}) and cannot run on {engine}",
-        "its code calls that engine by name",
-        "--engine {other}",
-        "Existing apps run unchanged on the engine they were written for. A neutral app, plain functions in "
-        "trainer.py, runs on both.",
-    ),
-    Entry(
         "E0214",
         ExitCode.FAILED,
         "the app's generate() made no pictures: {problem}",
@@ -279,6 +270,14 @@ _ENTRIES = (
         "write the name alone, such as model.pt",
         "Checkpoints are looked up in the folder of the job's own model; a name that leads anywhere else is refused "
         "before a byte is read.",
+    ),
+    Entry(
+        "E0215",
+        ExitCode.USAGE,
+        "this app runs on {other}, not on {engine} ({evidence})",
+        "it speaks to one engine's own interface; only a neutral app runs on both",
+        "run it with --engine {other}, or move its work into the functions of a neutral app",
+        "NVFLARE Client-API scripts and Flower packages run as they are, each on its engine.",
     ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(

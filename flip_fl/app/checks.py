@@ -67,6 +67,7 @@ def check_app(
     _check_job_type(config, job_types)
     _check_files(form_of(app_dir), config.job_type)
     _check_options(config)
+    _check_script(form_of(app_dir), config)
     check_models(config)
     notes = _check_weights(config, slots, federation if federation is not None else slots)
     _check_metric(config)
@@ -106,7 +107,7 @@ def _check_files(form: Form, job_type: JobType) -> None:
             place = str(app_dir / name)
             raise FlipError("E0209", where=place, file=name, left_out=left_out, suggestion=suggestion)
     if form.kind is FormKind.EXECUTOR:
-        raise FlipError("E0206", evidence=form.evidence)
+        raise FlipError("E0206", where=str(app_dir / form.entry), evidence=form.evidence)
     needs = needs_of(job_type, form.kind)
     for name in needs.files:
         if not (app_dir / name).is_file():
@@ -127,6 +128,26 @@ def _check_options(config: AppConfig) -> None:
                 value=json.dumps(config.raw[key]),
                 expected=f"absent, or in a job of type {known}",
                 fix=f"leave {key} out, or set job_type to {(job_types or trained)[0].value}",
+            )
+
+
+def _check_script(form: Form, config: AppConfig) -> None:
+    """Raises ``FlipError`` E0303 for an option that a script, which has a training loop of its own, cannot follow."""
+    if form.kind is not FormKind.CLIENT_API:
+        return
+    lacking = {"FEDPROX_MU": f"{form.entry} is a script with a training loop of its own: its loss needs the term there"}
+    if not form.validates:
+        lacking["CROSS_SITE_VALIDATION"] = f"{form.entry} does not ask whether it is to validate (flare.is_evaluate())"
+    for key, why in lacking.items():
+        if config.raw.get(key):
+            raise FlipError(
+                "E0303",
+                where=config.place(key),
+                why=why,
+                key=key,
+                value=json.dumps(config.raw[key]),
+                expected="absent for this app",
+                fix=f"leave {key} out",
             )
 
 

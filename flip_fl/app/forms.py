@@ -18,7 +18,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from flip_fl.app.plan import AUTOENCODER, DIFFUSION
+from flip_fl.errors import FlipError
 from flip_fl.values import JobType
 
 CLIENT_API_MODULE = "nvflare.client"
@@ -28,7 +28,6 @@ _NEUTRAL = {"trainer.py": "train", "evaluator.py": "evaluate", "validator.py": "
 _EXECUTOR_NAMES = frozenset({"FLIP_TRAINER", "FLIP_VALIDATOR", "FLIP_EVALUATOR"})
 _EXECUTOR_BASES = frozenset({"Executor", "ClientAlgo", "Learner", "ModelLearner"})
 _ASKS_WHETHER_TO_VALIDATE = frozenset({"is_evaluate", "get_task_name"})
-_STAGED_TASKS = frozenset(f"{task}_{stage}" for task in ("train", "validate") for stage in (AUTOENCODER, DIFFUSION))
 
 
 class FormKind(StrEnum):
@@ -38,6 +37,9 @@ class FormKind(StrEnum):
     CLIENT_API = "client_api"
     FLOWER_PACKAGE = "flower_package"
     EXECUTOR = "executor"
+
+
+_ENGINES = {FormKind.CLIENT_API: "nvflare", FormKind.FLOWER_PACKAGE: "flower"}
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,6 @@ class Form:
         return any(_uses(tree, _ASKS_WHETHER_TO_VALIDATE) for tree in self._sources) or self._evaluates_by_decorator
 
     @property
-    def staged_task_names(self) -> bool:
-        """Whether a Client-API script knows the tasks of a diffusion job by name (``train_ae`` … ``validate_dm``)."""
-        return any(
-            isinstance(node, ast.Constant) and node.value in _STAGED_TASKS
-            for tree in self._sources
-            for node in ast.walk(tree)
-        )
-
-    @property
     def _evaluates_by_decorator(self) -> bool:
         return any(
             isinstance(node, ast.FunctionDef) and any(_last_name(each) == "evaluate" for each in node.decorator_list)
@@ -91,18 +84,36 @@ def form_of(app_dir: Path) -> Form:
     """
     entry = _entry(app_dir)
     tree = _parsed(app_dir / entry)
-    functions = _functions(tree) if tree is not None else frozenset()
-    if tree is not None and _NEUTRAL[entry] in functions and not _imports_client_api(tree):
-        return Form(FormKind.NEUTRAL, app_dir, entry, f"{entry} defines {_NEUTRAL[entry]}()")
-    if any(_imports_client_api(each) for each in _reachable(app_dir, entry)):
+    neutral = tree is not None and _NEUTRAL[entry] in _functions(tree) and not _imports_client_api(tree)
+    if not neutral and any(_imports_client_api(each) for each in _reachable(app_dir, entry)):
         return Form(FormKind.CLIENT_API, app_dir, entry, f"{entry} uses {CLIENT_API_MODULE}")
     executor = _executor(app_dir, entry)
     if executor is not None:
         return executor
+    if neutral:
+        return Form(FormKind.NEUTRAL, app_dir, entry, f"{entry} defines {_NEUTRAL[entry]}()")
     for place in (f"{FLOWER_PACKAGE}/{FLOWER_FILE}", FLOWER_FILE):
         if (app_dir / place).is_file():
             return Form(FormKind.FLOWER_PACKAGE, app_dir, place, f"it has {place}")
     return Form(FormKind.NEUTRAL, app_dir, entry)
+
+
+def refusal(form: Form, engine: str) -> FlipError | None:
+    """Why an app of this form is not run on ``engine`` (``nvflare``, ``flower``), or None."""
+    place = str(form.app_dir / form.entry)
+    if form.kind is FormKind.EXECUTOR:
+        return FlipError("E0206", where=place, evidence=form.evidence)
+    other = _ENGINES.get(form.kind)
+    if other is None or other == engine:
+        return None
+    return FlipError("E0215", where=place, evidence=form.evidence, other=other, engine=engine)
+
+
+def check_form(app_dir: Path, engine: str) -> None:
+    """Raises ``FlipError`` E0206, E0215 for an app that is not run on ``engine``."""
+    refused = refusal(form_of(app_dir), engine)
+    if refused is not None:
+        raise refused
 
 
 def _entry(app_dir: Path) -> str:
@@ -116,7 +127,7 @@ def _entry(app_dir: Path) -> str:
 
 
 def _executor(app_dir: Path, entry: str) -> Form | None:
-    for file in dict.fromkeys((entry, *_NEUTRAL)):
+    for file in (entry, "validator.py"):
         tree = _parsed(app_dir / file)
         if tree is None or _NEUTRAL[file] in _functions(tree):
             continue

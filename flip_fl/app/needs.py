@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from flip_fl.app.config import AppConfig
 from flip_fl.app.forms import FLOWER_FILE, FormKind
@@ -65,6 +68,24 @@ def model_call(config: AppConfig, part: str | None) -> tuple[str, tuple[str, ...
         return "get_model", (part or "",)
     path = config.models.get(part or "", {}).get("path") if config.job_type is JobType.EVALUATION else None
     return ("get_model", ()) if path is None else ("get_model_for_path", (str(path),))
+
+
+def fitting(function: Callable[..., Any], arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """``arguments``, or none where ``function`` takes none: a script's one model may serve both stages."""
+    return arguments if takes(function, len(arguments)) or not takes(function, 0) else ()
+
+
+def takes(function: Any, arguments: int) -> bool:
+    """Whether ``function`` can be called with that many positional arguments."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # a callable without a signature that can be read
+    return True
 
 
 def needs_of(job_type: JobType, kind: FormKind = FormKind.NEUTRAL) -> Needs:

@@ -9,16 +9,16 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from flip_fl.app.batch import Batcher
-from flip_fl.app.failures import Failure
 from flip_fl.app.faults import AppError
+from flip_fl.app.metric_key import metric_key
 from flip_fl.app.output import withheld
-from flip_fl.app.runner import BOOKKEEPING, Session, derived_seed, seed_everything
+from flip_fl.app.runner import BOOKKEEPING, Result, reported
+from flip_fl.app.seeds import derived_seed, seed_everything
+from flip_fl.app.session import Session
 from flip_fl.app.site import Ledger, SiteSpec
 from flip_fl.flower import protocol
-from flip_fl.flower.grammar import LIST_AXIS, metric_key
-from flip_fl.privacy.egress import Egress, EgressPolicy, as_number, sane_name
-from flip_fl.wire import SiteBatch
+from flip_fl.flower.grammar import LIST_AXIS
+from flip_fl.privacy.egress import as_number, sane_name
 
 COMPONENT = "app"
 MODULE = "client_app"
@@ -31,43 +31,30 @@ def answer(message: Message, context: Context, spec: SiteSpec, session: Session)
     Its metrics are judged by the rules of every site before they leave; of texts only the slot that it claims to be
     may. Whatever it raises, ``SystemExit`` and a failed import included, is an error reply with its traceback.
     """
-    reports = SiteBatch.model_construct(task=spec.task.value, stage=spec.part, round=spec.round)
-    batcher = Batcher(session.publish, reports)
-    egress = Egress(spec.where())
-    ledger = Ledger(spec, egress, batcher)
-    failure: Failure | None = None
-    reply: Message | None = None
-    try:
-        declared = session.config.metrics
-        egress.policy = EgressPolicy(declared=frozenset(declared) if declared is not None else None)
+    replies: list[Message] = []
+
+    def work(ledger: Ledger) -> Result:
         with withheld(session.app_dir, active=not session.show_output) as output:
-            reply = _called(message, context, spec, session)
-        if output.lines and not session.output_reported:
-            session.output_reported = True
-            ledger.note(
-                f"{output.lines} lines that the app printed in {spec.where()} are withheld, here and from now on: "
-                "they could hold patients' data; return numbers as metrics",
-                success=True,
-            )
+            try:
+                reply = _called(message, context, spec, session)
+            finally:
+                session.tell_withheld(output.lines, spec, ledger)
         if reply.has_content():
-            reply.content = _may_leave(reply.content, ledger, egress)
-    except KeyboardInterrupt:
-        ledger.close()
-        raise
-    except BaseException as error:
-        session.failed(error)
-        where = {"slot": spec.slot, "task": spec.task.value, "stage": spec.stage}
-        failure = Failure.of(error, round=spec.round, app_dir=session.app_dir, **where)  # type: ignore[arg-type]
-    ledger.close()
-    kept = batcher.kept
-    if failure is not None or reply is None or session.aborted():
-        aborted = session.aborted()
-        code = protocol.ABORTED if aborted else protocol.FAILED
-        told = None if aborted else failure
-        reason = protocol.error_reason(spec.slot, failure=told, aborted=aborted, items=kept.items, made=kept.made or 0)
+            reply.content = _may_leave(reply.content, ledger, spec)
+        replies.append(reply)
+        return Result(ok=True, aborted=session.aborted())
+
+    told = reported(spec, session, work)
+    if not replies or told.aborted:
+        code = protocol.ABORTED if told.aborted else protocol.FAILED
+        failure = None if told.aborted else told.failure
+        reason = protocol.error_reason(
+            spec.slot, failure=failure, aborted=told.aborted, items=told.events, made=told.made
+        )
         return Message(Error(code, reason), reply_to=message)
+    (reply,) = replies
     if reply.has_content():
-        protocol.put_report(reply.content, spec.slot, kept.items, made=kept.made or 0)
+        protocol.put_report(reply.content, spec.slot, told.events, made=told.made)
     return reply
 
 
@@ -85,7 +72,7 @@ def _called(message: Message, context: Context, spec: SiteSpec, session: Session
     return reply
 
 
-def _may_leave(content: RecordDict, ledger: Ledger, egress: Egress) -> RecordDict:
+def _may_leave(content: RecordDict, ledger: Ledger, spec: SiteSpec) -> RecordDict:
     """``content`` without the metrics and settings that may not leave; each metric is told to ``ledger``."""
     passed = RecordDict()
     for name, record in content.items():
@@ -96,7 +83,7 @@ def _may_leave(content: RecordDict, ledger: Ledger, egress: Egress) -> RecordDic
                 {key: value for key, value in record.items() if key in BOOKKEEPING or _told(key, value, ledger)}
             )
         elif isinstance(record, ConfigRecord):
-            passed[name] = ConfigRecord(_plain(record, egress))
+            passed[name] = ConfigRecord(_plain(record, ledger, spec))
         elif isinstance(record, ArrayRecord):
             passed[name] = record
     return passed
@@ -111,7 +98,7 @@ def _told(key: str, value: Any, ledger: Ledger) -> bool:
     return all(left)
 
 
-def _plain(record: Mapping[str, Any], egress: Egress) -> dict[str, Any]:
+def _plain(record: Mapping[str, Any], ledger: Ledger, spec: SiteSpec) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for key, value in record.items():
         claim = key in _SHOWN and isinstance(value, str)
@@ -119,5 +106,5 @@ def _plain(record: Mapping[str, Any], egress: Egress) -> dict[str, Any]:
         if claim or (sane_name(key) and number is not None and math.isfinite(number)):
             kept[key] = value
         else:
-            egress.refuse(f"a setting of a reply in {egress.where} holds more than a number: not sent")
+            ledger.refuse(f"a setting of a reply in {spec.where()} holds more than a number: not sent")
     return kept

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from uuid import UUID
 
 from flip_fl.app.config import AppConfig
-from flip_fl.app.forms import FormKind, form_of
+from flip_fl.app.forms import check_form
 from flip_fl.app.travel import check_modules
 from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
@@ -48,10 +48,8 @@ class Flower:
                 )
 
     def check_app(self, app_dir: Path) -> None:
-        form = form_of(app_dir)
-        if form.kind is FormKind.CLIENT_API:
-            raise FlipError("E0215", form="NVIDIA FLARE", evidence=form.evidence, engine="Flower", other="nvflare")
         check_modules(app_dir)
+        check_form(app_dir, "flower")
         check_bundled(app_dir)
 
     def start(

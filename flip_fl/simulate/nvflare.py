@@ -14,7 +14,7 @@ from uuid import UUID
 import psutil
 
 from flip_fl.app.config import CONFIG_FILE, AppConfig
-from flip_fl.app.forms import FormKind, form_of
+from flip_fl.app.forms import check_form
 from flip_fl.app.travel import check_modules
 from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
@@ -41,10 +41,8 @@ class NVFlare:
             )
 
     def check_app(self, app_dir: Path) -> None:
-        form = form_of(app_dir)
-        if form.kind is FormKind.FLOWER_PACKAGE:
-            raise FlipError("E0215", form="Flower", evidence=form.evidence, engine="NVIDIA FLARE", other="flower")
         check_modules(app_dir)
+        check_form(app_dir, self.name)
 
     def start(
         self, config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder, project_id: str = ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flip_fl.app.config import AppConfig
+from flip_fl.app.forms import FormKind, form_of
 from flip_fl.app.plan import final_stage
 from flip_fl.dashboard.png import data_address
 from flip_fl.dashboard.story import BaselineRow, Samples, Story
@@ -46,11 +47,15 @@ def fetch_and_check(
 ) -> Checked:
     """Fetch the bundle to ``target``, load its model, score it on each site's cohort, compare with the hub's story.
 
+    What is not neutral is only loaded.
     With FEDBN it is only loaded and run: what the sites scored has batch-norm layers that never left them.
     """
     try:
         if problem := _fetch(story, settings, target):
             return Checked([], problem)
+        if form_of(config.app_dir).kind is not FormKind.NEUTRAL:
+            verify(target)  # its validation runs in a job only
+            return Checked([], None, drawn(target))
         # Checks every digest and loads the model strictly before it scores it: `verify` would do that twice.
         scores = reproduce(target, cohorts, images=images)
     except FlipError as error:
@@ -72,17 +77,6 @@ def drawn(bundle: Path) -> Samples | None:
         return None
     height, width = pixels.shape[1:3]
     return Samples(width=width, height=height, pictures=[data_address(picture) for picture in pixels])
-
-
-def fetch_and_load(story: Story, settings: ServerSettings, target: Path) -> Checked:
-    """Fetch the bundle of an app that scores its model by itself to ``target``, and load its models."""
-    try:
-        if problem := _fetch(story, settings, target):
-            return Checked([], problem)
-        verify(target)
-    except FlipError as error:
-        return Checked([], error.sentence)
-    return Checked([], None, drawn(target))
 
 
 def fetch_and_compare(story: Story, settings: ServerSettings, target: Path) -> Checked:

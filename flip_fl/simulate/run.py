@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flip_fl.app.checks import check_app
 from flip_fl.app.config import AppConfig
-from flip_fl.app.forms import FormKind, form_of
+from flip_fl.app.forms import form_of
 from flip_fl.app.packages import app_folder
 from flip_fl.app.plan import rounds_of
 from flip_fl.dashboard.report import write_report
@@ -34,7 +34,7 @@ from flip_fl.simulate.folder import MARKER, RunFolder, claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
 from flip_fl.simulate.processes import Child, running, second_interrupt_leaves, terminable
-from flip_fl.simulate.results import Checked, fetch_and_check, fetch_and_compare, fetch_and_load
+from flip_fl.simulate.results import Checked, fetch_and_check, fetch_and_compare
 from flip_fl.simulate.sites import Data, development_calls, given_data, prepared_data, split, write_site_settings
 from flip_fl.simulate.storage import storage
 from flip_fl.simulate.trusts import WHOLE_COHORT, simulated_trusts
@@ -100,14 +100,14 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
 
 
 def _check_options(options: RunOptions, config: AppConfig) -> None:
-    """Raises ``FlipError`` E0102 for what an evaluation, or an app with a loop of its own, has no use for."""
+    """Raises ``FlipError`` E0102 for what an evaluation, or an app that splits its data itself, has no use for."""
+    if options.shares and not options.production and form_of(config.app_dir).splits_itself:
+        problem = "--shares: this app gets the whole cohort at every site and takes its own share"
+        raise FlipError("E0102", problem=problem, usage=f"flip-fl run {options.app}")
     for given, name in ((options.rounds, "--rounds"), (options.baselines, "--baselines")):
         if given and config.job_type is JobType.EVALUATION:
             problem = f"{name}: an evaluation trains nothing, it has one round for each of its models"
             raise FlipError("E0102", problem=problem, usage=f"flip-fl run {options.app}")
-    if options.baselines and form_of(config.app_dir).kind is not FormKind.NEUTRAL:
-        problem = "--baselines: only a neutral app, functions in trainer.py, can be trained without an engine"
-        raise FlipError("E0102", problem=problem, usage=f"flip-fl run {options.app}")
 
 
 def _open(
@@ -123,7 +123,8 @@ def _open(
     """Everything that is there before the engine: data, hub, object store, settings; ``parts`` ends them."""
     tell(Progress("data", text="splitting the cohort between the sites"))
     data = given or prepared_data(config, folder)
-    cohorts = split(data, slots, config, folder, options.shares)
+    whole = form_of(config.app_dir).splits_itself and not options.production
+    cohorts = split(data, slots, config, folder, options.shares, whole=whole)
     # The models to compare with are trained on the files, whatever the sites themselves ask.
     local_settings = folder.state / "local" if options.production else folder.settings
     write_site_settings({**cohorts, CENTRAL_SLOT: data.cohort}, data, config, folder, local_settings)
@@ -303,9 +304,6 @@ def _settle_outbox(this: _Run) -> None:
 
 def _check_results(this: _Run, story: Story, tell: Tell) -> Checked:
     target = this.folder.results / f"{this.hub.model_id}.zip"
-    if this.config.job_type is not JobType.EVALUATION and form_of(this.config.app_dir).kind is not FormKind.NEUTRAL:
-        tell(Progress("verify", text="fetching the results and checking that the model loads"))
-        return fetch_and_load(story, this.settings, target)
     if this.config.job_type is JobType.EVALUATION:
         tell(Progress("verify", text="fetching the results and checking that they are what was reported"))
         return fetch_and_compare(story, this.settings, target)

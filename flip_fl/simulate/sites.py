@@ -80,11 +80,18 @@ def prepared_data(config: AppConfig, folder: RunFolder) -> Data:
 
 
 def split(
-    data: Data, slots: Sequence[str], config: AppConfig, folder: RunFolder, shares: Sequence[float] = ()
+    data: Data,
+    slots: Sequence[str],
+    config: AppConfig,
+    folder: RunFolder,
+    shares: Sequence[float] = (),
+    *,
+    whole: bool = False,
 ) -> dict[str, Path]:
     """Write each site's part of the cohort, no patient at two sites; returns the CSV by slot.
 
-    An app that takes its own share of what it is given is given all, at every site.
+    ``whole``: each site gets all of it, because the app takes its own share.
+
     Raises ``FlipError`` E0902 for a cohort that cannot be read or has fewer patients than there are sites, E0901 for an
     app that reads images where there are none.
     """
@@ -102,7 +109,7 @@ def split(
     if config.imaging and len(cohort):
         _check_images(data, studies_of(cohort))
     targets = {slot: folder.site(slot) / COHORT_FILE for slot in slots}
-    if form_of(config.app_dir).splits_itself:
+    if whole:
         for target in targets.values():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(data.cohort, target)

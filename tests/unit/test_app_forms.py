@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flip_fl.app.forms import FormKind, form_of
+from flip_fl.app.forms import FormKind, check_form, form_of
+from flip_fl.errors import FlipError
 
 SCRIPT = """
 import nvflare.client as flare
@@ -53,6 +54,11 @@ def app(folder: Path, **files: str) -> Path:
         ({"trainer": "class Mine(nv.Executor): ..."}, FormKind.EXECUTOR, "trainer.py"),
         ({"validator": "class FLIP_VALIDATOR(ClientAlgo): ..."}, FormKind.EXECUTOR, "validator.py"),
         ({"evaluator": "class FLIP_EVALUATOR(Executor): ..."}, FormKind.EXECUTOR, "evaluator.py"),
+        (
+            {"trainer": "def train(model, site, config): ...", "validator": "class FLIP_VALIDATOR: ..."},
+            FormKind.EXECUTOR,
+            "validator.py",
+        ),
         ({"client_app": "app = ClientApp()"}, FormKind.FLOWER_PACKAGE, "client_app.py"),
         ({"app__client_app": "app = ClientApp()"}, FormKind.FLOWER_PACKAGE, "app/client_app.py"),
         ({"client_app": "", "trainer": "def fit(): ..."}, FormKind.FLOWER_PACKAGE, "client_app.py"),
@@ -93,16 +99,34 @@ def test_only_a_script_that_asks_for_its_task_validates(text: str, validates: bo
     assert form.validates is validates
 
 
-def test_a_diffusion_script_that_knows_tasks_by_name_is_told_them(tmp_path: Path) -> None:
-    """``train_ae`` and its like anywhere in the script's own code."""
-    named = app(tmp_path / "named", trainer=SCRIPT + "\nTRAIN = 'train_ae'")
-    plain = app(tmp_path / "plain", trainer=SCRIPT + "\nif flare.is_train(): ...")
-    assert form_of(named).staged_task_names
-    assert not form_of(plain).staged_task_names
-
-
 def test_neutral_apps_get_a_part_of_the_cohort_and_existing_ones_all_of_it(tmp_path: Path) -> None:
     """Existing apps split a shared file themselves."""
     assert form_of(app(tmp_path / "script", trainer=SCRIPT)).splits_itself
     assert form_of(app(tmp_path / "flower", app__client_app="")).splits_itself
     assert not form_of(app(tmp_path / "neutral", trainer="def train(): ...")).splits_itself
+
+
+@pytest.mark.parametrize(
+    ("files", "engine", "code"),
+    [
+        ({"trainer": SCRIPT}, "nvflare", None),
+        ({"trainer": SCRIPT}, "flower", "E0215"),
+        ({"app__client_app": ""}, "flower", None),
+        ({"app__client_app": ""}, "nvflare", "E0215"),
+        ({"trainer": "class FLIP_TRAINER: ..."}, "nvflare", "E0206"),
+        ({"trainer": "class FLIP_TRAINER: ..."}, "flower", "E0206"),
+        ({"trainer": "def train(): ..."}, "flower", None),
+    ],
+)
+def test_an_app_is_refused_where_it_cannot_run(
+    files: dict[str, str], engine: str, code: str | None, tmp_path: Path
+) -> None:
+    """Each form on each engine; what is refused says what shows it and what to do."""
+    folder = app(tmp_path, **files)
+    if code is None:
+        check_form(folder, engine)
+        return
+    with pytest.raises(FlipError) as refused:
+        check_form(folder, engine)
+    assert refused.value.code == code
+    assert refused.value.fix
