@@ -95,7 +95,7 @@ def _member(told: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
         raise BadFrame("an array has no usable name")
     if not isinstance(shape, list) or len(shape) > _MAX_AXES:
         raise BadFrame("an array has no usable shape")
-    if not all(isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 1 << 62 for size in shape):
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape):
         raise BadFrame("an array has no usable shape")
     try:
         dtype = np.dtype(code)
@@ -103,6 +103,9 @@ def _member(told: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
         raise BadFrame("an array has no usable type") from None
     if dtype.kind not in _KINDS or dtype.hasobject:
         raise BadFrame("an array has no usable type")
+    # numpy refuses such a shape even where one of its axes is 0.
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize >= 1 << 62:
+        raise BadFrame("an array has no usable shape or is larger than any model")
     return name, dtype, tuple(shape)
 
 

@@ -20,8 +20,9 @@ def FLIP(
 
     ``LOCAL_DEV`` picks development or production; ``role`` ("server" or "client") is what a production process says
     of itself, else ``FLIP_ROLE``, else the one key present. Settings come from ``settings_file``, else the
-    environment, when this is called and never at import. Raises ``ValueError`` for an unknown job type or role, and
-    ``FlipError`` E0401 and E0404 to E0406 for settings that are missing, malformed or ambiguous.
+    environment, when this is called and never at import; in a script that a site runs, the site is asked instead.
+    Raises ``ValueError`` for an unknown job type or role, and ``FlipError`` E0401 and E0404 to E0406 for settings that
+    are missing, malformed or ambiguous.
     """
     try:
         JobType(job_type)
@@ -29,8 +30,12 @@ def FLIP(
         known = ", ".join(kind.value for kind in JobType)
         raise ValueError(f"Unknown job type '{printable(job_type)}'. Known job types: {known}") from None
     said = None if role is None else Role(role)
+    from flip_fl.core.beside import FLIPBeside, given
     from flip_fl.core.standard import FLIPStandardDev, FLIPStandardProd
 
+    source = given()
+    if source is not None and settings_file is None:
+        return FLIPBeside(source)
     if is_dev(settings_file):
         return FLIPStandardDev(settings_file=settings_file)
     return FLIPStandardProd(role=said, settings_file=settings_file)

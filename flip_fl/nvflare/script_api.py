@@ -6,6 +6,7 @@ that follows, the tracking writers and Lightning's callback included, find this 
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import signal
@@ -44,6 +45,8 @@ class Channel:
         self._printed = printed
         self._lock = threading.Lock()
         self._owner = os.getpid()
+        self._numbers = itertools.count()
+        self._asked: dict[int, queue.Queue[Task]] = {}
         self._tasks: queue.Queue[Task | None] = queue.Queue()
         # A forked copy would speak in between, and keep the channel open when this process has ended.
         os.register_at_fork(after_in_child=self._socket.close)
@@ -71,9 +74,22 @@ class Channel:
             except BadFrame as problem:
                 raise AppError(f"it cannot be sent: {problem}") from None
 
+    def ask(self, asked: str, **facts: Any) -> Task:
+        """The site's answer to a question about data. Raises as ``say`` does. For several threads."""
+        answer: queue.Queue[Task] = queue.Queue()
+        with self._lock:
+            number = next(self._numbers)
+            self._asked[number] = answer
+        self.say("ask", ask=number, asked=asked, **facts)
+        return answer.get()
+
     def _listen(self) -> None:
         while (frame := read_frame(self._socket, _NO_LIMIT)) is not None:
-            self._tasks.put(frame if frame[0].get("kind") == "task" else None)
+            head, _ = frame
+            if head.get("kind") == "answer":
+                self._asked.pop(head["ask"]).put(frame)
+            else:
+                self._tasks.put(frame if head.get("kind") == "task" else None)
         os.killpg(0, signal.SIGKILL)
 
 
