@@ -240,7 +240,7 @@ _ENTRIES = (
         "E0209",
         ExitCode.USAGE,
         "flip-fl run does not read {file}, which is in the app's folder",
-        "it runs neutral apps, functions in trainer.py, with the engine's apps of its own: {left_out}",
+        "the app is a neutral one, functions in trainer.py, and runs with the engine's apps of flip_fl: {left_out}",
         "{suggestion}",
         "A ServerApp or ClientApp of one's own belongs into a job of Flower: job_templates/flower/standard, whose "
         "README says how to put one's own strategy in. It is started with flwr run.",

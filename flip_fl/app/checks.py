@@ -65,7 +65,7 @@ def check_app(
     _check_folder(app_dir)
     config = load_config(app_dir)
     _check_job_type(config, job_types)
-    _check_files(app_dir, config.job_type)
+    _check_files(form_of(app_dir), config.job_type)
     _check_options(config)
     _check_script(form_of(app_dir), config)
     check_models(config)
@@ -100,15 +100,15 @@ def _check_job_type(config: AppConfig, job_types: Sequence[JobType]) -> None:
     )
 
 
-def _check_files(app_dir: Path, job_type: JobType) -> None:
+def _check_files(form: Form, job_type: JobType) -> None:
+    app_dir = form.app_dir
     for name, (left_out, suggestion) in _UNREAD.items():
-        if (app_dir / name).is_file():
+        if form.kind is FormKind.NEUTRAL and (app_dir / name).is_file():
             place = str(app_dir / name)
             raise FlipError("E0209", where=place, file=name, left_out=left_out, suggestion=suggestion)
-    form = form_of(app_dir)
     if form.kind is FormKind.EXECUTOR:
         raise FlipError("E0206", where=str(app_dir / form.entry), evidence=form.evidence)
-    needs = needs_of(job_type)
+    needs = needs_of(job_type, form.kind)
     for name in needs.files:
         if not (app_dir / name).is_file():
             raise FlipError("E0202", file=name, job_type=job_type.value, needed=needs.words(), folder=app_dir)

@@ -56,7 +56,7 @@ def init(request: Request) -> dict[str, Any]:
 def check(request: Request) -> dict[str, Any]:
     """Import every module, look at every function, build the model. Raises ``FlipError`` E0203, E0204, E0205."""
     app = _App(request)
-    for function in needs_of(app.config.job_type).functions:
+    for function in needs_of(app.config.job_type, app.form).functions:
         if function.name == "get_model" and app.every_model_has_a_path:
             continue
         if app.script is not None and function.module != "models":
@@ -233,6 +233,7 @@ class _App:
         self._loader = AppLoader(self.config.app_dir)
         form = form_of(self.config.app_dir)
         # A script is run as a whole, at a site: to import it would be to run it.
+        self.form = form.kind
         self.script = form.entry if form.kind is FormKind.CLIENT_API else None
 
     @property
@@ -258,7 +259,7 @@ class _App:
 
     def optional(self, name: str) -> Any:
         """The function ``name`` of trainer.py, else of models.py; None where neither has it."""
-        named = ("models",) if self.script is not None else ("trainer", "models")
+        named = ("models",) if self.form is not FormKind.NEUTRAL else ("trainer", "models")
         files = [each for each in named if (self.config.app_dir / f"{each}.py").is_file()]
         found = (getattr(self.module(each), name, None) for each in files)
         return next((function for function in found if callable(function)), None)

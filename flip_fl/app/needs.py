@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flip_fl.app.config import AppConfig
+from flip_fl.app.forms import FLOWER_FILE, FormKind
 from flip_fl.values import JobType
 
 CONFIG = "config.json"
@@ -47,6 +48,8 @@ _MODEL = Function("models", "get_model", ())
 _TRAIN = (Function("trainer", "train", _TASK), Function("trainer", "validate", _TASK))
 _TRAINED = Needs((CONFIG, "models.py", "trainer.py"), (_MODEL, *_TRAIN))
 
+_PACKAGE = Needs((CONFIG, "models.py", FLOWER_FILE), (_MODEL,))
+
 _NEEDS = {
     JobType.STANDARD: _TRAINED,
     JobType.FED_OPT: _TRAINED,
@@ -85,6 +88,8 @@ def takes(function: Any, arguments: int) -> bool:
     return True
 
 
-def needs_of(job_type: JobType) -> Needs:
-    """What an app of ``job_type`` must have."""
+def needs_of(job_type: JobType, kind: FormKind = FormKind.NEUTRAL) -> Needs:
+    """What an app of ``job_type`` and this form must have; nobody looks at functions but ours before they run."""
+    if kind is FormKind.FLOWER_PACKAGE:
+        return _PACKAGE
     return _NEEDS[job_type]

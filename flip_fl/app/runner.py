@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,6 +71,11 @@ def run_task(
     ``KeyboardInterrupt``: whatever the app does becomes a ``Failure``; a stop of the run becomes ``aborted``.
     """
     spec = replace(spec, task=Task(task))
+    return reported(spec, session, lambda ledger: _run(spec, arrays, session, ledger, call or call_functions))
+
+
+def reported(spec: SiteSpec, session: Session, work: Callable[[Ledger], Result]) -> Result:
+    """What ``work`` gives, with all that it has told the ledger; never raises but ``KeyboardInterrupt``, see above."""
     # Not validated here, where it could raise: an odd round is told by the first metric that has it.
     reports = SiteBatch.model_construct(task=spec.task.value, stage=spec.stage, round=spec.round)
     batcher = Batcher(session.publish, reports)
@@ -80,7 +85,7 @@ def run_task(
     try:
         declared = session.config.metrics
         egress.policy = EgressPolicy(declared=frozenset(declared) if declared is not None else None)
-        outcome = _run(spec, arrays, session, ledger, call or call_functions)
+        outcome = work(ledger)
     except KeyboardInterrupt:
         ledger.close()
         raise

@@ -10,6 +10,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from flip_fl.aggregate.best import BestModel
+from flip_fl.core.base import FLIPBase
+from flip_fl.core.factory import FLIP
 from flip_fl.flower.average import SlotOrderFedAvg, score_of
 from flip_fl.flower.protocol import NUM_EXAMPLES
 
@@ -17,9 +19,9 @@ from flip_fl.flower.protocol import NUM_EXAMPLES
 class FlipFedAvg(FedAvg):
     """FedAvg whose models are those of ``SlotOrderFedAvg``: float64, slot order, the dtypes that were sent.
 
-    ``flip`` and ``model_id`` are taken as existing apps give them, and not used: run behind ``flip_fl.flower.run``, or
-    in a job of flip_fl, every strategy is reported. With ``best_model_metric`` the best round's model is kept in
-    ``best_model_arrays`` (``best_model_round``, ``best_model_metric_value``; None until a round has the metric).
+    ``flip`` and ``model_id`` are taken as existing apps give them, and reported with neither: in a job of flip_fl, or
+    behind ``flip_fl.flower.run``, every strategy is reported. With ``best_model_metric`` the best round's model is kept
+    in ``best_model_arrays`` (``best_model_round``, ``best_model_metric_value``; None until a round has the metric).
     Weighted by another key than "num-examples", it aggregates as Flower's own does.
     """
 
@@ -33,11 +35,16 @@ class FlipFedAvg(FedAvg):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.flip, self.model_id = flip, model_id
+        self.model_id = model_id
         self.best_model_arrays: ArrayRecord | None = None
         self._average = SlotOrderFedAvg()
         self._best = BestModel(best_model_metric, best_model_metric_minimize) if best_model_metric else None
         self._validated = ArrayRecord()
+
+    @property
+    def flip(self) -> FLIPBase:
+        """The client of this process, for a subclass that speaks to it."""
+        return FLIP()
 
     @property
     def best_model_round(self) -> int | None:

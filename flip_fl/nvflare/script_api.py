@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
@@ -239,6 +238,8 @@ def _metadata(head: Head) -> dict[str, Any]:
 
 
 def _model(head: Head, arrays: Arrays) -> FLModel:
+    import torch
+
     meta = {name: value for name, value in head["meta"].items() if value is not None}
     return FLModel(
         params_type=ParamsType.FULL,
@@ -251,6 +252,8 @@ def _model(head: Head, arrays: Arrays) -> FLModel:
 
 def as_arrays(params: Any) -> Arrays:
     """``params`` of a model as arrays. Raises ``AppError`` naming what is none."""
+    import torch
+
     if not isinstance(params, Mapping):
         raise AppError(f"params is a {type(params).__name__}; it must be a dict of tensors or arrays by name")
     arrays: Arrays = {}
@@ -267,9 +270,9 @@ def plain(value: Any, depth: int) -> Any:
     """``value`` as JSON has it: numbers, and lists and objects of them; None for what is neither."""
     if isinstance(value, bool | int | float):
         return value
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+    if callable(detached := getattr(value, "detach", None)):  # a tensor, wherever it lies
+        value = detached().cpu()
+    if isinstance(value, np.ndarray | np.generic) or callable(getattr(value, "item", None)):
         return plain(value.item(), 1) if value.ndim == 0 else plain(value.tolist(), depth)
     if depth and isinstance(value, Mapping):
         return {str(name): plain(each, depth - 1) for name, each in value.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 from flip_fl.app.checks import check_app
 from flip_fl.app.config import AppConfig
 from flip_fl.app.forms import form_of
+from flip_fl.app.packages import app_folder
 from flip_fl.app.plan import rounds_of
 from flip_fl.dashboard.report import write_report
 from flip_fl.dashboard.story import BaselineRow, Samples, Story
@@ -81,12 +82,13 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     federation = tuple(f"Trust_{number}" for number in range(1, options.sites + 1))
     slots = tuple(sorted(options.slots or federation, key=natural_key))
     tell(Progress("check", text=f"checking {options.app}"))
-    config = check_app(options.app, slots, federation=federation).config
+    app = app_folder(options.app)
+    config = check_app(app, slots, federation=federation).config
     check_start(config)
     _check_options(options, config)
     if options.baselines:
         check_comparable(config)
-    engine.check_app(options.app)
+    engine.check_app(app)
     if options.rounds is not None:
         config = config.with_rounds(options.rounds)
     given = given_data(config, options.data, options.images, options.out)
