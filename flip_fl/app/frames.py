@@ -9,7 +9,7 @@ import json
 import math
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,11 @@ def write_frame(channel: socket.socket, head: Mapping[str, Any], arrays: Mapping
             channel.sendall(array.reshape(-1).view(np.uint8).data)
 
 
-def read_frame(channel: socket.socket, max_array_bytes: int) -> tuple[Head, Arrays] | None:
-    """The next message; None when the other side has closed between two. Raises ``BadFrame``."""
+def read_frame(channel: socket.socket, limit: Callable[[], int]) -> tuple[Head, Arrays] | None:
+    """The next message; None when the other side has closed between two. Raises ``BadFrame``.
+
+    ``limit``: how many bytes of arrays it may have, asked when the message is there.
+    """
     prefix = _read(channel, _PREFIX.size, begun=False)
     if prefix is None:
         return None
@@ -61,7 +64,7 @@ def read_frame(channel: socket.socket, max_array_bytes: int) -> tuple[Head, Arra
         raise BadFrame("its head is no JSON") from None
     if not isinstance(head, dict):
         raise BadFrame("its head is no object")
-    members = _members(head.pop(_ARRAYS, None), max_array_bytes)
+    members = _members(head.pop(_ARRAYS, None), limit())
     arrays: Arrays = {}
     for name, (dtype, shape) in members.items():
         array = np.empty(shape, dtype)
@@ -95,7 +98,7 @@ def _member(told: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
         raise BadFrame("an array has no usable name")
     if not isinstance(shape, list) or len(shape) > _MAX_AXES:
         raise BadFrame("an array has no usable shape")
-    if not all(isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 1 << 62 for size in shape):
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape):
         raise BadFrame("an array has no usable shape")
     try:
         dtype = np.dtype(code)
@@ -103,6 +106,9 @@ def _member(told: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
         raise BadFrame("an array has no usable type") from None
     if dtype.kind not in _KINDS or dtype.hasobject:
         raise BadFrame("an array has no usable type")
+    # numpy refuses such a shape even where one of its axes is 0.
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize >= 1 << 62:
+        raise BadFrame("an array has no usable shape or is larger than any model")
     return name, dtype, tuple(shape)
 
 

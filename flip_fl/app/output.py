@@ -27,6 +27,10 @@ class Counter(io.TextIOBase):
         self.lines += text.count("\n")
         return len(text)
 
+    def reset(self) -> None:
+        """Begin anew: what came so far was not the app's."""
+        self.lines = 0
+
     def warned(self, *args: object, **kwargs: object) -> None:
         """Stands in for ``warnings.showwarning``."""
         self.lines += 1

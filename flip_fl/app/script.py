@@ -11,6 +11,7 @@ A script runs once a job, alive over all rounds, in a process of its own (``Scri
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,11 +24,13 @@ from flip_fl.app.calls import Made
 from flip_fl.app.config import DIFF, FULL
 from flip_fl.app.faults import ScriptFailed, TaskAborted
 from flip_fl.app.forms import Form
+from flip_fl.app.frames import Head
 from flip_fl.app.functions import kept_apart, site_model
 from flip_fl.app.metric_key import metric_key
 from flip_fl.app.parts import Parts
 from flip_fl.app.plan import stage_at, stages_of
-from flip_fl.app.script_process import Ended, ScriptProcess
+from flip_fl.app.script_data import answered
+from flip_fl.app.script_process import ASKS, FILES, Ended, ScriptProcess
 from flip_fl.app.script_values import flattened, unwrapped
 from flip_fl.app.seeds import derived_seed
 from flip_fl.app.session import Session
@@ -56,11 +59,13 @@ class _Answer:
 class Script:
     """The script ``form.entry`` of the app of ``session``, run by the host ``module``; used as a ``Call``.
 
-    ``job`` is what the script is told as its job's id. ``close`` ends it with the job.
+    ``job`` is what the script is told as its job's id. With ``asks`` its ``FLIP()`` asks the site for data, else it
+    finds its environment's settings of development. ``close`` ends it with the job.
     """
 
-    def __init__(self, form: Form, module: str, job: str = "") -> None:
+    def __init__(self, form: Form, module: str, job: str = "", *, asks: bool = False) -> None:
         self.form = form
+        self._asks = asks
         self._module = module
         self._job = job
         self._process: ScriptProcess | None = None
@@ -69,6 +74,8 @@ class Script:
         self._ended: str | None = None
         self._examples = 1
         self._notes = 0
+        self._opening = threading.Lock()
+        self._asking: threading.Semaphore | None = None
 
     def __call__(self, spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger) -> Made:
         """One task. Raises ``ScriptFailed`` for whatever ends the script, ``TaskAborted`` when the run is stopped."""
@@ -99,7 +106,7 @@ class Script:
                 f"{self.form.entry} has ended before {spec.where()} ({self._ended}): {_ENDED_EARLY}"
             )
         if self._process is None:
-            arguments = [self.form.entry, "--project_id", spec.project_id]
+            arguments = [ASKS if self._asks else FILES, self.form.entry, "--project_id", spec.project_id]
             self._process = ScriptProcess(
                 self._module, arguments, session.app_dir.resolve(), show_output=session.show_output
             )
@@ -155,6 +162,8 @@ class Script:
                 raise ScriptFailed(_text(head, "type", 200), _text(head, "traceback", MAX_TRACEBACK_CHARS))
             if kind == "log":
                 self._log(head, ledger)
+            elif kind == "ask" and self._asks:
+                threading.Thread(target=self._reply, args=(process, head, spec, session), daemon=True).start()
             elif kind == "note":
                 self._note(head, ledger)
             elif kind == "result" and head.get("number") == self._number:
@@ -200,6 +209,18 @@ class Script:
                 _measure(book, *item)
             else:
                 ledger.refuse("what the script logs beside numbers (texts, parameters, pictures) is not stored")
+
+    def _reply(self, process: ScriptProcess, head: Head, spec: SiteSpec, session: Session) -> None:
+        """Beside the task: what a service takes its time over must not keep a stop from being seen."""
+        with self._in_flight(session):
+            answer, arrays = answered(head, spec, session)
+        process.answer({**answer, "kind": "answer", "ask": head.get("ask")}, arrays)
+
+    def _in_flight(self, session: Session) -> threading.Semaphore:
+        with self._opening:
+            if self._asking is None:
+                self._asking = threading.Semaphore(session.source.in_flight)
+            return self._asking
 
     def _note(self, head: Mapping[str, Any], ledger: Ledger) -> None:
         """Where a name is imported from today: the house's own sentence, about a name of the code."""

@@ -25,6 +25,7 @@ SPARE_BYTES = 64 << 20
 # A script that sends faster than it is read waits.
 MAX_WAITING = 1_000
 WITHHELD, SHOWN = "withheld", "shown"
+FILES, ASKS = "files", "asks"
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 # Where other processes' settings lie, the FL server's among them.
 _NOT_FOR_SCRIPTS = "FLIP_SETTINGS_DIR"
@@ -62,6 +63,7 @@ class ScriptProcess:
             )
         self._said: queue.Queue[Said] = queue.Queue(MAX_WAITING)
         self._limit = SPARE_BYTES
+        self._writing = threading.Lock()
         self._over = False
         threading.Thread(target=self._listen, name="flip-script", daemon=True).start()
 
@@ -73,6 +75,10 @@ class ScriptProcess:
         """Send without waiting: a process that does not read is found out by what it does not answer."""
         self._limit = SPARE_BYTES + 4 * sum(array.nbytes for array in arrays.values())
         threading.Thread(target=self._write, args=(head, arrays), name="flip-script-task", daemon=True).start()
+
+    def answer(self, head: Mapping[str, Any], arrays: Arrays) -> None:
+        """Send an answer, from whatever thread."""
+        self._write(head, arrays)
 
     def next(self, timeout_s: float) -> Said | None:
         """What it said next; None when that was nothing for ``timeout_s``."""
@@ -113,13 +119,13 @@ class ScriptProcess:
         self._channel.close()
 
     def _write(self, head: Mapping[str, Any], arrays: Arrays) -> None:
-        with contextlib.suppress(OSError):
+        with self._writing, contextlib.suppress(OSError):
             write_frame(self._channel, head, arrays)
 
     def _listen(self) -> None:
         ended = Ended()
         try:
-            while (frame := read_frame(self._channel, self._limit)) is not None:
+            while (frame := read_frame(self._channel, lambda: self._limit)) is not None:
                 if not self._put(frame):
                     return
         except BadFrame as problem:

@@ -79,11 +79,12 @@ class FlipExecutor(Executor):
         if self._session is None:
             workspace = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
             file = settings_file(slot, workspace)
-            if file is not None and is_dev(file):
+            local = is_dev(file)
+            if file is not None and local:
                 # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
                 os.environ.update(development_environment(file))
             app_dir = custom_dir(fl_ctx)
-            self._call = _call_of(app_dir, fl_ctx.get_job_id())
+            self._call = call_of(app_dir, fl_ctx.get_job_id(), asks=not local)
             self._session = Session(
                 app_dir=app_dir,
                 source=open_source(slot, workspace, imaging=load_config(app_dir).imaging),
@@ -135,11 +136,11 @@ class FlipExecutor(Executor):
             self.fire_fed_event(LIVE_EVENT, data, fl_ctx)
 
 
-def _call_of(app_dir: Path, job: str) -> Call | None:
+def call_of(app_dir: Path, job: str, *, asks: bool) -> Call | None:
     """The way to the app's code; None for a neutral app. Raises ``AppError`` for a form that is not run here."""
     form = form_of(app_dir)
     if form.kind is FormKind.CLIENT_API:
-        return Script(form, SCRIPT_HOST, job)
+        return Script(form, SCRIPT_HOST, job, asks=asks)
     refused = refusal(form, NAME)
     if refused is not None:
         raise AppError(f"{refused.what}: {refused.fix}")

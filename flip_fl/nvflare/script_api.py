@@ -6,6 +6,7 @@ that follows, the tracking writers and Lightning's callback included, find this 
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import signal
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
@@ -44,6 +44,8 @@ class Channel:
         self._printed = printed
         self._lock = threading.Lock()
         self._owner = os.getpid()
+        self._numbers = itertools.count()
+        self._asked: dict[int, queue.Queue[Task]] = {}
         self._tasks: queue.Queue[Task | None] = queue.Queue()
         # A forked copy would speak in between, and keep the channel open when this process has ended.
         os.register_at_fork(after_in_child=self._socket.close)
@@ -71,9 +73,22 @@ class Channel:
             except BadFrame as problem:
                 raise AppError(f"it cannot be sent: {problem}") from None
 
+    def ask(self, asked: str, **facts: Any) -> Task:
+        """The site's answer to a question about data. Raises as ``say`` does. For several threads."""
+        answer: queue.Queue[Task] = queue.Queue()
+        with self._lock:
+            number = next(self._numbers)
+            self._asked[number] = answer
+        self.say("ask", ask=number, asked=asked, **facts)
+        return answer.get()
+
     def _listen(self) -> None:
-        while (frame := read_frame(self._socket, _NO_LIMIT)) is not None:
-            self._tasks.put(frame if frame[0].get("kind") == "task" else None)
+        while (frame := read_frame(self._socket, lambda: _NO_LIMIT)) is not None:
+            head, _ = frame
+            if head.get("kind") == "answer":
+                self._asked.pop(head["ask"]).put(frame)
+            else:
+                self._tasks.put(frame if head.get("kind") == "task" else None)
         os.killpg(0, signal.SIGKILL)
 
 
@@ -223,6 +238,8 @@ def _metadata(head: Head) -> dict[str, Any]:
 
 
 def _model(head: Head, arrays: Arrays) -> FLModel:
+    import torch
+
     meta = {name: value for name, value in head["meta"].items() if value is not None}
     return FLModel(
         params_type=ParamsType.FULL,
@@ -235,6 +252,8 @@ def _model(head: Head, arrays: Arrays) -> FLModel:
 
 def as_arrays(params: Any) -> Arrays:
     """``params`` of a model as arrays. Raises ``AppError`` naming what is none."""
+    import torch
+
     if not isinstance(params, Mapping):
         raise AppError(f"params is a {type(params).__name__}; it must be a dict of tensors or arrays by name")
     arrays: Arrays = {}
@@ -251,9 +270,9 @@ def plain(value: Any, depth: int) -> Any:
     """``value`` as JSON has it: numbers, and lists and objects of them; None for what is neither."""
     if isinstance(value, bool | int | float):
         return value
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+    if callable(detached := getattr(value, "detach", None)):  # a tensor, wherever it lies
+        value = detached().cpu()
+    if isinstance(value, np.ndarray | np.generic) or callable(getattr(value, "item", None)):
         return plain(value.item(), 1) if value.ndim == 0 else plain(value.tolist(), depth)
     if depth and isinstance(value, Mapping):
         return {str(name): plain(each, depth - 1) for name, each in value.items()}

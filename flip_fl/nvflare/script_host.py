@@ -1,6 +1,6 @@
-"""The process of a Client-API script: ``python -m flip_fl.nvflare.script_host DESCRIPTOR OUTPUT SCRIPT ARGUMENTS…``
+"""A Client-API script's process: ``python -m flip_fl.nvflare.script_host DESCRIPTOR OUTPUT DATA SCRIPT ARGUMENTS…``
 
-OUTPUT is ``withheld`` or ``shown``.
+OUTPUT is ``withheld`` or ``shown``; DATA ``files``, or ``asks`` where the site is asked for it.
 
 Runs ``SCRIPT`` as ``__main__`` in the app's folder, once a job. Whatever ends it early is told to the site with a
 traceback without values; what it prints is counted and goes nowhere.
@@ -13,14 +13,14 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flip_fl.app.leaving import leave
 from flip_fl.app.output import Counter
 from flip_fl.app.redact import redacted, type_name
-from flip_fl.app.script_process import WITHHELD
+from flip_fl.app.script_process import ASKS, WITHHELD
 
 if TYPE_CHECKING:
     from flip_fl.nvflare.script_api import Channel
@@ -28,18 +28,22 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """0 when the script came to its end, or when it was told what stopped it."""
-    descriptor, shown, name, *arguments = argv
+    descriptor, shown, data, name, *arguments = argv
     output = Counter()
     folder = Path.cwd()
+    from flip_fl.app.script_data import AskedSource
+    from flip_fl.core import beside
     from flip_fl.nvflare.script_api import Channel
 
     channel = Channel(int(descriptor), lambda: output.lines)
     if shown == WITHHELD:
         sys.stdout = sys.stderr = output
         warnings.showwarning = output.warned
+    if data == ASKS:
+        beside.give(AskedSource(channel.ask))
     problem: BaseException | None = None
     try:
-        _run(folder / name, arguments, channel)
+        _run(folder / name, arguments, channel, output.reset)
     except SystemExit as left:
         if left.code not in (None, 0):
             problem = left
@@ -53,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _run(script: Path, arguments: Sequence[str], channel: Channel) -> None:
+def _run(script: Path, arguments: Sequence[str], channel: Channel, started: Callable[[], None]) -> None:
     from nvflare.client.api_spec import CLIENT_API_KEY
     from nvflare.fuel.data_event.data_bus import DataBus
 
@@ -73,6 +77,7 @@ def _run(script: Path, arguments: Sequence[str], channel: Channel) -> None:
     module.__file__ = str(script)
     sys.modules["__main__"] = module
     seed_everything(first[0]["seed"])
+    started()
     exec(compile(script.read_bytes(), str(script), "exec"), module.__dict__)
 
 

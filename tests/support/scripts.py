@@ -174,7 +174,8 @@ def main():
     parser.add_argument("--project_id", type=str, default="")
     args = parser.parse_args()
     config = json.loads((Path(__file__).parent.resolve() / "config.json").read_text())
-    x, y = table(FLIP("evaluation").get_dataframe(args.project_id, ""))
+    client_config = json.loads((Path(__file__).parent.parent / "config" / "config_fed_client.json").read_text())
+    x, y = table(FLIP("evaluation").get_dataframe(args.project_id, client_config.get("query", "")))
     flare.init()
     while flare.is_running():
         input_model = flare.receive()
