@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,8 +16,10 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from flip_fl.app.checks import check_app
 from flip_fl.app.packages import app_folder, declared_config, package_name
 from flip_fl.data.partition import partition_csv
+from flip_fl.errors import FlipError
 from flip_fl.flower import RunFailed, client_app, server_app
 from flip_fl.flower.local_grid import LocalGrid
 from flip_fl.flower.local_site import DirectSite
@@ -74,10 +78,15 @@ class Loop(FlipFedAvg):
 
 
 @pytest.fixture(autouse=True)
-def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FLIP_SETTINGS_DIR", str(tmp_path / "settings"))
     monkeypatch.delenv("SUPERNODE_NAME", raising=False)
+    yield
+    # The apps ran in this process: what it knows of them is no other test's.
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def settle(tmp_path: Path, cohorts: dict[str, Path]) -> None:
@@ -265,6 +274,20 @@ def test_the_privacy_mod_of_existing_apps_reads_the_run_config(package: Path) ->
 def at_site(run_config: dict[str, Any] | None = None) -> Context:
     node = {"slot": "Trust_1", "partition-id": 0, "num-partitions": 2}
     return context(node, {"learning-rate": 0.5, **(run_config or {})})
+
+
+@pytest.mark.parametrize(
+    ("server", "key", "value"),
+    [(False, "FEDPROX_MU", 0.1), (False, "FEDBN", True), (True, "AGGREGATION_WEIGHTS", dict.fromkeys(SLOTS, 1.0))],
+)
+def test_an_option_that_the_apps_own_code_cannot_follow_is_refused(
+    server: bool, key: str, value: object, tmp_path: Path
+) -> None:
+    """A key that nothing would act on makes another run than its author believes."""
+    app = write_package(tmp_path / "mine", server=server, **{key: value})
+    with pytest.raises(FlipError) as caught:
+        check_app(app / "app", SLOTS)
+    assert (caught.value.code, caught.value.facts["key"]) == ("E0303", key)
 
 
 def test_packages_are_found_by_what_they_say(tmp_path: Path) -> None:
