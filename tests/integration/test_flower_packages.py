@@ -109,7 +109,7 @@ def test_what_fails_is_at_the_hub_with_its_traceback(where: dict[str, object], w
     assert rows
     assert all(words in row.text and "_app.py" in row.text for row in rows)
     began = [row.at for row in outcome.story.feed if row.text.startswith("Round 1 of")]
-    assert all((row.at - began[0]).total_seconds() < 10 for row in rows if began)
+    assert all((row.at - began[0]).total_seconds() < 3 for row in rows if began)
 
 
 @pytest.mark.xdist_group("flower_packages")
