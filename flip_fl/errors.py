@@ -213,8 +213,9 @@ _ENTRIES = (
         "E0206",
         ExitCode.USAGE,
         "this is an executor-style app ({evidence})",
-        "flip_fl runs neutral apps: plain functions train(model, site, config) and validate(model, site, config)",
-        "move the body of the trainer class into those two functions in trainer.py",
+        "flip_fl runs neutral apps (plain functions), NVFLARE Client-API scripts and Flower packages",
+        "move the body of the class into train(model, site, config) and validate(model, site, config) of trainer.py "
+        "(an evaluation: evaluate of evaluator.py), or into a script that uses nvflare.client",
         "Executor-style apps tie the code to one engine's classes, several of which that engine has removed.",
     ),
     Entry(
@@ -239,7 +240,7 @@ _ENTRIES = (
         "E0209",
         ExitCode.USAGE,
         "flip-fl run does not read {file}, which is in the app's folder",
-        "it runs neutral apps, functions in trainer.py, with the engine's apps of its own: {left_out}",
+        "the app is a neutral one, functions in trainer.py, and runs with the engine's apps of flip_fl: {left_out}",
         "{suggestion}",
         "A ServerApp or ClientApp of one's own belongs into a job of Flower: job_templates/flower/standard, whose "
         "README says how to put one's own strategy in. It is started with flwr run.",
@@ -269,6 +270,14 @@ _ENTRIES = (
         "write the name alone, such as model.pt",
         "Checkpoints are looked up in the folder of the job's own model; a name that leads anywhere else is refused "
         "before a byte is read.",
+    ),
+    Entry(
+        "E0215",
+        ExitCode.USAGE,
+        "this app runs on {other}, not on {engine} ({evidence})",
+        "it speaks to one engine's own interface; only a neutral app runs on both",
+        "run it with --engine {other}, or move its work into the functions of a neutral app",
+        "NVFLARE Client-API scripts and Flower packages run as they are, each on its engine.",
     ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(

@@ -263,6 +263,12 @@ def settings_file(slot: str, workspace: Path | None = None) -> Path | None:
     return None
 
 
+def own_settings_file() -> Path | None:
+    """The settings file of the site whose process this is: that of the slot in SUPERNODE_NAME."""
+    slot = os.environ.get("SUPERNODE_NAME")
+    return settings_file(slot) if slot else None
+
+
 def environment_names() -> frozenset[str]:
     """Every variable that settings are read from: what a process that must not inherit any is stripped of."""
     classes = (ServerSettings, ClientSettings, DevSettings, HubSettings, TrustSettings, _Mode)

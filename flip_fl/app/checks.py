@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.app.config import AppConfig, load_config
+from flip_fl.app.forms import Form, FormKind, form_of
 from flip_fl.app.needs import CONFIG, needs_of
+from flip_fl.app.packages import SERVER_FILE
 from flip_fl.app.spelling import nearest
 from flip_fl.app.weights import Shapes, check_code
 from flip_fl.errors import FlipError
@@ -27,6 +28,9 @@ _ONLY_FOR: Mapping[str, tuple[JobType, ...]] = {
     "FEDBN": (),
     "CROSS_SITE_VALIDATION": (),
 }
+# What only a ClientApp of ours does, and what only our server does.
+_OF_OUR_LOOP = ("AGGREGATE_ONLY_REGEX", "FEDBN", "PARAMS_TYPE")
+_OF_OUR_SERVER = ("SERVER_CHECKPOINT", "AGGREGATION_WEIGHTS", "SERVER_OPTIMIZER")
 # A whole app of Flower's. Ran without it, the job would be another one than its author believes.
 _UNREAD = {
     "server_app.py": (
@@ -65,8 +69,9 @@ def check_app(
     _check_folder(app_dir)
     config = load_config(app_dir)
     _check_job_type(config, job_types)
-    _check_files(app_dir, config.job_type)
+    _check_files(form_of(app_dir), config.job_type)
     _check_options(config)
+    _check_script(form_of(app_dir), config)
     check_models(config)
     notes = _check_weights(config, slots, federation if federation is not None else slots)
     _check_metric(config)
@@ -99,42 +104,18 @@ def _check_job_type(config: AppConfig, job_types: Sequence[JobType]) -> None:
     )
 
 
-def _check_files(app_dir: Path, job_type: JobType) -> None:
+def _check_files(form: Form, job_type: JobType) -> None:
+    app_dir = form.app_dir
     for name, (left_out, suggestion) in _UNREAD.items():
-        if (app_dir / name).is_file():
+        if form.kind is FormKind.NEUTRAL and (app_dir / name).is_file():
             place = str(app_dir / name)
             raise FlipError("E0209", where=place, file=name, left_out=left_out, suggestion=suggestion)
-    evidence = executor_style(app_dir)
-    if evidence is not None:
-        raise FlipError("E0206", evidence=evidence)
-    needs = needs_of(job_type)
+    if form.kind is FormKind.EXECUTOR:
+        raise FlipError("E0206", where=str(app_dir / form.entry), evidence=form.evidence)
+    needs = needs_of(job_type, form.kind)
     for name in needs.files:
         if not (app_dir / name).is_file():
             raise FlipError("E0202", file=name, job_type=job_type.value, needed=needs.words(), folder=app_dir)
-
-
-def executor_style(app_dir: Path) -> str | None:
-    """What shows that the app is written as an engine's executor classes, or None."""
-    for file, function in (("trainer.py", "train"), ("validator.py", "validate")):
-        tree = _parsed(app_dir / file)
-        if tree is None:
-            continue
-        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        if function in functions:
-            continue
-        for name, node in classes.items():
-            bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
-            if name in ("FLIP_TRAINER", "FLIP_VALIDATOR") or "Executor" in bases:
-                return f"{file} defines the class {name}"
-    return None
-
-
-def _parsed(path: Path) -> ast.Module | None:
-    try:
-        return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return None  # what is wrong with it is said when it is imported
 
 
 def _check_options(config: AppConfig) -> None:
@@ -151,6 +132,30 @@ def _check_options(config: AppConfig) -> None:
                 value=json.dumps(config.raw[key]),
                 expected=f"absent, or in a job of type {known}",
                 fix=f"leave {key} out, or set job_type to {(job_types or trained)[0].value}",
+            )
+
+
+def _check_script(form: Form, config: AppConfig) -> None:
+    """Raises ``FlipError`` E0303 for an option that an app with a training loop of its own cannot follow."""
+    if form.kind is FormKind.NEUTRAL:
+        return
+    lacking = {"FEDPROX_MU": f"{form.entry} has a training loop of its own: its loss needs the term there"}
+    if form.kind is FormKind.FLOWER_PACKAGE:
+        lacking |= dict.fromkeys(_OF_OUR_LOOP, f"the ClientApp of {form.entry} loads and sends the whole model")
+        if (form.app_dir / SERVER_FILE).is_file():
+            lacking |= dict.fromkeys(_OF_OUR_SERVER, f"the strategy of {SERVER_FILE} decides that")
+    elif not form.validates:
+        lacking["CROSS_SITE_VALIDATION"] = f"{form.entry} does not ask whether it is to validate (flare.is_evaluate())"
+    for key, why in lacking.items():
+        if config.raw.get(key):
+            raise FlipError(
+                "E0303",
+                where=config.place(key),
+                why=why,
+                key=key,
+                value=json.dumps(config.raw[key]),
+                expected="absent for this app",
+                fix=f"leave {key} out",
             )
 
 

@@ -9,3 +9,17 @@ class AppError(Exception):
 
 class TaskAborted(BaseException):
     """The run was stopped while the app was at work. No ``Exception``, so that ``except Exception`` lets it pass."""
+
+
+class ScriptFailed(Exception):
+    """What ended a script, as its own process tells it: the type's name, and the traceback without values."""
+
+    def __init__(self, type: str, traceback: str) -> None:
+        super().__init__(type)
+        self.type = type
+        self.traceback = traceback
+
+    @classmethod
+    def because(cls, text: str) -> ScriptFailed:
+        """The house's own words, which hold no value of a row."""
+        return cls("AppError", f"AppError: {text}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,12 +15,14 @@ import numpy as np
 from flip_fl.app.arrays import read_arrays, write_arrays
 from flip_fl.app.config import CONFIG_FILE, AppConfig, load_config
 from flip_fl.app.faults import AppError
+from flip_fl.app.forms import FormKind, form_of
 from flip_fl.app.loader import AppLoader
-from flip_fl.app.needs import model_call, needs_of
+from flip_fl.app.needs import fitting, model_call, needs_of, takes
 from flip_fl.app.parts import Parts, merged, parts_of
 from flip_fl.app.pictures import pixels_of
 from flip_fl.app.plan import final_stage, stages_of
-from flip_fl.app.runner import Session, derived_seed, initial_seed, run_task, seed_everything
+from flip_fl.app.runner import Session, run_task
+from flip_fl.app.seeds import derived_seed, initial_seed, seed_everything
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.tensors import Arrays, load_into, to_arrays
 from flip_fl.errors import FlipError
@@ -55,11 +56,15 @@ def init(request: Request) -> dict[str, Any]:
 def check(request: Request) -> dict[str, Any]:
     """Import every module, look at every function, build the model. Raises ``FlipError`` E0203, E0204, E0205."""
     app = _App(request)
-    for function in needs_of(app.config.job_type).functions:
+    for function in needs_of(app.config.job_type, app.form).functions:
         if function.name == "get_model" and app.every_model_has_a_path:
             continue
+        if app.script is not None and function.module != "models":
+            app.check_syntax(app.script)
+            continue
         module = app.module(function.module)
-        if not _takes(getattr(module, function.name, None), function.arguments):
+        found = getattr(module, function.name, None)
+        if not takes(found, function.arguments) and not (app.script is not None and takes(found, 0)):
             raise FlipError(
                 "E0204",
                 where=str(app.config.app_dir / f"{function.module}.py"),
@@ -69,7 +74,7 @@ def check(request: Request) -> dict[str, Any]:
                 signature=function.signature,
             )
     optional = app.optional("generate")
-    if optional is not None and not _takes(optional, 3):
+    if optional is not None and not takes(optional, 3):
         raise FlipError("E0214", where=str(app.config.app_dir), problem="it must take (model, count, config)")
     arrays: Arrays = {}
     for stage in stages_of(app.config):
@@ -126,11 +131,21 @@ def load(request: Request) -> dict[str, Any]:
 
 
 def score(request: Request) -> dict[str, Any]:
-    """The app's ``validate`` of the file ``model`` on each cohort (slot → CSV). Raises ``FlipError`` E0702."""
+    """The app's ``validate`` of the file ``model`` on each cohort (slot → CSV).
+
+    Raises ``FlipError`` E0702, for a script, too.
+    """
     from flip_fl.data.sources.folder import FolderSource
     from flip_fl.settings import DevSettings
 
     app = _App(request)
+    if app.script is not None:
+        raise FlipError(
+            "E0702",
+            bundle=request["name"],
+            problem=f"its validation is a part of the script {app.script}, which runs in a job only",
+            suggestion="compare with what the hub was told in the run",
+        )
     arrays = to_arrays(app.load(Path(request["model"])))
     metrics: dict[str, Any] = {}
     for slot, csv in request["cohorts"].items():
@@ -216,6 +231,10 @@ class _App:
         self.config: AppConfig = load_config(Path(request["app_dir"]))
         self.stage: str | None = request.get("stage") or final_stage(self.config)
         self._loader = AppLoader(self.config.app_dir)
+        form = form_of(self.config.app_dir)
+        # A script is run as a whole, at a site: to import it would be to run it.
+        self.form = form.kind
+        self.script = form.entry if form.kind is FormKind.CLIENT_API else None
 
     @property
     def every_model_has_a_path(self) -> bool:
@@ -229,9 +248,19 @@ class _App:
         except (Exception, SystemExit) as error:
             raise FlipError("E0203", where=self.place(error, name), file=f"{name}.py", problem=_words(error)) from None
 
+    def check_syntax(self, file: str) -> None:
+        """Raises ``FlipError`` E0203 for a script that is not Python."""
+        path = self.config.app_dir / file
+        try:
+            compile(path.read_bytes(), str(path.resolve()), "exec")
+        except (SyntaxError, ValueError) as error:
+            where = self.place(error, path.stem)
+            raise FlipError("E0203", where=where, file=file, problem=_words(error)) from None
+
     def optional(self, name: str) -> Any:
         """The function ``name`` of trainer.py, else of models.py; None where neither has it."""
-        files = [each for each in ("trainer", "models") if (self.config.app_dir / f"{each}.py").is_file()]
+        named = ("models",) if self.form is not FormKind.NEUTRAL else ("trainer", "models")
+        files = [each for each in named if (self.config.app_dir / f"{each}.py").is_file()]
         found = (getattr(self.module(each), name, None) for each in files)
         return next((function for function in found if callable(function)), None)
 
@@ -254,7 +283,7 @@ class _App:
                 signature=_SIGNATURES.get(name) or f"get_model({'stage' if arguments else ''})",
             )
         try:
-            return function(*arguments)
+            return function(*fitting(function, arguments))
         except (Exception, SystemExit) as error:
             raise self._unusable(_words(error), self.place(error, "models")) from None
 
@@ -357,16 +386,3 @@ def _words(error: BaseException) -> str:
     """Type and message; there is no patient's data where the app is only imported and built."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {' '.join(text.split())}" if text else type(error).__name__
-
-
-def _takes(function: Any, arguments: int) -> bool:
-    """Whether ``function`` can be called with that many positional arguments."""
-    if not callable(function):
-        return False
-    try:
-        inspect.signature(function).bind(*range(arguments))
-    except TypeError:
-        return False
-    except ValueError:
-        return True  # a callable without a signature that can be read
-    return True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from flip_fl.app.config import AppConfig
+from flip_fl.app.forms import FLOWER_FILE, FormKind
 from flip_fl.values import JobType
 
 CONFIG = "config.json"
@@ -44,6 +48,8 @@ _MODEL = Function("models", "get_model", ())
 _TRAIN = (Function("trainer", "train", _TASK), Function("trainer", "validate", _TASK))
 _TRAINED = Needs((CONFIG, "models.py", "trainer.py"), (_MODEL, *_TRAIN))
 
+_PACKAGE = Needs((CONFIG, "models.py", FLOWER_FILE), (_MODEL,))
+
 _NEEDS = {
     JobType.STANDARD: _TRAINED,
     JobType.FED_OPT: _TRAINED,
@@ -64,6 +70,26 @@ def model_call(config: AppConfig, part: str | None) -> tuple[str, tuple[str, ...
     return ("get_model", ()) if path is None else ("get_model_for_path", (str(path),))
 
 
-def needs_of(job_type: JobType) -> Needs:
-    """What an app of ``job_type`` must have."""
+def fitting(function: Callable[..., Any], arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """``arguments``, or none where ``function`` takes none: a script's one model may serve both stages."""
+    return arguments if takes(function, len(arguments)) or not takes(function, 0) else ()
+
+
+def takes(function: Any, arguments: int) -> bool:
+    """Whether ``function`` can be called with that many positional arguments."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # a callable without a signature that can be read
+    return True
+
+
+def needs_of(job_type: JobType, kind: FormKind = FormKind.NEUTRAL) -> Needs:
+    """What an app of ``job_type`` and this form must have; nobody looks at functions but ours before they run."""
+    if kind is FormKind.FLOWER_PACKAGE:
+        return _PACKAGE
     return _NEEDS[job_type]

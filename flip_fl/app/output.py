@@ -14,7 +14,7 @@ _HOUSE = frozenset({"flip_fl", "nvflare", "flwr"})
 _SEEN = "flip_withheld"
 
 
-class _Counter(io.TextIOBase):
+class Counter(io.TextIOBase):
     """A stream that remembers how many lines were written to it, and nothing of them."""
 
     def __init__(self) -> None:
@@ -27,6 +27,10 @@ class _Counter(io.TextIOBase):
         self.lines += text.count("\n")
         return len(text)
 
+    def reset(self) -> None:
+        """Begin anew: what came so far was not the app's."""
+        self.lines = 0
+
     def warned(self, *args: object, **kwargs: object) -> None:
         """Stands in for ``warnings.showwarning``."""
         self.lines += 1
@@ -35,7 +39,7 @@ class _Counter(io.TextIOBase):
 class _Veto(logging.Filter):
     """Drops log records that the app made, or that a library made on its behalf."""
 
-    def __init__(self, folder: Path, counter: _Counter) -> None:
+    def __init__(self, folder: Path, counter: Counter) -> None:
         super().__init__()
         self._folder = folder
         self._counter = counter
@@ -52,12 +56,12 @@ class _Veto(logging.Filter):
 
 
 @contextlib.contextmanager
-def withheld(app_dir: Path, *, active: bool = True) -> Iterator[_Counter]:
+def withheld(app_dir: Path, *, active: bool = True) -> Iterator[Counter]:
     """Swallow what the app prints, warns and logs while the block runs; the value counts the lines.
 
     The engine's threads and the house go on logging: only records of this thread and of the app's files are dropped.
     """
-    counter = _Counter()
+    counter = Counter()
     if not active:
         yield counter
         return

@@ -25,6 +25,8 @@ MAX_FRAMES = 40
 MAX_CHAIN = 8
 MAX_LINE_CHARS = 200
 _HEAD_FRAMES = 8
+# What stands between the engine and the app: the same in every traceback.
+_OF_THE_SEAM = frozenset({"flip_fl.app.runner", "flip_fl.app.functions"})
 _HOUSE = Path(__file__).resolve().parents[1]
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 _QUIET = frozenset("'\"()[]{}:,.;")
@@ -82,7 +84,7 @@ class _Redactor:
     def _frames(self, trace: TracebackType | None) -> list[str]:
         shown = []
         for frame, line in traceback.walk_tb(trace):
-            if frame.f_globals.get("__name__") == "flip_fl.app.runner":
+            if frame.f_globals.get("__name__") in _OF_THE_SEAM:
                 continue
             shown.append(self._frame(frame.f_code.co_filename, line, frame.f_code.co_name))
         if len(shown) > MAX_FRAMES:

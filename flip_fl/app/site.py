@@ -103,6 +103,12 @@ class Ledger:
         )
         return True
 
+    def of(self, spec: SiteSpec) -> Ledger:
+        """A ledger for an earlier task, in the same batch and under the same rules: a script may speak of it later."""
+        other = Ledger(spec, self._egress, self._batcher)
+        other._supplements = self._supplements
+        return other
+
     def supplementary(self, label: Any, value: Any) -> Plain | None:
         """What of a list or a dictionary may leave with the result; None when the egress rules refuse it."""
         return self._supplements.take(label, value)
@@ -118,6 +124,10 @@ class Ledger:
                 global_round=self._spec.round,
             )
         )
+
+    def refuse(self, reason: str) -> None:
+        """Count something that may not leave; ``reason`` is told with how often."""
+        self._egress.refuse(reason)
 
     def close(self) -> None:
         """Report what was refused, then publish the rest."""

@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from flip_fl.app.packages import is_package
 from flip_fl.errors import FlipError
 
 # Only code and config travel to the sites; data, settings and keys that lie beside an app stay where they are.
 TRAVELLING_SUFFIX = ".py"
 TRAVELLING_FILES = frozenset({"config.json"})
+# A Flower package reads settings of its own that lie among its code; Flower itself would send these, too.
+PACKAGE_SUFFIXES = frozenset({TRAVELLING_SUFFIX, ".json", ".toml"})
 # Python imports the first two by itself in every process that finds them on its path, NVFLARE the third: the FL
 # server, which holds the hub's key, would run them.
 REFUSED_MODULES = frozenset({"sitecustomize", "usercustomize", "nvflare_decomposers"})
@@ -25,13 +28,17 @@ def check_modules(app_dir: Path) -> None:
 
 
 def travelling(app_dir: Path) -> Iterator[Path]:
-    """The files of the app that travel, relative to its folder: its code and config.json, no links."""
+    """The files of the app that travel, relative to its folder: its code and config.json, no links.
+
+    Of a Flower package its other JSON and TOML files, too.
+    """
+    suffixes = PACKAGE_SUFFIXES if is_package(app_dir) else frozenset({TRAVELLING_SUFFIX})
     for folder, folders, names in os.walk(app_dir):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__pycache__")))
         for name in sorted(names):
             path = Path(folder, name)
             inside = path.relative_to(app_dir)
-            travels = path.suffix == TRAVELLING_SUFFIX or inside.as_posix() in TRAVELLING_FILES
+            travels = path.suffix in suffixes or inside.as_posix() in TRAVELLING_FILES
             if travels and not path.is_symlink():
                 yield inside
 

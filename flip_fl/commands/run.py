@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flip_fl.app.packages import app_folder
 from flip_fl.commands.common import guided
 from flip_fl.commands.output import Output, color_wanted
 from flip_fl.commands.suggest import did_you_mean
@@ -174,7 +175,7 @@ def _failures_told(count: int) -> str:
 
 def check_app_folder(folder: Path) -> None:
     """Raises ``FlipError`` E0201 for a folder that holds nothing of an app, naming an app that lies below it."""
-    if _looks_like_app(folder):
+    if _looks_like_app(app_folder(folder)):
         return
     configs = [*folder.glob("*/config.json"), *folder.glob("*/*/config.json")]
     below = sorted({path.parent for path in configs if _looks_like_app(path.parent)}, key=lambda p: (len(p.parts), p))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 from uuid import UUID
 
-from flip_fl.errors import CleanupError, printable
+from flip_fl.errors import CleanupError, FlipError, printable
 from flip_fl.values import ModelStatus, ResourceType
 
 if TYPE_CHECKING:
@@ -89,6 +89,18 @@ class FLIPBase(ABC):
         x_label: str | None = None,
     ) -> None:
         """Send one number that a kit slot measured. Whatever fails is logged. NaN becomes a failure row."""
+
+    def send_metrics_value(self, label: str, value: float, fl_ctx: Any, round: int | None = None) -> None:
+        """``send_metrics`` in the words of existing NVFLARE apps: site and job are those of ``fl_ctx``. Never raises.
+
+        In production a trust's process calls no hub: there the number is logged as not sent.
+        """
+        try:
+            name, job = fl_ctx.get_identity_name(), fl_ctx.get_job_id()
+            self.send_metrics(name, job, label, value, 0 if round is None else round)
+        except (AttributeError, FlipError) as error:
+            words = error.what if isinstance(error, FlipError) else "fl_ctx is no context of NVFLARE's"
+            self.logger.error("a metric is not sent (%s): log it with nvflare.client.tracking.SummaryWriter", words)
 
     @abstractmethod
     def send_event(

@@ -35,6 +35,8 @@ from flip_fl.values import ModelStatus, ResourceType, Role
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from flip_fl.data.sources.base import Source
+
 _NO_STATUS = "Invalid model ID: {}, cant update model status"
 _NO_EXCEPTION = "Invalid model ID: {}, unable to send exception"
 _NO_EVENT = "Invalid model ID: {}, unable to send event"
@@ -53,7 +55,7 @@ class FLIPStandardProd(FLIPBase):
     def __init__(self, *, role: Role | str | None = None, settings_file: Path | None = None) -> None:
         super().__init__()
         self.role = resolve_role(settings_file, role)
-        self._source: TrustSource | None = None
+        self._source: Source | None = None
         self._hub: HubClient | None = None
         if self.role is Role.CLIENT:
             self._source = TrustSource(load(ClientSettings, settings_file))
@@ -151,7 +153,7 @@ class FLIPStandardProd(FLIPBase):
             raise
         self.logger.info("results of model %s: %s (%d bytes)", model, stored.address, stored.size_bytes)
 
-    def _as_client(self, operation: str) -> TrustSource:
+    def _as_client(self, operation: str) -> Source:
         if self._source is None:
             raise self._wrong_role(operation, Role.CLIENT, "call it in a process of the trust")
         return self._source

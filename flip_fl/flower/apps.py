@@ -1,4 +1,4 @@
-"""The two apps of a neutral job: what a job template's ``server_app.py`` and ``client_app.py`` consist of."""
+"""The two apps of a job: what a job template's ``server_app.py`` and ``client_app.py`` consist of."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["client_app", "server_app"]
 
 
 def server_app(app_dir: Path) -> ServerApp:
-    """The ServerApp of the neutral app in ``app_dir``, as its job type says; everything is reported to the hub.
+    """The ServerApp of the app in ``app_dir``, as its job type says; everything is reported to the hub.
 
-    What trains is FedAvg as on every engine.
+    What trains is FedAvg as on every engine, or the ServerApp that a Flower package brings.
     """
     app = ServerApp()
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from flip_fl.app.config import DIFF, AppConfig, load_config
+from flip_fl.app.packages import is_package
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
@@ -22,9 +23,10 @@ from flip_fl.app.tensors import Arrays
 from flip_fl.data.keeper import start_keeper
 from flip_fl.data.sources import open_source
 from flip_fl.errors import FlipError
-from flip_fl.flower import protocol
-from flip_fl.flower.claim import claimed_slot, exported, site_facts
+from flip_fl.flower import foreign, protocol
+from flip_fl.flower.claim import NAME_VARIABLE, claimed_slot, exported, site_facts
 from flip_fl.flower.mods import failed, flip_mods, keep_at_site
+from flip_fl.flower.private import make_ffn
 from flip_fl.flower.protocol import (
     ABORTED,
     ARRAYS,
@@ -47,21 +49,23 @@ NUM_ROUNDS = "num-server-rounds"
 # Of a run that is stopped through Flower itself nobody tells the sites: they keep its images for as long as this.
 LEASE_S = 4 * STAY_EVERY_S
 _MAX_INT = 2**63 - 1
+_HOUSE_QUERIES = frozenset({protocol.QUERY_SLOT, protocol.QUERY_STAY, protocol.QUERY_END})
 
 
 def client_app(
     app_dir: Path, *, mods: Sequence[Mod] | None = None, aborted: Callable[[], bool] = lambda: False
 ) -> ClientApp:
-    """The ClientApp of the neutral app in ``app_dir`` (flip-job-dir in the run config names another folder).
+    """The ClientApp of the app in ``app_dir`` (flip-job-dir in the run config names another folder).
 
-    ``train`` runs the app's ``train``, ``evaluate`` its ``validate`` (its ``evaluate`` in an evaluation). ``mods``:
-    further ones around ``train``, inside of ours (``flip_mods``). ``aborted``: asked by long trainings, beside the stop
-    files (see ``flip_fl.app.stop``).
+    ``train`` runs the app's ``train``, ``evaluate`` its ``validate`` (its ``evaluate`` in an evaluation). In a Flower
+    package the app's own ClientApp, imported at the first message, answers everything but what the house asks.
+    ``mods``: further ones around ``train`` of a neutral app, inside of ours (``flip_mods``). ``aborted``: asked by long
+    trainings, beside the stop files (see ``flip_fl.app.stop``).
 
     What the app keeps in ``site.memory`` lives as long as this process; it works as well with a process a message.
     """
     sites = _Sites(app_dir, aborted)
-    app = ClientApp(mods=flip_mods(app_dir))
+    app = _Component(sites) if is_package(app_dir) else ClientApp(mods=flip_mods(app_dir))
 
     @app.train(mods=list(mods or ()))
     def train(message: Message, context: Context) -> Message:
@@ -91,6 +95,19 @@ def client_app(
     return app
 
 
+class _Component(ClientApp):
+    """The house's handlers, and for every other message the ClientApp of a Flower package."""
+
+    def __init__(self, sites: _Sites) -> None:
+        super().__init__(mods=flip_mods(sites.app_dir))
+        self._guarded = make_ffn(sites.foreign, flip_mods(sites.app_dir))
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        if message.metadata.message_type in _HOUSE_QUERIES:
+            return super().__call__(message, context)
+        return self._guarded(message, context)
+
+
 @dataclass(frozen=True)
 class _OpenSite:
     run_id: int
@@ -102,13 +119,13 @@ class _Sites:
     """The sites that this process has been: usually one, in a simulation several, one after another."""
 
     def __init__(self, app_dir: Path, aborted: Callable[[], bool]) -> None:
-        self._app_dir = app_dir
+        self.app_dir = app_dir
         self._aborted = aborted
         self._open_sites: dict[str, _OpenSite] = {}
 
     def answer(self, task: Task, message: Message, context: Context) -> Message:
         note = protocol.get_task(message.content)
-        folder = Path(str(context.run_config.get(JOB_DIR) or self._app_dir))
+        folder = self._folder(context)
         try:
             slot = claimed_slot(context.node_config, context.run_config, note.slot)
             site = self._open(slot, folder, context)
@@ -126,6 +143,28 @@ class _Sites:
             session.index.renew()
         return _reply(result, task, slot, key, message)
 
+    def foreign(self, message: Message, context: Context) -> Message:
+        """The answer of a Flower package's own ClientApp."""
+        kind = message.metadata.message_type.partition(".")[0]
+        task = Task.TRAIN if kind == MessageType.TRAIN else Task.VALIDATE
+        note = protocol.get_task(message.content)
+        folder = self._folder(context)
+        try:
+            slot = claimed_slot(context.node_config, context.run_config, note.slot)
+            site = self._open(slot, folder, context)
+            session = site.session
+            if session.config.job_type is JobType.EVALUATION:
+                task = Task.EVALUATE
+            spec = _spec(session.config, slot, note, task, context.run_config)
+        except Exception as error:
+            return failed(message, context, error, folder, task=task.value)
+        session.failed = partial(keep_at_site, slot=slot, where=spec.where())
+        with exported({**site.environment, NAME_VARIABLE: slot}):
+            reply = foreign.answer(message, context, spec, session)
+        if session.index is not None:
+            session.index.renew()
+        return reply
+
     def stay(self, message: Message, context: Context) -> None:
         """The run goes on without this site for a while: what it has fetched is kept."""
         index = self._asked(message, context).index
@@ -140,7 +179,10 @@ class _Sites:
 
     def _asked(self, message: Message, context: Context) -> Session:
         slot = claimed_slot(context.node_config, context.run_config, protocol.get_task(message.content).slot)
-        return self._open(slot, Path(str(context.run_config.get(JOB_DIR) or self._app_dir)), context).session
+        return self._open(slot, self._folder(context), context).session
+
+    def _folder(self, context: Context) -> Path:
+        return Path(str(context.run_config.get(JOB_DIR) or self.app_dir))
 
     def _open(self, slot: str, folder: Path, context: Context) -> _OpenSite:
         known = self._open_sites.get(slot)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
+from flip_fl.app.metric_key import metric_key
 from flip_fl.app.runner import BOOKKEEPING
 from flip_fl.flower.columns import stamp
 from flip_fl.privacy.egress import sane_name
@@ -21,8 +21,6 @@ MAX_POINTS = 100_000
 # More names than this are read anew each time they come.
 MAX_REMEMBERED = 256
 _NUMBERS = frozenset({float, int})
-
-_KEY = re.compile(r"(?P<label>.+?)(?:@(?P<axis>.+?))?(?:\.x_(?P<x>[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?))?", re.DOTALL)
 
 
 def metrics_by_grammar(record: Mapping[str, Any], *, slot: str, round: int, task: str) -> list[dict[str, Any]]:
@@ -94,14 +92,6 @@ def _heads(keys: tuple[str, ...]) -> tuple[str, ...] | None:
         return heads_of(map(metric_key, keys))
     except ValueError:
         return None
-
-
-def metric_key(key: str) -> tuple[str, str | None, float | None]:
-    """Label, axis and x-value of a metric's key; a key that does not follow the grammar is all label."""
-    match = _KEY.fullmatch(key)
-    if match is None:
-        return key, None, None
-    return match["label"], match["axis"], None if match["x"] is None else float(match["x"])
 
 
 def _may_leave(key: str) -> bool:

@@ -184,7 +184,8 @@ def _home(grid: Grid, model_id: UUID) -> Home:
     file = settings_file(SERVER_NAME)
     deployed = grid.run.primary_task_type == DEPLOYMENT
     settings = load(ServerSettings, file) if deployed else load_server(file)
-    state = settings.state_dir if settings and settings.state_dir else _default_state()
+    # An app's own ServerApp works in another folder.
+    state = (settings.state_dir if settings and settings.state_dir else _default_state()).absolute()
     return Home(model_id, settings, state, state / "flower" / str(model_id))
 
 

@@ -37,10 +37,26 @@ def write_job(app_dir: Path, job_type: str, values: JobValues, out: Path) -> Pat
     copy_app(app_dir, out / APP)
     project = out / PROJECT
     declared = read_config(out)
-    # The template says what its run config has.
-    given = {key: value for key, value in _config(values).items() if key in declared}
-    project.write_text(with_config(project.read_text(encoding="utf-8"), given), encoding="utf-8")
+    # The template says what its run config has; what a package declares beyond that, its ClientApp reads by name.
+    given = {**_own(values.run_config), **{key: value for key, value in _config(values).items() if key in declared}}
+    text = with_keys(project.read_text(encoding="utf-8"), {key: given[key] for key in given if key not in declared})
+    project.write_text(with_config(text, {key: given[key] for key in given if key in declared}), encoding="utf-8")
     return out
+
+
+def _own(run_config: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
+    """What of a package's run config is not about who takes part and what is reported."""
+    return {key: value for key, value in run_config.items() if not key.startswith("flip-")}
+
+
+def with_keys(text: str, values: Mapping[str, ConfigValue]) -> str:
+    """The project file ``text`` with further keys at the end of its run config, the last table in it."""
+    lines = [f"{'.'.join(map(_key, key.split('.')))} = {_toml(value)}\n" for key, value in values.items()]
+    return text if not lines else text.rstrip("\n") + "\n# The app's own.\n" + "".join(lines)
+
+
+def _key(part: str) -> str:
+    return part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else _toml(part)
 
 
 def check_bundled(app_dir: Path) -> None:

@@ -14,10 +14,12 @@ from copy import copy
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict, UserConfigValue
 from flwr.app.message import make_message
+from flwr.client.mod.utils import make_ffn
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import ServerApp
 from flwr.supercore.logger import LOGGER_NAME, update_console_handler
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -31,6 +33,8 @@ __all__ = [
     "acting_as",
     "be_task",
     "envelope",
+    "has_main",
+    "make_ffn",
     "message_from_bytes",
     "message_to_bytes",
     "new_id",
@@ -156,6 +160,11 @@ def new_run(run_id: int, task_type: str, run_config: Mapping[str, UserConfigValu
 def node_info(node_id: int, name: str) -> NodeInfo:
     """What ``Grid.get_nodes`` says of a node that is there."""
     return NodeInfo(node_id=node_id, name=name, status="online")
+
+
+def has_main(app: ServerApp) -> bool:
+    """Whether the ServerApp has a function of its own, ``@app.main()``; the older form has components instead."""
+    return app._main is not None
 
 
 def settle_flower_log(*, colours: bool) -> None:

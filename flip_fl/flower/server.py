@@ -11,8 +11,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from flip_fl.app.config import AppConfig
+from flip_fl.app.packages import SERVER_FILE, is_package
 from flip_fl.flower.evaluation import evaluate
 from flip_fl.flower.host import Host, RunFailed, host
+from flip_fl.flower.hosted import serve
 from flip_fl.flower.phase import RoundFailed
 from flip_fl.flower.quarantine import ReplyCheck
 from flip_fl.flower.run_config import Given, find_app, find_model_id, read_facts
@@ -21,6 +23,11 @@ from flip_fl.flower.training import How, train
 from flip_fl.values import JobType
 
 __all__ = ["RunFailed", "run", "run_app"]
+
+NOT_ITS_OWN = (
+    "the app's server_app.py is not used: flip_fl sends each model of an evaluation to every site, one after another,"
+    " and writes the results"
+)
 
 
 def run(
@@ -69,12 +76,20 @@ def run(
 
 
 def run_app(strategy: Callable[[AppConfig], Strategy], grid: Grid, context: Context, app_dir: Path) -> None:
-    """Run the neutral app in ``app_dir`` as its job type says: with ``strategy``, or as an evaluation."""
+    """Run the app in ``app_dir`` as its job type says: with ``strategy``, or as an evaluation.
+
+    A Flower package that trains and has a ``server_app.py`` runs its own ServerApp instead.
+    """
 
     def work(this: Host) -> None:
         facts = read_facts(Given(app_dir), context.run_config)
+        own = is_package(app_dir) and (app_dir / SERVER_FILE).is_file()
         if facts.app.job_type is JobType.EVALUATION:
+            if own:
+                this.reporting.reporter.log(NOT_ITS_OWN)
             evaluate(this, facts)
+        elif own:
+            serve(app_dir, grid, context, this)
         else:
             train(strategy, this, facts, How())
 

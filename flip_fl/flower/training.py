@@ -41,6 +41,15 @@ class How:
 
 def train(strategy: Strategy | Callable[[AppConfig], Strategy], host: Host, facts: RunFacts, how: How) -> Result:
     """Run ``strategy`` (or what it makes of the app's config) and deliver its model."""
+    rounds, result = conduct(strategy, host, facts, how)
+    host.deliver(rounds.keep(), facts.app_dir, rounds.done)
+    return result
+
+
+def conduct(
+    strategy: Strategy | Callable[[AppConfig], Strategy], host: Host, facts: RunFacts, how: How
+) -> tuple[Rounds, Result]:
+    """Run ``strategy`` (or what it makes of the app's config): the rounds that are done, and what it returned."""
     lifecycle = host.reporting.lifecycle
     chosen = strategy(facts.app) if not isinstance(strategy, Strategy) else strategy
     rounds = _rounds(facts, host, chosen, how)
@@ -74,8 +83,7 @@ def train(strategy: Strategy | Callable[[AppConfig], Strategy], host: Host, fact
         result = _train(chosen, rounds, stage, facts, how)
     if facts.app.cross_site_validation:
         _cross_validate(rounds, host.reporting)
-    host.deliver(rounds.keep(), facts.app_dir, rounds.done)
-    return result
+    return rounds, result
 
 
 def _train(strategy: Strategy, rounds: Rounds, stage: Stage, facts: RunFacts, how: How) -> Result:

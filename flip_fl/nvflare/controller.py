@@ -11,10 +11,12 @@ from flip_fl.aggregate.average import Arrays, Update, check_update
 from flip_fl.aggregate.best import BestModel, Score
 from flip_fl.aggregate.differences import restored
 from flip_fl.aggregate.optimizers import ServerOptimizer, read_optimizer
+from flip_fl.app.forms import FormKind, form_of
 from flip_fl.app.plan import Stage, stages_in
 from flip_fl.app.weights import Frame, StartingModel
 from flip_fl.nvflare.aggregator import SlotOrderAggregator
 from flip_fl.nvflare.persistor import ArrayPersistor
+from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import REPORTER_ID, TaskNote
 from flip_fl.nvflare.tasks import RoundFailed, SiteTasks, examples_of
 from flip_fl.results.model_folder import BEST_MODEL
@@ -30,6 +32,7 @@ class FlipController(SiteTasks):
     there is one of ``num_rounds``. ``server_optimizer`` is applied to the averaged difference (None: the average is the
     new model). ``best_model_metric``: the validation metric (weighted by examples) by which the best global model, of
     the last stage, is kept. ``cross_site_validation``: at the end every site also scores every site's last model.
+    A script that does not ask which task it has is never asked to validate (see ``flip_fl.app.script``).
     """
 
     def __init__(
@@ -68,11 +71,15 @@ class FlipController(SiteTasks):
         self.cross_site_validation = cross_site_validation
         # what the rounds measured, for the results bundle: task → round → slot → metrics
         self._history: dict[str, dict[Any, dict[str, dict[str, float]]]] = {"train": {}, "validate": {}}
+        self._measured: list[Score] = []
+        self._validates = True
 
     def run(self) -> None:
         slots = self._await_sites()
         if slots is None:
             return
+        form = form_of(custom_dir(self.fl_ctx))
+        self._validates = form.kind is not FormKind.CLIENT_API or form.validates
         model = self.load_model()
         if model is None:
             return  # load_model has panicked with its own reason
@@ -118,9 +125,14 @@ class FlipController(SiteTasks):
             if returned is None:
                 return None
             updates = returned
+            if not self._validates and number > stage.first:
+                # Measured on the model that was sent: the one that the round before has made.
+                self._keep(frame.whole(sent), number - 1, best, self._measured)
             averaged = self._aggregate(updates)
             sent = averaged if optimizer is None else optimizer.step(sent, averaged)
             self.save_model(FLModel(params_type=ParamsType.FULL, params=frame.whole(sent)))
+            if not self._validates:
+                continue
             scores = self._validate(sent, slots, number, stage)
             if scores is None:
                 return None
@@ -142,6 +154,8 @@ class FlipController(SiteTasks):
         if replies is None:
             return None
         updates = []
+        self._measured = []
+        task, of = ("train", number) if self._validates else ("validate", number - 1)
         for slot, reply in replies.items():
             update = Update(slot=slot, arrays=reply.params or {}, num_examples=examples_of(reply))
             reason = check_update(sent, update)
@@ -149,7 +163,10 @@ class FlipController(SiteTasks):
                 if reply.params_type == ParamsType.DIFF:
                     update = Update(slot, restored(sent, update.arrays), update.num_examples)
                 updates.append(update)
-                self._history["train"].setdefault(number, {})[slot] = dict(reply.metrics or {})
+                metrics = dict(reply.metrics or {})
+                if self._validates or metrics:
+                    self._history[task].setdefault(of, {})[slot] = metrics
+                self._measured.append(Score(slot, update.num_examples, metrics))
             else:
                 self._failures[slot] = f"result rejected: {reason}"
                 self._reporter().rejected(slot, reason)

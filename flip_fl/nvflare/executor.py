@@ -15,10 +15,14 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
+from flip_fl.app.calls import Call
 from flip_fl.app.config import DIFF, load_config
 from flip_fl.app.failures import Failure
+from flip_fl.app.faults import AppError
+from flip_fl.app.forms import FormKind, form_of, refusal
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
+from flip_fl.app.script import Script
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.sources import open_source
 from flip_fl.nvflare.places import custom_dir
@@ -27,9 +31,12 @@ from flip_fl.settings import development_environment, is_dev, settings_file
 from flip_fl.values import Task
 from flip_fl.wire import SiteBatch
 
+NAME = "nvflare"
+SCRIPT_HOST = "flip_fl.nvflare.script_host"
+
 
 class FlipExecutor(Executor):
-    """Runs ``train`` and ``validate``, or ``evaluate``, of the app in ``custom/``.
+    """Runs ``train`` and ``validate``, or ``evaluate``, of the app in ``custom/``, or its Client-API script.
 
     ``project_id`` and ``query`` name the cohort; they are passed to the trust's services unread.
     """
@@ -39,6 +46,7 @@ class FlipExecutor(Executor):
         self.project_id = project_id
         self.query = query
         self._session: Session | None = None
+        self._call: Call | None = None
         self._abort_signal: Signal | None = None
         self._engine: Any = None
 
@@ -46,6 +54,8 @@ class FlipExecutor(Executor):
         if event_type == EventType.START_RUN:
             self._engine = fl_ctx.get_engine()
         elif event_type == EventType.END_RUN and self._session is not None:
+            if isinstance(self._call, Script):
+                self._call.close()
             self._session.release()
             self._session = None
 
@@ -63,16 +73,18 @@ class FlipExecutor(Executor):
             spec = self._spec(session, slot, number, shareable, get_note(sent.meta), task)
         except Exception as error:
             return _failed(Failure.of(error, slot=slot, task=task.value, round=number))
-        return self._reply(run_task(task, sent.data, spec, session), task, shareable)
+        return self._reply(run_task(task, sent.data, spec, session, self._call), task, shareable)
 
     def _open_session(self, slot: str, fl_ctx: FLContext) -> Session:
         if self._session is None:
             workspace = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
             file = settings_file(slot, workspace)
-            if file is not None and is_dev(file):
+            local = is_dev(file)
+            if file is not None and local:
                 # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
                 os.environ.update(development_environment(file))
             app_dir = custom_dir(fl_ctx)
+            self._call = call_of(app_dir, fl_ctx.get_job_id(), asks=not local)
             self._session = Session(
                 app_dir=app_dir,
                 source=open_source(slot, workspace, imaging=load_config(app_dir).imaging),
@@ -122,6 +134,17 @@ class FlipExecutor(Executor):
         put_batch(data, batch)
         with self._engine.new_context() as fl_ctx:
             self.fire_fed_event(LIVE_EVENT, data, fl_ctx)
+
+
+def call_of(app_dir: Path, job: str, *, asks: bool) -> Call | None:
+    """The way to the app's code; None for a neutral app. Raises ``AppError`` for a form that is not run here."""
+    form = form_of(app_dir)
+    if form.kind is FormKind.CLIENT_API:
+        return Script(form, SCRIPT_HOST, job, asks=asks)
+    refused = refusal(form, NAME)
+    if refused is not None:
+        raise AppError(f"{refused.what}: {refused.fix}")
+    return None
 
 
 def _dxo(result: Result, task: Task) -> DXO:

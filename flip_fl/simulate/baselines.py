@@ -16,6 +16,7 @@ from flip_fl.aggregate.differences import restored
 from flip_fl.app.arrays import Arrays
 from flip_fl.app.checkpoints import find_checkpoint
 from flip_fl.app.config import DIFF, AppConfig, load_config
+from flip_fl.app.forms import FormKind, form_of
 from flip_fl.app.plan import Stage, stages_in
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.site import SiteSpec
@@ -50,7 +51,13 @@ def alone(slot: str) -> str:
 
 
 def check_comparable(config: AppConfig) -> None:
-    """Raises ``FlipError`` E0303 for a job whose result is not one model that can be scored everywhere."""
+    """Raises ``FlipError`` E0303 for a job whose result is not one model that can be scored everywhere, E0102 for an
+    app whose training is no function that can be called elsewhere.
+    """
+    form = form_of(config.app_dir)
+    if form.kind is not FormKind.NEUTRAL:
+        problem = f"--baselines trains with the functions of a neutral app, and this one is none ({form.evidence})"
+        raise FlipError("E0102", problem=problem, usage="the run without --baselines")
     if config.fedbn:
         raise FlipError(
             "E0303",

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from uuid import UUID
 
 from flip_fl.app.config import AppConfig
+from flip_fl.app.forms import check_form
 from flip_fl.app.travel import check_modules
 from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
@@ -48,6 +49,7 @@ class Flower:
 
     def check_app(self, app_dir: Path) -> None:
         check_modules(app_dir)
+        check_form(app_dir, "flower")
         check_bundled(app_dir)
 
     def start(

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from flip_fl.app.config import AppConfig
+from flip_fl.app.forms import FormKind, form_of
 from flip_fl.app.plan import final_stage
 from flip_fl.dashboard.png import data_address
 from flip_fl.dashboard.story import BaselineRow, Samples, Story
 from flip_fl.errors import FlipError
 from flip_fl.results.evaluation import NUM_EXAMPLES, SERVER_MODEL
 from flip_fl.results.s3 import ResultsStore
-from flip_fl.results.verify import generated, read_evaluation, reproduce
+from flip_fl.results.verify import generated, read_evaluation, reproduce, verify
 from flip_fl.settings import ServerSettings
 from flip_fl.values import DEFAULT_X_LABEL
 
@@ -46,11 +47,15 @@ def fetch_and_check(
 ) -> Checked:
     """Fetch the bundle to ``target``, load its model, score it on each site's cohort, compare with the hub's story.
 
+    What is not neutral is only loaded.
     With FEDBN it is only loaded and run: what the sites scored has batch-norm layers that never left them.
     """
     try:
         if problem := _fetch(story, settings, target):
             return Checked([], problem)
+        if form_of(config.app_dir).kind is not FormKind.NEUTRAL:
+            verify(target)  # its validation runs in a job only
+            return Checked([], None, drawn(target))
         # Checks every digest and loads the model strictly before it scores it: `verify` would do that twice.
         scores = reproduce(target, cohorts, images=images)
     except FlipError as error:

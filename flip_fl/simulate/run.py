@@ -11,6 +11,8 @@ from pathlib import Path
 
 from flip_fl.app.checks import check_app
 from flip_fl.app.config import AppConfig
+from flip_fl.app.forms import form_of
+from flip_fl.app.packages import app_folder
 from flip_fl.app.plan import rounds_of
 from flip_fl.dashboard.report import write_report
 from flip_fl.dashboard.story import BaselineRow, Samples, Story
@@ -80,12 +82,13 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     federation = tuple(f"Trust_{number}" for number in range(1, options.sites + 1))
     slots = tuple(sorted(options.slots or federation, key=natural_key))
     tell(Progress("check", text=f"checking {options.app}"))
-    config = check_app(options.app, slots, federation=federation).config
+    app = app_folder(options.app)
+    config = check_app(app, slots, federation=federation).config
     check_start(config)
     _check_options(options, config)
     if options.baselines:
         check_comparable(config)
-    engine.check_app(options.app)
+    engine.check_app(app)
     if options.rounds is not None:
         config = config.with_rounds(options.rounds)
     given = given_data(config, options.data, options.images, options.out)
@@ -97,7 +100,10 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
 
 
 def _check_options(options: RunOptions, config: AppConfig) -> None:
-    """Raises ``FlipError`` E0102 for what an evaluation has no use for."""
+    """Raises ``FlipError`` E0102 for what an evaluation, or an app that splits its data itself, has no use for."""
+    if options.shares and not options.production and form_of(config.app_dir).splits_itself:
+        problem = "--shares: this app gets the whole cohort at every site and takes its own share"
+        raise FlipError("E0102", problem=problem, usage=f"flip-fl run {options.app}")
     for given, name in ((options.rounds, "--rounds"), (options.baselines, "--baselines")):
         if given and config.job_type is JobType.EVALUATION:
             problem = f"{name}: an evaluation trains nothing, it has one round for each of its models"
@@ -117,7 +123,8 @@ def _open(
     """Everything that is there before the engine: data, hub, object store, settings; ``parts`` ends them."""
     tell(Progress("data", text="splitting the cohort between the sites"))
     data = given or prepared_data(config, folder)
-    cohorts = split(data, slots, config, folder, options.shares)
+    whole = form_of(config.app_dir).splits_itself and not options.production
+    cohorts = split(data, slots, config, folder, options.shares, whole=whole)
     # The models to compare with are trained on the files, whatever the sites themselves ask.
     local_settings = folder.state / "local" if options.production else folder.settings
     write_site_settings({**cohorts, CENTRAL_SLOT: data.cohort}, data, config, folder, local_settings)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.app.config import AppConfig
+from flip_fl.app.forms import form_of
 from flip_fl.core.journal import read_journal
 from flip_fl.data.cohort import read_cohort, studies_of
 from flip_fl.data.partition import partition_csv
@@ -37,7 +39,7 @@ def given_data(config: AppConfig, csv: Path | None, images: Path | None, out: Pa
     if csv is None:
         dev = load(DevSettings)
         csv, images = dev.dataframe, images or dev.images_dir
-    if csv is None and not (config.app_dir / "prepare.py").is_file():
+    if csv is None and not (config.app_dir / "prepare.py").is_file() and not form_of(config.app_dir).splits_itself:
         raise FlipError(
             "E0901", problem="none was given and the app has no prepare.py", suggestion="add --data path/to/cohort.csv"
         )
@@ -56,9 +58,16 @@ def given_data(config: AppConfig, csv: Path | None, images: Path | None, out: Pa
 
 
 def prepared_data(config: AppConfig, folder: RunFolder) -> Data:
-    """The data that the app's ``prepare.py`` writes. Raises ``FlipError`` E0901 when it fails or writes none."""
-    prepare(config.app_dir, folder.data)
+    """The data that the app's ``prepare.py`` writes. Raises ``FlipError`` E0901 when it fails or writes none.
+
+    An app that reads data of its own, and was given none, has a cohort without rows.
+    """
     cohort = folder.data / COHORT_FILE
+    if not (config.app_dir / "prepare.py").is_file():
+        folder.data.mkdir(parents=True, exist_ok=True)
+        cohort.write_text("accession_id\n", encoding="utf-8")
+        return Data(cohort, None)
+    prepare(config.app_dir, folder.data)
     if not cohort.is_file():
         raise FlipError(
             "E0901",
@@ -71,9 +80,17 @@ def prepared_data(config: AppConfig, folder: RunFolder) -> Data:
 
 
 def split(
-    data: Data, slots: Sequence[str], config: AppConfig, folder: RunFolder, shares: Sequence[float] = ()
+    data: Data,
+    slots: Sequence[str],
+    config: AppConfig,
+    folder: RunFolder,
+    shares: Sequence[float] = (),
+    *,
+    whole: bool = False,
 ) -> dict[str, Path]:
     """Write each site's part of the cohort, no patient at two sites; returns the CSV by slot.
+
+    ``whole``: each site gets all of it, because the app takes its own share.
 
     Raises ``FlipError`` E0902 for a cohort that cannot be read or has fewer patients than there are sites, E0901 for an
     app that reads images where there are none.
@@ -89,9 +106,14 @@ def split(
             why="an app reads images unless its config.json says that its cohort is a table",
             suggestion='add "IMAGING": false to config.json, or the column accession_id to the cohort',
         )
-    if config.imaging:
+    if config.imaging and len(cohort):
         _check_images(data, studies_of(cohort))
     targets = {slot: folder.site(slot) / COHORT_FILE for slot in slots}
+    if whole:
+        for target in targets.values():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(data.cohort, target)
+        return targets
     partition_csv(data.cohort, targets, dict(zip(slots, shares, strict=True)) if shares else None, seed=config.seed)
     return targets
 

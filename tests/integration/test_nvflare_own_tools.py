@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -23,6 +24,7 @@ from flip_fl.values import ModelStatus
 from tests.support.evaluations import write_evaluation
 from tests.support.federation import SLOTS, federation
 from tests.support.runs import pending
+from tests.support.scripts import write_hello_world, write_script_app
 from tests.support.small_apps import write_app
 from tests.support.staged_app import write_staged_app
 
@@ -132,6 +134,35 @@ def test_the_template_runs_without_a_hub_and_keeps_its_story(job_type: str, tmp_
     rounds = [item for _, item in pending(outbox) if item.get("event_type") == "ROUND_STARTED"]
     stages = ["ae", "dm"] if job_type == "diffusion_model" else [None]
     assert [item["details"].get("stage") for item in rounds] == stages
+
+
+def test_a_script_runs_without_a_hub(tmp_path: Path) -> None:
+    """A job folder with a Client-API script under NVFLARE's own command: trained and validated, its story is kept."""
+    app = write_script_app(tmp_path / "app")
+    data = tmp_path / "data"
+    prepare(app, data)
+    model_id = uuid4()
+    job = write_job(app, "standard", JobValues(model_id=model_id, num_rounds=1, min_clients=2), tmp_path / "job")
+    workspace = tmp_path / "ws"
+    simulate(job, workspace, "site-1,site-2", DEV_DATAFRAME=str(data / "cohort.csv"), DEV_TABULAR="true")
+    assert list(workspace.rglob(f"results/{model_id}.zip"))
+    (outbox,) = workspace.rglob(f"{model_id}.sqlite")
+    metrics = Counter(item["label"] for _, item in pending(outbox) if item["kind"] == "metric")
+    assert metrics == {"Train loss (G)": 2, "TRAIN_LOSS": 2, "val_loss": 2, "accuracy": 2}
+
+
+def test_nvflares_hello_world_runs_under_its_own_controller(tmp_path: Path) -> None:
+    """Its client, its FedAvg and our executor and reporter: the same statuses and rounds as of a neutral app."""
+    app = write_hello_world(tmp_path / "app", GLOBAL_ROUNDS=2)
+    with federation(tmp_path, app) as there:
+        job = job_with("FedAvg", app, there.hub.model_id, tmp_path / "job")
+        simulate(job, tmp_path / "ws", ",".join(SLOTS), FLIP_SETTINGS_DIR=str(there.settings))
+        story: Story = there.hub.story()
+    applied = [each.status.value for each in story.history if each.applied]
+    assert applied == ["PENDING", "INITIATED", "PREPARED", "RUNNING", "RESULTS_UPLOADED"]
+    assert [(each.returned, each.expected) for each in story.rounds] == [(2, 2), (2, 2)]
+    (scores,) = [plot for plot in story.plots if plot.label == "accuracy"]
+    assert [[point.round for point in series.points] for series in scores.series] == [[1], [1]]
 
 
 def test_an_evaluation_runs_without_a_hub_from_checkpoints_on_the_server(tmp_path: Path) -> None:

@@ -152,6 +152,41 @@ def test_executor_style_apps_are_recognised(file: str, text: str, tmp_path: Path
     assert f"{file}.py defines the class" in error.what
 
 
+SCRIPT = """
+import nvflare.client as flare
+raise SystemExit("a script is not run before its job")
+"""
+
+
+def test_a_script_is_checked_without_being_run(tmp_path: Path) -> None:
+    """Of a Client-API script the model is built and the text is parsed; a mistake in it is shown with its place."""
+    app = write_app(tmp_path / "app", trainer=SCRIPT)
+    assert check_app(app, SLOTS).parameters == {"weight": ((1, 2), "float32"), "bias": ((1,), "float32")}
+    (app / "trainer.py").write_text("import nvflare.client\nimport helper\n")
+    (app / "helper.py").write_text("import nvflare.client")
+    assert check_app(app, SLOTS).parameters
+    (app / "models.py").write_text("def get_model(): raise ValueError('no weights')")
+    assert refused(app).code == "E0205"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [("FEDPROX_MU", 0.1, "a training loop of its own"), ("CROSS_SITE_VALIDATION", True, "flare.is_evaluate()")],
+)
+def test_an_option_that_a_script_cannot_follow_is_refused(key: str, value: Any, why: str, tmp_path: Path) -> None:
+    """Without an effect it would be another run than its author believes."""
+    error = refused(write_app(tmp_path / "app", trainer=SCRIPT, config={**CONFIG, key: value}))
+    assert (error.code, error.facts["key"]) == ("E0303", key)
+    assert why in error.why
+
+
+def test_one_model_may_serve_both_stages_of_a_script(tmp_path: Path) -> None:
+    """Existing two-stage scripts have a get_model() without a stage; a neutral app's must take one."""
+    config = {"job_type": "diffusion_model", "IMAGING": False}
+    assert check_app(write_app(tmp_path / "script", trainer=SCRIPT, config=config), SLOTS).parameters
+    assert refused(write_app(tmp_path / "neutral", config=config)).code in ("E0204", "E0205")
+
+
 @pytest.mark.parametrize(("name", "way_out"), [("server_app", "flwr run"), ("client_app", "trainer.py")])
 def test_an_app_of_flower_s_in_the_folder_is_refused(name: str, way_out: str, tmp_path: Path) -> None:
     """A strategy or ClientApp that would silently not be used makes another run than its author believes."""

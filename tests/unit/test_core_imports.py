@@ -113,6 +113,8 @@ PLANTED = {
     "simulate/planted.py": "import boto3",
     "reporting/planted.py": "import sqlalchemy",
     "trust/planted.py": "import flip_fl.hub.admin",
+    "commands/planted.py": "import flip_fl.compat.utils",
+    "compat/planted.py": "import torch",
 }
 
 

@@ -17,12 +17,14 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 
 from flip_fl.app.failures import Failure
+from flip_fl.app.faults import AppError
+from flip_fl.app.script import Script
 from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues, template_dir
 from flip_fl.nvflare.aggregator import SlotOrderAggregator
 from flip_fl.nvflare.controller import FlipController
 from flip_fl.nvflare.evaluation import FlipEvaluation
-from flip_fl.nvflare.executor import FlipExecutor
+from flip_fl.nvflare.executor import FlipExecutor, call_of
 from flip_fl.nvflare.job import CLIENT_CONFIG, SERVER_CONFIG, write_job
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.persistor import ArrayPersistor
@@ -48,6 +50,34 @@ def test_a_batch_is_the_same_on_the_server() -> None:
     put_batch(shareable, batch)
     assert get_batch(shareable) == batch
     assert get_batch(Shareable()) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"trainer.py": "class FLIP_TRAINER: ..."}, ("FLIP_TRAINER", "train(model, site, config)")),
+        ({"validator.py": "class FLIP_VALIDATOR: ..."}, ("FLIP_VALIDATOR", "nvflare.client")),
+        ({"trainer.py": "", "client_app.py": ""}, ("runs on flower", "--engine flower")),
+    ],
+)
+def test_a_form_that_is_not_run_here_is_refused_at_the_site(
+    files: dict[str, str], said: tuple[str, ...], tmp_path: Path
+) -> None:
+    """In a job, whoever has made it, the site's report names what shows the form, and what to do."""
+    app = write_app(tmp_path / "custom")
+    for name, text in files.items():
+        (app / name).write_text(text)
+    with pytest.raises(AppError) as refused:
+        call_of(app, "a-job", asks=False)
+    assert all(words in str(refused.value) for words in said)
+
+
+def test_the_way_to_the_code_is_the_form_s(tmp_path: Path) -> None:
+    """Functions are called in this process, a script in its own."""
+    app = write_app(tmp_path / "custom")
+    assert call_of(app, "a-job", asks=False) is None
+    (app / "trainer.py").write_text("import nvflare.client")
+    assert isinstance(call_of(app, "a-job", asks=False), Script)
 
 
 def test_a_failure_report_survives_the_reply() -> None:

@@ -1,0 +1,5 @@
+"""``FlipFedAvg`` where existing apps look for it."""
+
+from flip_fl.flower.fedavg import FlipFedAvg
+
+__all__ = ["FlipFedAvg"]

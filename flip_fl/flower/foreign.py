@@ -1,0 +1,110 @@
+"""A ClientApp that is not ours, run as one task of a site: seeded, withheld, and nothing leaves that may not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from flip_fl.app.faults import AppError
+from flip_fl.app.metric_key import metric_key
+from flip_fl.app.output import withheld
+from flip_fl.app.runner import BOOKKEEPING, Result, reported
+from flip_fl.app.seeds import derived_seed, seed_everything
+from flip_fl.app.session import Session
+from flip_fl.app.site import Ledger, SiteSpec
+from flip_fl.flower import protocol
+from flip_fl.flower.grammar import LIST_AXIS
+from flip_fl.privacy.egress import as_number, sane_name
+
+COMPONENT = "app"
+MODULE = "client_app"
+_SHOWN = frozenset({"site", "client_name"})
+
+
+def answer(message: Message, context: Context, spec: SiteSpec, session: Session) -> Message:
+    """The reply of the app's own ClientApp to ``message``, with what it reports as items of ours.
+
+    Its metrics are judged by the rules of every site before they leave; of texts only the slot that it claims to be
+    may. Whatever it raises, ``SystemExit`` and a failed import included, is an error reply with its traceback.
+    """
+    replies: list[Message] = []
+
+    def work(ledger: Ledger) -> Result:
+        with withheld(session.app_dir, active=not session.show_output) as output:
+            try:
+                reply = _called(message, context, spec, session)
+            finally:
+                session.tell_withheld(output.lines, spec, ledger)
+        if reply.has_content():
+            reply.content = _may_leave(reply.content, ledger, spec)
+        replies.append(reply)
+        return Result(ok=True, aborted=session.aborted())
+
+    told = reported(spec, session, work)
+    if not replies or told.aborted:
+        code = protocol.ABORTED if told.aborted else protocol.FAILED
+        failure = None if told.aborted else told.failure
+        reason = protocol.error_reason(
+            spec.slot, failure=failure, aborted=told.aborted, items=told.events, made=told.made
+        )
+        return Message(Error(code, reason), reply_to=message)
+    (reply,) = replies
+    if reply.has_content():
+        protocol.put_report(reply.content, spec.slot, told.events, made=told.made)
+    return reply
+
+
+def _called(message: Message, context: Context, spec: SiteSpec, session: Session) -> Message:
+    seed = derived_seed(spec.seed, spec.slot, spec.round, spec.task.value)
+    seed_everything(seed)
+    app = getattr(session.loader.module(MODULE), COMPONENT, None)
+    if not isinstance(app, ClientApp):
+        raise AppError(f"{MODULE}.py has no ClientApp called {COMPONENT}, it is a {type(app).__name__}")
+    # An import that draws numbers must not shift those of the task.
+    seed_everything(seed)
+    reply: Any = app(message, context)
+    if not isinstance(reply, Message):
+        raise AppError(f"the ClientApp of {MODULE}.py returned a {type(reply).__name__}; it must return a Message")
+    return reply
+
+
+def _may_leave(content: RecordDict, ledger: Ledger, spec: SiteSpec) -> RecordDict:
+    """``content`` without the metrics and settings that may not leave; each metric is told to ``ledger``."""
+    passed = RecordDict()
+    for name, record in content.items():
+        if name.startswith(protocol.OUR_PREFIX):
+            continue  # ours are made below this, by the house
+        if isinstance(record, MetricRecord):
+            passed[name] = MetricRecord(
+                {key: value for key, value in record.items() if key in BOOKKEEPING or _told(key, value, ledger)}
+            )
+        elif isinstance(record, ConfigRecord):
+            passed[name] = ConfigRecord(_plain(record, ledger, spec))
+        elif isinstance(record, ArrayRecord):
+            passed[name] = record
+    return passed
+
+
+def _told(key: str, value: Any, ledger: Ledger) -> bool:
+    """Whether a metric may leave; it is then reported. A list is a series: each of its numbers must be fit to leave."""
+    label, axis, x = metric_key(key)
+    if not isinstance(value, list):
+        return ledger.metric(label, value, x, axis)
+    left = [ledger.metric(label, each, (x or 0.0) + place, axis or LIST_AXIS) for place, each in enumerate(value)]
+    return all(left)
+
+
+def _plain(record: Mapping[str, Any], ledger: Ledger, spec: SiteSpec) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in record.items():
+        claim = key in _SHOWN and isinstance(value, str)
+        number = None if isinstance(value, str | bytes | list) else as_number(value)
+        if claim or (sane_name(key) and number is not None and math.isfinite(number)):
+            kept[key] = value
+        else:
+            ledger.refuse(f"a setting of a reply in {spec.where()} holds more than a number: not sent")
+    return kept
