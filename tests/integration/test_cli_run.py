@@ -16,7 +16,6 @@ from pydantic import TypeAdapter
 from flip_fl.commands.answers import RunAnswer
 from flip_fl.dashboard.story import Story
 from flip_fl.settings import write_settings_file
-from flip_fl.trust.envelope import new_key
 from flip_fl.values import ModelStatus
 from tests.contract.test_cli_json import checked
 from tests.support.cli import SCRIPT, all_commands, environment, flip_fl, installed, served_hub
@@ -146,7 +145,7 @@ def _examples() -> list[str]:
     """Every example of every command once, in the order in which they build on one another."""
     seen = dict.fromkeys(example for _, command in all_commands() for example in getattr(command, "examples", ()))
     hub = ("hub init", "hub serve", "hub sweep", "hub trust add", "hub")
-    trust = ("trust load --settings trust.env --cohort", "trust load", "trust")
+    trust = ("trust init --dir trust", "trust load --settings trust/trust.env --cohort", "trust load", "trust")
     order = ("run", *hub, *trust, "results", "sync", "doctor", "explain")
     ranks = {f"flip-fl {words}": rank for rank, words in enumerate(order)}
     return sorted(seen, key=lambda example: _rank(example, ranks))
@@ -196,19 +195,10 @@ def _command(example: str) -> str:
 
 
 def _write_trust(folder: Path) -> None:
-    """What the examples of ``flip-fl trust`` name: settings, a cohort of twenty and a folder of studies."""
-    values = {
-        "TRUST_INTERNAL_SERVICE_KEY": "key-of-the-trust",
-        "OMOP_DATABASE_URL": f"sqlite:///{folder / 'trust.sqlite'}",
-        "IMAGES_ROOT": str(folder / "shared"),
-        "FLIP_TRUST_ARCHIVE": str(folder / "archive"),
-        "FLIP_TRUST_ENVELOPE_KEY": new_key(),
-    }
-    write_settings_file(folder / "trust.env", values)
+    """What the examples of ``flip-fl trust`` load: a cohort of twenty and a folder of studies."""
     rows = "".join(f"{number},{number:04d}\n" for number in range(1, 21))
     (folder / "cohort.csv").write_text(f"person_id,accession_id\n{rows}", encoding="utf-8")
-    for place in ("shared", "archive", "studies/0001/NIFTI"):
-        (folder / place).mkdir(parents=True)
+    (folder / "studies" / "0001" / "NIFTI").mkdir(parents=True)
     (folder / "studies" / "0001" / "NIFTI" / "input_1.nii.gz").write_bytes(b"pixels")
 
 

@@ -114,7 +114,7 @@ def processes_in(folder: Path) -> list[psutil.Process]:
 
 def site_processes(out: Path, slot: str) -> set[int]:
     """The process of a site, if it is there: NVFLARE's command line names it, the in-process grid's log does."""
-    named = [process.pid for process in processes_in(out) if slot in process.cmdline()]
+    named = [process.pid for process in processes_in(out) if process.cmdline()[-2:] == ["--client", slot]]
     log = out / "logs" / f"{slot}.log"
     said = re.findall(rf"{slot} is process (\d+)", log.read_text() if log.is_file() else "")
     return {*named, *map(int, said)}
