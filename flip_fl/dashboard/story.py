@@ -83,7 +83,8 @@ class Cell(_Part):
 class StoryRound(_Part):
     """One round; its cells always add up to the participating sites.
 
-    ``stage`` is the job's, or the model that was evaluated; ``task`` what the sites did where that is not training.
+    ``stage`` is the job's, or the model that was evaluated; ``task`` what the sites did where that is not training;
+    ``scored`` the slots that have measured the round's new model.
     """
 
     number: int
@@ -94,6 +95,7 @@ class StoryRound(_Part):
     returned: int | None = None
     expected: int | None = None
     cells: list[Cell] = []
+    scored: list[str] = []
 
 
 class Point(_Part):

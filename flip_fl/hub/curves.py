@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from flip_fl.hub.tables import FlLog, FlMetric, Trust
 from flip_fl.hub.words import stage_of
-from flip_fl.values import EventType, natural_key
+from flip_fl.values import EventType, Task, natural_key
 
 
 class IMetricPoint(BaseModel):
@@ -138,6 +138,15 @@ def _stored(model_id: UUID, session: Session) -> list[MetricRow]:
         .order_by(col(FlMetric.x_value), col(FlMetric.id))
     )
     return [MetricRow(*row) for row in rows]
+
+
+def scored_in(rows: Iterable[MetricRow]) -> dict[int, set[str]]:
+    """Round → the slots that have measured its new model. What was logged while it was trained says nothing of it."""
+    found: dict[int, set[str]] = {}
+    for row in rows:
+        if row.slot is not None and row.task == Task.VALIDATE:
+            found.setdefault(row.global_round, set()).add(row.slot)
+    return found
 
 
 def series_names(rows: Iterable[MetricRow]) -> dict[UUID, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -31,9 +31,17 @@ def total_rounds(rows: Iterable[LogRow]) -> int | None:
 
 
 def story_rounds(
-    rows: Sequence[LogRow], failures: Sequence[LogRow], slots: Sequence[str], *, ended: bool
+    rows: Sequence[LogRow],
+    failures: Sequence[LogRow],
+    slots: Sequence[str],
+    scored: Mapping[int, Collection[str]],
+    *,
+    ended: bool,
 ) -> list[StoryRound]:
-    """The rounds in order, each with one cell per slot; ``ended`` when no round is open any more."""
+    """The rounds in order, each with one cell per slot; ``ended`` when no round is open any more.
+
+    ``scored``: round → the slots that have measured its new model.
+    """
     rounds = _collect(rows)
     failed = {(row.global_round, row.slot): row for row in failures if row.slot is not None}
     newest = max(rounds, default=0)
@@ -55,6 +63,7 @@ def story_rounds(
                 )
                 for slot in slots
             ],
+            scored=[slot for slot in slots if slot in scored.get(number, ())],
         )
         for number, facts in sorted(rounds.items())
     ]

@@ -25,7 +25,7 @@ from flip_fl.dashboard.story import (
     StorySite,
     Transition,
 )
-from flip_fl.hub.curves import MetricRow, metric_rows, series_names
+from flip_fl.hub.curves import MetricRow, metric_rows, scored_in, series_names
 from flip_fl.hub.feed import LogRow, log_rows
 from flip_fl.hub.rounds import story_rounds, total_rounds
 from flip_fl.hub.silence import SilenceRule, silent_runs
@@ -88,7 +88,9 @@ def build_story(model_id: UUID, session: Session, *, rule: SilenceRule | None = 
         total_rounds=total_rounds(rows),
         history=history,
         sites=sites,
-        rounds=story_rounds(rows, failures, [site.slot for site in sites], ended=model.status.is_terminal),
+        rounds=story_rounds(
+            rows, failures, [site.slot for site in sites], scored_in(metrics), ended=model.status.is_terminal
+        ),
         plots=_plots(metrics, rows, {site.slot: site for site in sites}),
         feed=[_feed_row(row) for row in sorted(rows, key=lambda row: (row.at, row.id))],
         failures=_failures(failures),

@@ -24,19 +24,12 @@ def news(story: Story) -> Progress:
         returned = returned_slots(current)
         awaited = tuple(site.slot for site in story.sites if site.slot not in returned)
         return Progress(doing, current.number, story.total_rounds, len(returned), expected, awaited)
-    scored = {series.slot for plot in story.plots if not _of_training(plot.label) for series in plot.series
-              if any(point.round == current.number for point in series.points)}  # fmt: skip
-    if len(scored) < expected and current.task is None:
-        awaited = tuple(site.slot for site in story.sites if site.slot not in scored)
-        return Progress("validate", current.number, story.total_rounds, len(scored), expected, awaited)
+    if len(current.scored) < expected and current.task is None:
+        awaited = tuple(site.slot for site in story.sites if site.slot not in current.scored)
+        return Progress("validate", current.number, story.total_rounds, len(current.scored), expected, awaited)
     if current.number == story.total_rounds:
         return Progress("upload", current.number, story.total_rounds, text="the results are stored and checked")
     return Progress(doing, current.number + 1, story.total_rounds, 0, expected)
-
-
-def _of_training(label: str) -> bool:
-    # In a job of several stages a label begins with its stage's name.
-    return label.rpartition("/")[2].startswith("train_")
 
 
 def returned_slots(current: StoryRound) -> set[str]:

@@ -144,6 +144,9 @@ def _raises(cell: Cell) -> Ending | Impossible:
 def _client(cell: Cell) -> Ending:
     if cell.column in (Column.UPLOAD, Column.CLEANUP):
         return _success(cell)  # nothing is asked of it any more
+    if cell.column is Column.EVALUATE and cell.engine is Engine.FLOWER:
+        # The other site's scores are results; in NVFLARE the loss of a client's process ends the job.
+        return _success(cell, "1 of 2 evaluations failed", "Trust_2")
     return Ending(FAILED, ("Trust_2",))
 
 
