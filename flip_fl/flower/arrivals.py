@@ -70,7 +70,8 @@ class Arrivals:
         self._reporter = reporting.reporter
         self._check = check
         self._roster = roster
-        self._asked: list[Asked] = []
+        # The slots that were asked, in natural order.
+        self._places: dict[str, int] = {}
         self._pending: dict[str, Asked] = {}
         self._late: dict[str, Asked] = {}
         self._answered: set[str] = set()
@@ -87,6 +88,11 @@ class Arrivals:
         return frozenset(asked.slot for asked in self._pending.values())
 
     @property
+    def complete(self) -> bool:
+        """Whether no reply of this phase is still to come."""
+        return not self._pending
+
+    @property
     def wanted(self) -> list[str]:
         """The ids of the messages whose replies are wanted; those of earlier phases are told of when they come."""
         return [*self._pending, *self._late]
@@ -94,11 +100,12 @@ class Arrivals:
     @property
     def usable(self) -> list[tuple[str, Message]]:
         """Slot and reply of what can be aggregated, in slot order."""
-        return sorted(self._usable, key=lambda pair: natural_key(pair[0]))
+        return sorted(self._usable, key=lambda pair: self._places[pair[0]])
 
     def begin_phase(self, asked: Sequence[Asked], taken: Collection[str]) -> None:
         """Wait for the replies to ``asked``; ``taken`` are the ids of the messages that were really sent."""
-        self._asked = list(asked)
+        slots = sorted({each.slot for each in asked}, key=natural_key)
+        self._places = {slot: place for place, slot in enumerate(slots)}
         self._usable, self._failures, self._codes = [], {}, {}
         self._answered_before, self._answered = self._answered, set()
         for each in asked:
@@ -140,8 +147,7 @@ class Arrivals:
         self._pending = {}
         if isinstance(self._check, Quarantine):
             self._check.forget()
-        slots = tuple(sorted({asked.slot for asked in self._asked}, key=natural_key))
-        self._asked = []
+        slots = tuple(self._places)
         failures = {slot: self._failures[slot] for slot in slots if slot in self._failures}
         return Phase(task, number, slots, dict(self.usable), failures, stage, dict(self._codes))
 

@@ -81,7 +81,7 @@ def score_of(reply: Message) -> Score:
         name: float(value)
         for record in records_of(reply.content, MetricRecord)
         for name, value in record.items()
-        if name != NUM_EXAMPLES and isinstance(value, int | float)
+        if name != NUM_EXAMPLES and isinstance(value, (int, float))
     }
     return Score(reply_slot(reply), _examples(reply), metrics)
 

@@ -213,11 +213,11 @@ class FlipGrid(Grid):
     def _receive(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
         try:
-            while self._arrivals.pending:
+            while not self._arrivals.complete:
                 self._obey_stop()
                 useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
                 now = time.monotonic()
-                if not self._arrivals.pending or now >= deadline:
+                if self._arrivals.complete or now >= deadline:
                     return
                 if not useful:
                     self._arrivals.settle()

@@ -86,34 +86,37 @@ class TaskNote:
 def with_task(content: RecordDict, note: TaskNote) -> RecordDict:
     """A shallow copy of ``content`` that carries ``note``; ``content`` and its records stay as they are.
 
-    The note stands in a record of its own, or among the entries of the only ConfigRecord that is there: Flower's
-    clipping mods answer a second ConfigRecord with an error.
+    The note is one text of JSON, which Flower serialises several times faster than as many entries. It stands in a
+    record of its own, or among the entries of the only ConfigRecord that is there: Flower's clipping mods answer a
+    second ConfigRecord with an error.
     """
     copy = content.copy()
-    facts = {name.replace("_", "-"): value for name, value in asdict(note).items()}
-    configs = [name for name, record in content.items() if isinstance(record, ConfigRecord)]
-    if len(configs) == 1 and configs != [TASK_RECORD]:
-        beside = copy[configs[0]].copy()
-        beside.update({f"{TASK_RECORD}.{name}": value for name, value in facts.items()})
-        copy[configs[0]] = beside
+    said = json.dumps(vars(note))
+    configs = [(name, record) for name, record in content.items() if isinstance(record, ConfigRecord)]
+    if len(configs) == 1 and configs[0][0] != TASK_RECORD:
+        name, only = configs[0]
+        beside = only.copy()
+        beside[TASK_RECORD] = said
+        copy[name] = beside
     else:
-        copy[TASK_RECORD] = ConfigRecord(facts)
+        copy[TASK_RECORD] = ConfigRecord({"json": said})
     return copy
 
 
 def get_task(content: RecordDict) -> TaskNote:
     """The server's note; the round of the strategy's own config record where a foreign server wrote none."""
-    facts: dict[str, Any] = {}
-    for record in content.values():
-        if isinstance(record, ConfigRecord):
-            prefix = f"{TASK_RECORD}."
-            facts |= {name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)}
-    facts |= _config(content, TASK_RECORD)
+    said = _config(content, TASK_RECORD).get("json")
+    if said is None:
+        configs = (record for record in content.values() if isinstance(record, ConfigRecord))
+        said = next((record[TASK_RECORD] for record in configs if TASK_RECORD in record), None)
+    facts = _parsed(said)
+    if not isinstance(facts, dict):
+        facts = {}
     slot = facts.get("slot")
     return TaskNote(
         slot=slot if isinstance(slot, str) else "",
         round=_whole(facts.get("round")) or _whole(_config(content, CONFIG).get(SERVER_ROUND)),
-        total_rounds=_whole(facts.get("total-rounds")),
+        total_rounds=_whole(facts.get("total_rounds")),
         stage=str(facts.get("stage", "")),
         model=str(facts.get("model", "")),
         quiet=facts.get("quiet") is True,

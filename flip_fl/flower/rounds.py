@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType
 
-from flip_fl.aggregate.best import BestModel
+from flip_fl.aggregate.best import BestModel, Score
 from flip_fl.app.arrays import Arrays, read_arrays, replace_arrays
 from flip_fl.app.plan import Stage
 from flip_fl.app.weights import Frame, StartingModel
 from flip_fl.flower.average import score_of, to_all
 from flip_fl.flower.checkpoint import Checkpoint, StrategyState, read_checkpoint, write_checkpoint
 from flip_fl.flower.grid import FlipGrid, Phase, RoundFailed
+from flip_fl.flower.history import History, Sites
 from flip_fl.flower.protocol import TaskNote
 from flip_fl.reporting.lifecycle import Lifecycle
 from flip_fl.results.delivery import tidy
@@ -26,8 +27,6 @@ from flip_fl.values import Task
 logger = logging.getLogger("flip_fl.flower")
 
 CHECKPOINT = "checkpoint.npz"
-
-History = dict[str, dict[Any, dict[str, dict[str, float]]]]
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Rounds:
     updates: dict[str, ArrayRecord] = field(default_factory=dict)
     # As the strategy has it: shared with it, where numpy arrays would be a copy that lives from round to round.
     record: ArrayRecord = field(default_factory=ArrayRecord)
-    history: History = field(default_factory=lambda: {Task.TRAIN.value: {}, Task.VALIDATE.value: {}})
+    history: History = field(default_factory=History)
     _aggregated: int = field(default=0, init=False)
 
     @property
@@ -79,8 +78,7 @@ class Rounds:
         self.frame = Frame.around(found.arrays, found.facts["travelling"], found.facts["trainable"])
         self.record = record_of({name: found.arrays[name] for name in self.frame.travelling})
         self.state.restore(found.state)
-        for task, rounds in found.facts["history"].items():
-            self.history[task] = {int(number): sites for number, sites in rounds.items()}
+        self.history = History.read(found.history)
         if self.best is not None:
             self.best.round, self.best.value = found.facts["best"]
         return True
@@ -121,10 +119,8 @@ class Rounds:
         self.grid.expect(Task.VALIDATE, number, self._task_note())
 
     def scored(self, number: int, arrays: ArrayRecord) -> None:
-        phase = self._phase(Task.VALIDATE)
-        self._note(phase)
+        scores = self._note(self._phase(Task.VALIDATE))
         self.record = arrays
-        scores = [score_of(reply) for reply in phase.replies.values()]
         final = self.stage is None or self.stage.last == self.total
         if final and self.best is not None and self.best.offer(number, scores):
             # Under the round's own name: a file of a round that is never checkpointed must not pass for the best.
@@ -133,14 +129,14 @@ class Rounds:
 
     def cross_validate(self) -> None:
         """Score each site's last model at every site."""
-        found: dict[Any, dict[str, dict[str, float]]] = {}
+        found: dict[str, Sites] = {}
         for slot, record in self.updates.items():
             self.grid.expect(Task.VALIDATE, self.total, TaskNote(stage=self._stage_name or "", model=slot, quiet=True))
             messages = to_all(self.total, record, ConfigRecord(), self.grid, MessageType.EVALUATE)
             self.grid.send_and_receive(messages)
             phase = self._phase(Task.VALIDATE)
             found[slot] = {site: dict(score_of(reply).metrics) for site, reply in phase.replies.items()}
-        self.history["cross_site"] = found
+        self.history.cross_site = found
         self.updates = {}
 
     # -- at the end -----------------------------------------------------------------------------------------------
@@ -149,7 +145,7 @@ class Rounds:
         """The run's models and measurements as they are delivered."""
         self._close()
         self.models.save(GLOBAL_MODEL, self.whole)
-        self.models.save_history(self.history)
+        self.models.save_history(self.history.whole())
         if self.best is not None and self.best.round is not None:
             self.models.save(BEST_MODEL, read_arrays(self._best_file(self.best.round)))
         return self.models
@@ -162,13 +158,12 @@ class Rounds:
         best = (self.best.round, self.best.value) if self.best is not None else (None, None)
         whole = self.whole
         facts: dict[str, Any] = {
-            "history": self.history,
             "best": best,
             "identity": self.identity,
             "travelling": list(self.record),
             "trainable": sorted(self.frame.trainable if self.frame is not None else whole),
         }
-        state = Checkpoint(self.done, self.total, whole, self.state.changed(), facts)
+        state = Checkpoint(self.done, self.total, whole, self.state.changed(), facts, self.history.to_json())
         write_checkpoint(self.folder / CHECKPOINT, state)
         for path in self.folder.glob("best-*.npz"):
             if self.best is None or self.best.round is None or path != self._best_file(self.best.round):
@@ -190,10 +185,13 @@ class Rounds:
             raise RoundFailed(f"the strategy aggregated {task.value} before it sent anything")
         return phase
 
-    def _note(self, phase: Phase) -> None:
+    def _note(self, phase: Phase) -> list[Score]:
+        """Keep what was measured in ``phase``, and return it."""
+        scores = [score_of(reply) for reply in phase.replies.values()]
         if phase.asked:
-            sites = {slot: dict(score_of(reply).metrics) for slot, reply in phase.replies.items()}
-            self.history[phase.task.value][phase.round] = sites
+            sites = {slot: score.metrics for slot, score in zip(phase.replies, scores, strict=True)}
+            self.history.note(phase.task.value, phase.round, sites)
+        return scores
 
 
 def record_of(arrays: Arrays) -> ArrayRecord:

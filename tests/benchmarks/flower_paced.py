@@ -88,13 +88,13 @@ class PacedSite:
 
 
 @contextlib.contextmanager
-def paced(sites: Sequence[LocalSite], work_s: float) -> Iterator[list[PacedSite]]:
-    """``sites`` that all work at the same time: the first answers after half of ``work_s``, the last after all of it.
+def paced(sites: Sequence[LocalSite], least_s: float, most_s: float) -> Iterator[list[PacedSite]]:
+    """``sites`` that all work at the same time, for ``least_s`` to ``most_s`` seconds, the last for all of these.
 
     Their answers come one after another: no two hospitals are done in the same millisecond.
     """
     clock = Clock()
-    waits = [work_s * (0.5 + 0.5 * (number + 1) / len(sites)) for number in range(len(sites))]
+    waits = [least_s + (most_s - least_s) * (number + 1) / len(sites) for number in range(len(sites))]
     made = [PacedSite(site, clock, wait) for site, wait in zip(sites, waits, strict=True)]
     try:
         yield made

@@ -2,7 +2,8 @@
 
 The clients are of numpy and take next to no time. They are called one after another in the server's own process, and
 one round follows upon the other: there is no pause to work in, so that all we do is on the round's bill, the sender's
-work too. Beside that, the same with clients that work for a second at the same time, as they do at sites of their own.
+work too. Beside that, the same with clients that work for a second and longer at the same time, as they do at sites of
+their own; the hung hub is left out there.
 """
 
 from __future__ import annotations
@@ -44,8 +45,6 @@ from tests.benchmarks.flower_paced import paced
 NAME = "what our wrapping adds to a round with {clients} clients, {metrics} metrics each, hub {hub}"
 CLIENTS = (2, 8, 32, 100)
 METRICS = 10
-WORK_NAME = "; clients that work {work_s:g} s at the same time"
-WORK_S = 1.0
 # Beyond, a POST for every metric of one round takes minutes.
 MOST_POSTING = 32
 HUBS: Mapping[str, HubFault] = {"at 50 ms": SLOW, "hung": HUNG}
@@ -60,10 +59,25 @@ POST_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
+class Pace:
+    """Clients that work at the same time, for ``least_s`` to ``most_s`` seconds each; ``words`` end a figure's name."""
+
+    words: str
+    least_s: float
+    most_s: float
+
+
+PACES = (
+    Pace("clients that work 1 s at the same time", 0.5, 1.0),
+    Pace("clients that work 1 to 1.5 s each", 1.0, 1.5),
+)
+
+
+@dataclass(frozen=True)
 class Added:
     """Seconds of a bare round, and what the same round takes longer; ``rival_s`` with a POST for every metric.
 
-    The clients work for ``work_s`` seconds at the same time, or (0) for no time one after another.
+    The clients work at ``pace``, or (None) for no time one after another.
     """
 
     clients: int
@@ -71,12 +85,12 @@ class Added:
     bare_s: float
     added_s: float
     rival_s: float | None = None
-    work_s: float = 0.0
+    pace: Pace | None = None
 
     @property
     def name(self) -> str:
         name = NAME.format(clients=self.clients, metrics=METRICS, hub=self.hub)
-        return name + (WORK_NAME.format(work_s=self.work_s) if self.work_s else "")
+        return f"{name}; {self.pace.words}" if self.pace is not None else name
 
     @property
     def met(self) -> bool:
@@ -87,13 +101,13 @@ class Added:
 class Effort:
     """How much is measured: ``pairs`` of a block of bare and one of wrapped rounds, each ``block_s`` seconds long.
 
-    With clients that work for ``work_s`` seconds a block is one round.
+    With clients that work at one of ``paces`` a block is one round.
     """
 
     clients: Sequence[int] = CLIENTS
     block_s: float = BLOCK_S
     pairs: int = PAIRS
-    work_s: float = WORK_S
+    paces: Sequence[Pace] = PACES
 
 
 def figures(found: Sequence[Added]) -> list[Figure]:
@@ -127,13 +141,16 @@ def measure_added(effort: Effort) -> list[Added]:
     ):
         for clients, (name, fault) in itertools.product(effort.clients, HUBS.items()):
             room, drains = Path(folder, f"{clients} {name}"), fault is SLOW
-            with hub.behind(fault) as url, paced(direct_sites(clients), effort.work_s) as at_work:
+            with hub.behind(fault) as url:
                 rival_s = measure_posts(clients, hub, url) if drains and clients <= MOST_POSTING else None
                 link = Link(hub, url, drains)
                 bare_s, added_s = measure_blocks(LocalGrid(direct_sites(clients)), link, room / "0", effort)
                 found.append(Added(clients, name, bare_s, added_s, rival_s))
-                bare_s, added_s = measure_blocks(LocalGrid(at_work), link, room / "1", effort, rounds=1)
-                found.append(Added(clients, name, bare_s, added_s, None, effort.work_s))
+                for pace in effort.paces if drains else ():
+                    with paced(direct_sites(clients), pace.least_s, pace.most_s) as at_work:
+                        grid = LocalGrid(at_work)
+                        bare_s, added_s = measure_blocks(grid, link, room / pace.words, effort, rounds=1)
+                    found.append(Added(clients, name, bare_s, added_s, None, pace))
     return found
 
 

@@ -21,7 +21,7 @@ from tests.benchmarks.__main__ import SECTIONS
 from tests.benchmarks.figures import Figure, table, write
 from tests.benchmarks.flower_engines import IN_PROCESS, NVFLARE, RAY
 from tests.benchmarks.flower_large_model import DEFAULT, OURS, Cost
-from tests.benchmarks.flower_wrapping import Added, Effort
+from tests.benchmarks.flower_wrapping import Added, Effort, Pace
 
 SECONDS = {IN_PROCESS: 10.0, NVFLARE: 15.0, RAY: 50.0}
 COSTS = {OURS: Cost((30.0, 22.0, 9.0), 1100.0), DEFAULT: Cost((1.0, 20.0, 90.0), 1000.0)}
@@ -30,7 +30,7 @@ ADDED = [
     for clients in flower_wrapping.CLIENTS
     for hub in flower_wrapping.HUBS
 ]
-AT_WORK = Added(2, "hung", bare_s=2.0, added_s=0.01, work_s=1.0)
+AT_WORK = [Added(2, "at 50 ms", bare_s=2.0, added_s=0.01, pace=pace) for pace in flower_wrapping.PACES]
 NAMES = [
     "the standard example, 2 sites × 5 rounds: in-process grid beside Flower with Ray",
     "the standard example, 2 sites × 5 rounds: in-process grid beside NVFLARE simulator",
@@ -58,8 +58,10 @@ def test_each_figure_lands_in_the_file_with_its_rival_and_its_goal(tmp_path: Pat
     assert all(row.keys() == {"name", "value", "unit", "rival", "goal", "met"} for row in rows)
     assert all(isinstance(row["value"], float) and row["unit"] and row["goal"] for row in rows)
     assert [row["name"] for row in rows if row["rival"] is None] == [name for name in NAMES if name.endswith("hung")]
-    (at_work,) = flower_wrapping.figures([AT_WORK])
-    assert at_work.name == f"{NAMES[3]}; clients that work 1 s at the same time"
+    assert [figure.name for figure in flower_wrapping.figures(AT_WORK)] == [
+        f"{NAMES[2]}; clients that work 1 s at the same time",
+        f"{NAMES[2]}; clients that work 1 to 1.5 s each",
+    ]
     assert [line.partition("  ")[0] for line in table(_all()).splitlines()[1:]] == NAMES
 
 
@@ -99,16 +101,16 @@ def test_what_an_import_loads_is_seen() -> None:
 @pytest.mark.timeout(120)
 def test_a_round_is_measured_bare_wrapped_and_with_a_post_for_every_metric() -> None:
     """The measurement itself asserts that the hub gets every report and every post: a broken side is no fast side."""
-    found = flower_wrapping.measure_added(Effort(clients=(1,), block_s=0.01, pairs=1, work_s=0.2))
-    kinds = [(each.clients, each.hub, each.work_s) for each in found]
-    assert kinds == [(1, "at 50 ms", 0.0), (1, "at 50 ms", 0.2), (1, "hung", 0.0), (1, "hung", 0.2)]
-    slow, _, hung, _ = found
+    pace = Pace("at work", 0.2, 0.3)
+    found = flower_wrapping.measure_added(Effort(clients=(1,), block_s=0.01, pairs=1, paces=[pace]))
+    slow, at_work, hung = found
+    assert [(each.hub, each.pace) for each in found] == [("at 50 ms", None), ("at 50 ms", pace), ("hung", None)]
     # Not a time of ours: 20 answers that each take 50 ms.
     assert slow.rival_s is not None
     assert slow.rival_s > 20 * 0.05
     assert hung.rival_s is None
     # A site at work takes its time in both phases.
-    assert all(each.bare_s > 2 * each.work_s for each in found)
+    assert at_work.bare_s > 2 * pace.most_s
 
 
 @pytest.mark.parametrize("grid", [DEFAULT, OURS])

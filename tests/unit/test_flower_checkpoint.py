@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import DifferentialPrivacyServerSideAdaptiveClippin
 
 from flip_fl.errors import FlipError
 from flip_fl.flower.checkpoint import Checkpoint, StrategyState, read_checkpoint, write_checkpoint
+from flip_fl.flower.history import History
 
 ARRAYS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(3, dtype=np.int64)}
 
@@ -41,6 +42,28 @@ def test_weights_keep_names_order_shapes_and_dtypes(tmp_path: Path) -> None:
         assert found.arrays[name].dtype == array.dtype
         assert found.arrays[name].shape == array.shape
         assert np.array_equal(found.arrays[name], array)
+
+
+def test_what_the_sites_measured_comes_back_and_goes_on(tmp_path: Path) -> None:
+    """A restarted run delivers the rounds before it was lost, too; a round that is done again stands there once."""
+    history = History()
+    history.note("train", 1, {"Trust_1": {"loss": 0.1}, 'a "quoted" slot': {}})
+    history.note("validate", 1, {"Trust_1": {"auc": 1 / 3, "not finite": float("inf")}})
+    history.note("train", 2, {"Trust_1": {"loss": 9.0}})
+    history.note("train", 2, {"Trust_1": {"loss": 0.05}})
+    write_checkpoint(tmp_path / "c.npz", Checkpoint(2, 5, ARRAYS, history=history.to_json()))
+    found = read_checkpoint(tmp_path / "c.npz")
+    assert found is not None
+    again = History.read(found.history)
+    assert again.whole() == history.whole()
+    assert again.whole()["train"][2] == {"Trust_1": {"loss": 0.05}}
+    again.note("validate", 2, {"Trust_1": {"auc": 0.5}})
+    assert History.read(again.to_json()).whole()["validate"] == {
+        **history.whole()["validate"],
+        2: {"Trust_1": {"auc": 0.5}},
+    }
+    again.cross_site = {"Trust_1": {"Trust_2": {"auc": 0.4}}}
+    assert again.whole()["cross_site"] == {"Trust_1": {"Trust_2": {"auc": 0.4}}}
 
 
 def test_a_strategys_momenta_come_back_and_its_settings_do_not(tmp_path: Path) -> None:

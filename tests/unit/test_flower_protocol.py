@@ -190,5 +190,7 @@ def test_a_foreign_servers_round_is_read_where_strategies_put_it() -> None:
         return get_task(RecordDict({"config": ConfigRecord(entries)}))
 
     assert told(**{"server-round": 4}) == TaskNote("", 4, 0)
-    assert told(**{"server-round": -1, "flip.task.slot": 5}) == TaskNote()
+    assert told(**{"server-round": -1, "flip.task": '{"slot": 5, "round": "2", "quiet": 1}'}) == TaskNote()
+    assert told(**{"server-round": 4, "flip.task": '["Trust_1"]'}) == TaskNote("", 4, 0)
+    assert told(**{"server-round": 4, "flip.task": 5}) == TaskNote("", 4, 0)
     assert get_task(RecordDict({SITE_RECORD: ConfigRecord({"slot": "Trust_1"})})) == TaskNote()
