@@ -73,8 +73,8 @@ class OutboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: set(self.order) - self.once)
     @rule(data=st.data())
     def report_again(self, data: st.DataObject) -> None:
-        """The copy that rides in the task's result; one that was dropped meanwhile, whether the hub has it or not, comes
-        back behind the others.
+        """The copy that rides in the task's result; of one that was dropped meanwhile it comes behind the others,
+        whether the hub has it or not.
         """
         row_id = data.draw(st.sampled_from([each for each in self.order if each not in self.once]))
         gone = row_id not in self.pending()
