@@ -16,13 +16,17 @@ class Score:
     metrics: Mapping[str, float]
 
 
-def federated_metrics(scores: Iterable[Score]) -> dict[str, float]:
-    """Each metric's mean over the sites that measured it, weighted by examples; sites without examples do not count."""
-    sums: dict[str, list[tuple[float, int]]] = {}
+def federated_metrics(scores: Iterable[Score], weights: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Each metric's mean over the sites that measured it, weighted by examples, or by ``weights`` (slot → number).
+
+    A site without a weight, or without examples, does not count.
+    """
+    sums: dict[str, list[tuple[float, float]]] = {}
     for score in scores:
+        weight = float(score.num_examples if weights is None else weights.get(score.slot, 0))
         for name, value in score.metrics.items():
-            if score.num_examples > 0 and math.isfinite(value):
-                sums.setdefault(name, []).append((value, score.num_examples))
+            if weight > 0 and math.isfinite(value):
+                sums.setdefault(name, []).append((value, weight))
     return {
         name: math.fsum(value * count for value, count in pairs) / sum(count for _, count in pairs)
         for name, pairs in sums.items()

@@ -78,15 +78,30 @@ class AppConfig:
         named = {MODEL_ID_KEY: str(model_id)} if MODEL_ID_KEY in self.raw else {}
         return json.dumps({**self.raw, **named}, indent=2)
 
+    def with_values(self, given: Mapping[str, Any]) -> AppConfig:
+        """The same config with other values for platform keys. Raises ``FlipError`` E0303 for one that is no good."""
+        for key, value in given.items():
+            bad = rules.PLATFORM_KEYS[key](value)
+            if bad:
+                raise _refused(key, value, bad, None)
+        values = {key.lower(): _typed(key, value) for key, value in given.items()}
+        return replace(self, **values, raw={**self.raw, **given})
+
+    def with_local_rounds(self, given: int | str) -> AppConfig:
+        """The same config with LOCAL_ROUNDS from elsewhere, where config.json does not say it; 0 is nothing said.
+
+        Raises ``FlipError`` E0303 out of range.
+        """
+        number = int(given) if str(given).isdecimal() else given
+        if "LOCAL_ROUNDS" in self.raw or number in (0, self.local_rounds):
+            return self
+        return self.with_values({"LOCAL_ROUNDS": number})
+
     def with_rounds(self, global_rounds: int) -> AppConfig:
         """The same config with another number of rounds, in each stage. Raises ``FlipError`` E0303 out of range."""
-        problem = rules.whole(1, rules.MAX_ROUNDS)(global_rounds)
-        if problem:
-            raise _refused("GLOBAL_ROUNDS", global_rounds, problem, None)
         staged = ("GLOBAL_ROUNDS_AE", "GLOBAL_ROUNDS_DM")
         keys = ("GLOBAL_ROUNDS", *(staged if self.job_type is JobType.DIFFUSION else ()))
-        values: dict[str, Any] = {key.lower(): global_rounds for key in keys}
-        return replace(self, **values, raw={**self.raw, **dict.fromkeys(keys, global_rounds)})
+        return self.with_values(dict.fromkeys(keys, global_rounds))
 
 
 def load_config(app_dir: Path) -> AppConfig:

@@ -25,7 +25,7 @@ class Session:
     whether the run was stopped. ``show_output`` lets the app's prints through, for a developer's own machine.
     ``failed`` gets the exception that ended a task, as it was raised: its text may hold patients' data. ``job`` is the
     engine's name for the run: its images are removed with ``release``, or, when its processes are killed, when the next
-    job starts.
+    job starts. ``local_rounds``: LOCAL_ROUNDS as the engine's job has it (0: it says nothing).
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Session:
         show_output: bool = False,
         failed: Callable[[BaseException], None] = lambda error: None,
         job: str = "",
+        local_rounds: int | str = 0,
     ) -> None:
         self.app_dir = app_dir
         self.source = source
@@ -51,6 +52,7 @@ class Session:
         self.output_reported = False
         self.told: dict[str, str] = {}
         self._config: AppConfig | None = None
+        self._local_rounds = local_rounds
         self.local = LocalState(source.state_dir, job)
         self.index = open_index(source, job)
         if self.index is not None:
@@ -61,7 +63,7 @@ class Session:
     def config(self) -> AppConfig:
         """The app's config, read once. Raises ``FlipError`` as ``load_config`` does."""
         if self._config is None:
-            self._config = load_config(self.app_dir)
+            self._config = load_config(self.app_dir).with_local_rounds(self._local_rounds)
         return self._config
 
     def tell_withheld(self, lines: int, spec: SiteSpec, ledger: Ledger) -> None:

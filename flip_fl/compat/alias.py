@@ -14,6 +14,13 @@ OLD = "flip"
 NEW = "flip_fl.compat"
 Note = Callable[[str], None]
 
+_FILTERS = (
+    "KeepOnlyVars",
+    "ReconstructFullModel",
+    "ReconstructFullModelForEval",
+    "TrimBroadcastVars",
+    "TrimEvalBroadcastVars",
+)
 _VALUES = ("JobType", "ModelStatus", "ResourceType")
 # Where a name is imported from today; what is not here has no other place than `flip_fl.compat`.
 NEW_PLACES: Mapping[str, str] = MappingProxyType(
@@ -21,6 +28,7 @@ NEW_PLACES: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("FLIP", "FLIPBase", "ResultsUploadError", *_VALUES), "flip_fl"),
         "FlipFedAvg": "flip_fl.flower",
         "flip_local_dp_mod": "flip_fl.flower:local_dp_mod",
+        **dict.fromkeys(_FILTERS, "flip_fl.nvflare.filters"),
     }
 )
 

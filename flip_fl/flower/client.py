@@ -57,6 +57,8 @@ def client_app(
 ) -> ClientApp:
     """The ClientApp of the app in ``app_dir`` (flip-job-dir in the run config names another folder).
 
+    A folder of that name that is not there, at a site, is the server's: the app that came with the job is run.
+
     ``train`` runs the app's ``train``, ``evaluate`` its ``validate`` (its ``evaluate`` in an evaluation). In a Flower
     package the app's own ClientApp, imported at the first message, answers everything but what the house asks.
     ``mods``: further ones around ``train`` of a neutral app, inside of ours (``flip_mods``). ``aborted``: asked by long
@@ -182,7 +184,9 @@ class _Sites:
         return self._open(slot, self._folder(context), context).session
 
     def _folder(self, context: Context) -> Path:
-        return Path(str(context.run_config.get(JOB_DIR) or self.app_dir))
+        # FLIP's FL API names the app's folder on its own disk, which the FL server may share and a site does not.
+        named = Path(str(context.run_config.get(JOB_DIR) or self.app_dir))
+        return named if named.is_dir() else self.app_dir
 
     def _open(self, slot: str, folder: Path, context: Context) -> _OpenSite:
         known = self._open_sites.get(slot)

@@ -103,7 +103,9 @@ def read_config(job: Path) -> dict[str, Any]:
 
 
 def _config(values: JobValues) -> dict[str, ConfigValue]:
+    waits = {run_config.START_TIMEOUT: values.start_timeout_s, run_config.PHASE_TIMEOUT: values.task_timeout_s}
     return {
+        **{key: seconds for key, seconds in waits.items() if seconds is not None},
         run_config.MODEL_ID: str(values.model_id),
         run_config.PROJECT_ID: values.project_id,
         run_config.QUERY: values.query,

@@ -40,12 +40,20 @@ class JobValues:
     stages: Mapping[str, int] | None = None
     server_optimizer: str | Mapping[str, Any] | None = None
     cross_site_validation: bool = False
+    # How long the server waits for the sites, and for the replies to a task; None: as the template says.
+    start_timeout_s: int | None = None
+    task_timeout_s: int | None = None
     # What a Flower package declares of its own, flat.
     run_config: Mapping[str, Scalar] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: AppConfig, slots: tuple[str, ...], model_id: UUID, project_id: str = "") -> JobValues:
-        """The values of ``config`` for a run at ``slots``; without MIN_CLIENTS all of them are needed."""
+    def of(
+        cls, config: AppConfig, slots: tuple[str, ...], model_id: UUID, project_id: str = "", **waits: int
+    ) -> JobValues:
+        """The values of ``config`` for a run at ``slots``; without MIN_CLIENTS all of them are needed.
+
+        ``waits``: ``start_timeout_s`` and ``task_timeout_s``.
+        """
         stages = rounds_of(config)
         declared = package_config(config)
         return cls(
@@ -64,6 +72,7 @@ class JobValues:
             server_optimizer=_plain(config.server_optimizer),
             cross_site_validation=config.cross_site_validation,
             run_config=declared,
+            **waits,
         )
 
 

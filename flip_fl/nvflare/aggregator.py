@@ -10,6 +10,7 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 
 from flip_fl.aggregate.average import Arrays, Update, check_update, weighted_average
+from flip_fl.aggregate.best import Score, federated_metrics
 from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, sender
 
 
@@ -27,6 +28,10 @@ class SlotOrderAggregator(Aggregator):
     def average(self, updates: list[Update]) -> Arrays:
         """The new global model of ``updates``. Raises ``ValueError`` for an empty list."""
         return weighted_average(updates, self.aggregation_weights or None)
+
+    def mean(self, scores: list[Score]) -> dict[str, float]:
+        """Each metric's mean over the sites that measured it, weighted as their models would be."""
+        return federated_metrics(scores, self.aggregation_weights or None)
 
     def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
         dxo = from_shareable(shareable)

@@ -6,13 +6,15 @@ from typing import Any
 
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_event_type import AppEventType
+from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
 from flip_fl.aggregate.average import Arrays, Update, check_update
 from flip_fl.aggregate.best import BestModel, Score
 from flip_fl.aggregate.differences import restored
 from flip_fl.aggregate.optimizers import ServerOptimizer, read_optimizer
+from flip_fl.app.config import AppConfig, load_config
 from flip_fl.app.forms import FormKind, form_of
-from flip_fl.app.plan import Stage, stages_in
+from flip_fl.app.plan import Stage, rounds_of, stages_in
 from flip_fl.app.weights import Frame, StartingModel
 from flip_fl.nvflare.aggregator import SlotOrderAggregator
 from flip_fl.nvflare.persistor import ArrayPersistor
@@ -29,9 +31,11 @@ class FlipController(SiteTasks):
     """Federated rounds with the validation of each new global model inside its own round; further, see ``SiteTasks``.
 
     ``stages`` (name → rounds) are gone through in order, each starting from the result of the one before; without them
-    there is one of ``num_rounds``. ``server_optimizer`` is applied to the averaged difference (None: the average is the
-    new model). ``best_model_metric``: the validation metric (weighted by examples) by which the best global model, of
-    the last stage, is kept. ``cross_site_validation``: at the end every site also scores every site's last model.
+    there is one of ``num_rounds``; 0 rounds are as many as the app's config.json says. ``server_optimizer`` is applied
+    to the averaged difference (None: the average is the new model; empty: config.json's). ``best_model_metric``: the
+    validation metric (weighted by examples) by which the best global model, of the last stage, is kept; empty: that of
+    a component ``model_selector_id``, an ``IntimeModelSelector`` of NVFLARE's, else config.json's.
+    ``cross_site_validation``, here or there: at the end every site also scores every site's last model.
     A script that does not ask which task it has is never asked to validate (see ``flip_fl.app.script``).
     """
 
@@ -50,6 +54,7 @@ class FlipController(SiteTasks):
         stages: dict[str, int] | None = None,
         server_optimizer: dict[str, Any] | str | None = None,
         cross_site_validation: bool = False,
+        model_selector_id: str = "model_selector",
     ) -> None:
         self._plan = stages_in(stages or {"": num_rounds})
         super().__init__(
@@ -69,12 +74,16 @@ class FlipController(SiteTasks):
         self.aggregator_id = aggregator_id
         self.server_optimizer = server_optimizer
         self.cross_site_validation = cross_site_validation
+        self.model_selector_id = model_selector_id
+        self._best_metric: tuple[str, bool] = ("", False)
+        self._config: AppConfig | None = None
         # what the rounds measured, for the results bundle: task → round → slot → metrics
         self._history: dict[str, dict[Any, dict[str, dict[str, float]]]] = {"train": {}, "validate": {}}
         self._measured: list[Score] = []
         self._validates = True
 
     def run(self) -> None:
+        self._settle(load_config(custom_dir(self.fl_ctx)))
         slots = self._await_sites()
         if slots is None:
             return
@@ -91,6 +100,22 @@ class FlipController(SiteTasks):
             if trained is None:
                 return
             sent = trained
+
+    def _settle(self, config: AppConfig) -> None:
+        """Look up in the app's config.json what the job leaves to it."""
+        self._config = config
+        given = self.stages or {"": self.num_rounds}
+        if not all(given.values()):
+            said = rounds_of(config)
+            self._plan = stages_in({name: rounds or said.get(name, 1) for name, rounds in given.items()})
+            self.total = self._plan[-1].last
+        selector = self.get_component(self.model_selector_id)
+        if self.best_model_metric:
+            self._best_metric = (self.best_model_metric, self.best_model_minimize)
+        elif isinstance(selector, IntimeModelSelector):
+            self._best_metric = (str(selector.key_metric), bool(selector.negate_key_metric))
+        else:
+            self._best_metric = (config.best_model_metric or "", config.best_model_metric_minimize)
 
     # -- a stage ----------------------------------------------------------------------------------------------
 
@@ -112,10 +137,12 @@ class FlipController(SiteTasks):
     def _stage(self, stage: Stage, sent: Arrays, frame: Frame, slots: list[str]) -> Arrays | None:
         """What the stage made of ``sent``; None when the run was aborted meanwhile."""
         final = stage is self._plan[-1]
-        best = BestModel(self.best_model_metric, self.best_model_minimize) if self.best_model_metric and final else None
+        metric, minimize = self._best_metric
+        best = BestModel(metric, minimize) if metric and final else None
         optimizer = None
         if self.server_optimizer is not None:
-            optimizer = ServerOptimizer(read_optimizer(self.server_optimizer), frame.trainable)
+            said = self._config.server_optimizer if self._config is not None else None
+            optimizer = ServerOptimizer(read_optimizer(self.server_optimizer or said), frame.trainable)
         updates: list[Update] = []
         for number in range(stage.first, stage.last + 1):
             self._set_round(number)
@@ -137,7 +164,8 @@ class FlipController(SiteTasks):
             if scores is None:
                 return None
             self._keep(frame.whole(sent), number, best, scores)
-        if final and self.cross_site_validation and not self._cross_validate(updates, slots, stage):
+        crossed = self.cross_site_validation or (self._config is not None and self._config.cross_site_validation)
+        if final and crossed and not self._cross_validate(updates, slots, stage):
             return None
         return sent
 

@@ -25,6 +25,7 @@ from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.script import Script
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.sources import open_source
+from flip_fl.nvflare.old_paths import accept_old_paths
 from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, TaskNote, get_note, put_batch, put_failure
 from flip_fl.settings import development_environment, is_dev, settings_file
@@ -38,13 +39,16 @@ SCRIPT_HOST = "flip_fl.nvflare.script_host"
 class FlipExecutor(Executor):
     """Runs ``train`` and ``validate``, or ``evaluate``, of the app in ``custom/``, or its Client-API script.
 
-    ``project_id`` and ``query`` name the cohort; they are passed to the trust's services unread.
+    ``project_id`` and ``query`` name the cohort; they are passed to the trust's services unread. ``local_rounds`` is
+    LOCAL_ROUNDS where the app's config.json does not say it; text, as NVFLARE fills it in, is a number here, too.
     """
 
-    def __init__(self, project_id: str = "", query: str = "") -> None:
+    def __init__(self, project_id: str = "", query: str = "", local_rounds: int | str = 0) -> None:
         super().__init__()
+        accept_old_paths()
         self.project_id = project_id
         self.query = query
+        self.local_rounds = local_rounds
         self._session: Session | None = None
         self._call: Call | None = None
         self._abort_signal: Signal | None = None
@@ -91,6 +95,7 @@ class FlipExecutor(Executor):
                 publish=self._publish,
                 aborted=lambda: self._abort_signal is not None and bool(self._abort_signal.triggered),
                 job=fl_ctx.get_job_id(),
+                local_rounds=self.local_rounds,
             )
         return self._session
 

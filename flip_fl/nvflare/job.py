@@ -32,7 +32,7 @@ def write_job(app_dir: Path, job_type: str, values: JobValues, out: Path) -> Pat
 
 def _fill_meta(meta: dict[str, Any], values: JobValues) -> None:
     meta["name"] = str(values.model_id)
-    meta["min_clients"] = values.min_clients
+    meta["min_clients"] = max(values.min_clients, 1)  # NVFLARE has no word for "all of them"
     meta["custom_props"] = {**meta.get("custom_props", {}), "model_id": str(values.model_id)}
 
 
@@ -47,6 +47,8 @@ def _fill_server(config: dict[str, Any], values: JobValues) -> None:
         "cross_site_validation": values.cross_site_validation,
         "stages": None if values.stages is None else dict(values.stages),
         "server_optimizer": values.server_optimizer,
+        "start_timeout_s": values.start_timeout_s,
+        "task_timeout_s": values.task_timeout_s,
     }
     # The template says what its controller takes.
     controller.update({name: value for name, value in given.items() if name in controller and value is not None})

@@ -15,7 +15,7 @@ from flip_fl.app.checkpoints import checkpoint_folders, find_checkpoint
 from flip_fl.app.config import load_config
 from flip_fl.app.plan import stages_of
 from flip_fl.app.weights import Frame, StartingModel
-from flip_fl.nvflare.places import custom_dir
+from flip_fl.nvflare.places import checkpoint_dir, custom_dir
 from flip_fl.nvflare.protocol import REPORTER_ID
 from flip_fl.nvflare.reporter import FlipReporter
 from flip_fl.results.model_folder import GLOBAL_MODEL, ModelFolder
@@ -28,7 +28,8 @@ MODEL_FORMAT = "numpy"
 class ArrayPersistor(ModelPersistor):
     """Keeps models as plain arrays; the researcher's code is only run in a child process (``app.weights``).
 
-    ``folder`` is relative to the server's app folder. The initial weights come from ``models.get_model()``.
+    ``folder`` is relative to the server's app folder; APP_CKPT_DIR of the job's ``config/environment.json``, as NVFLARE
+    has it, goes before. The initial weights come from ``models.get_model()``.
     """
 
     def __init__(self, folder: str = "model", reporter_id: str = REPORTER_ID) -> None:
@@ -50,6 +51,7 @@ class ArrayPersistor(ModelPersistor):
         """
         app_dir = custom_dir(fl_ctx)
         config = load_config(app_dir)
+        self.folder_path(fl_ctx)  # one that cannot be used is found before anything is trained
         checkpoint = None
         if config.server_checkpoint is not None:
             checkpoint = find_checkpoint(config.server_checkpoint, self.checkpoint_folders(fl_ctx))
@@ -101,6 +103,6 @@ class ArrayPersistor(ModelPersistor):
         return ModelFolder(self.folder_path(fl_ctx))
 
     def folder_path(self, fl_ctx: FLContext) -> Path:
-        """Where this job's models lie."""
+        """Where this job's models lie. Raises ``FlipError`` E0303 for an APP_CKPT_DIR that is no plain folder."""
         workspace = fl_ctx.get_engine().get_workspace()
-        return Path(workspace.get_app_dir(fl_ctx.get_job_id())) / self.folder
+        return Path(workspace.get_app_dir(fl_ctx.get_job_id())) / (checkpoint_dir(fl_ctx) or self.folder)

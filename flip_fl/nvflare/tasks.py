@@ -17,6 +17,7 @@ from nvflare.app_common.workflows.model_controller import ModelController
 
 from flip_fl.aggregate.average import Arrays
 from flip_fl.errors import FlipError
+from flip_fl.nvflare.old_paths import accept_old_paths
 from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, REPORTER_ID, TaskNote, get_failure, put_note, sender
 from flip_fl.nvflare.reporter import FlipReporter
 from flip_fl.values import Task, natural_key, task_words
@@ -46,6 +47,7 @@ class SiteTasks(ModelController):
         start_timeout_s: int = 600,
         task_timeout_s: int = 86_400,
     ) -> None:
+        accept_old_paths()
         # A client's error never panics inside NVFLARE: `run` decides, with the client's own report as the reason.
         super().__init__(persistor_id=persistor_id, ignore_result_error=True)
         self.total = total

@@ -122,7 +122,7 @@ for text in ("from flip import FLIP_TRAINER", "import flip.nvflare.controllers",
     _, result = run(body)
     assert result == [
         "cannot import name 'FLIP_TRAINER' from 'flip'",
-        "No module named 'flip.nvflare'",
+        "No module named 'flip.nvflare.controllers'",
         "No module named 'flip.alias'",
     ]
 

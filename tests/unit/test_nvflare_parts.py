@@ -25,11 +25,14 @@ from flip_fl.nvflare.aggregator import SlotOrderAggregator
 from flip_fl.nvflare.controller import FlipController
 from flip_fl.nvflare.evaluation import FlipEvaluation
 from flip_fl.nvflare.executor import FlipExecutor, call_of
+from flip_fl.nvflare.filters import KeepOnlyVars, TrimBroadcastVars, TrimEvalBroadcastVars
 from flip_fl.nvflare.job import CLIENT_CONFIG, SERVER_CONFIG, write_job
+from flip_fl.nvflare.locator import CheckpointLocator, StoreLocator
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.persistor import ArrayPersistor
 from flip_fl.nvflare.protocol import get_batch, get_failure, put_batch, put_failure
 from flip_fl.nvflare.reporter import FlipReporter, model_bytes
+from flip_fl.nvflare.results_json import ResultsJson
 from flip_fl.nvflare.upload import UploadResults
 from flip_fl.provision.nvflare import ALLOWED_CLASSES
 from flip_fl.wire import SiteBatch
@@ -176,22 +179,6 @@ def test_code_that_the_server_would_run_by_itself_is_refused(name: str, tmp_path
     assert not (tmp_path / "job").exists()
 
 
-def test_the_template_keeps_the_handles_that_flips_api_edits() -> None:
-    """FLIP's FL API finds its components by these ids and its client values by these top-level keys."""
-    template = template_dir("nvflare", "standard")
-    server = json.loads((template / SERVER_CONFIG).read_text())
-    client = json.loads((template / CLIENT_CONFIG).read_text())
-    ids = {each["id"] for each in [*server["workflows"], *server["components"]]}
-    assert ids >= {
-        "persistor",
-        "shareable_generator",
-        "aggregator",
-        "flip_server_event_handler",
-        "persist_and_cleanup",
-    }
-    assert {"project_id", "query", "local_rounds"} <= set(client)
-
-
 def component_paths(config: Any) -> Iterator[str]:
     """Every class that a template names."""
     if isinstance(config, dict):
@@ -222,13 +209,28 @@ def test_every_component_loads_and_is_on_the_allow_list_that_kits_carry() -> Non
 
 @pytest.mark.parametrize(
     "component",
-    [FlipReporter, FlipController, FlipEvaluation, UploadResults, ArrayPersistor, SlotOrderAggregator, FlipExecutor],
+    [
+        FlipReporter,
+        FlipController,
+        FlipEvaluation,
+        UploadResults,
+        ArrayPersistor,
+        SlotOrderAggregator,
+        StoreLocator,
+        CheckpointLocator,
+        ResultsJson,
+        KeepOnlyVars,
+        TrimBroadcastVars,
+        TrimEvalBroadcastVars,
+        FlipExecutor,
+    ],
 )
 def test_no_constructor_argument_is_lost_when_a_job_is_exported(component: type) -> None:
     """NVFLARE writes the arguments that an object keeps under their own names: each must be there and unchanged."""
     parameters = [name for name in signature(component.__init__).parameters if name != "self"]
     kinds = {"num_rounds": 7, "min_clients": 3, "start_timeout_s": 11, "task_timeout_s": 13}
     kinds |= {"ignore_result_error": True, "best_model_minimize": True, "aggregation_weights": {"Trust_1": 2.0}}
+    kinds |= {"local_rounds": 5}
     kinds |= {"stages": {"ae": 2, "dm": 3}, "cross_site_validation": True}
     given = {name: kinds.get(name, f"the {name}") for name in parameters}
     built = component(**given)
