@@ -134,7 +134,7 @@ def test_reports_are_counted_at_the_hub_or_on_the_disk_while_they_are_measured()
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("database", [SQLITE, POSTGRES])
+@pytest.mark.parametrize("database", [SQLITE, pytest.param(POSTGRES, marks=pytest.mark.soak)])
 def test_the_load_fills_and_measures_three_hubs(
     database: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +149,7 @@ def test_the_load_fills_and_measures_three_hubs(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(280)
 def test_a_job_is_measured_with_a_hung_hub() -> None:
     """The measurement asserts that every metric is at the hub in the end, and that the handlers were really timed."""
