@@ -10,6 +10,7 @@ from pathlib import Path
 from flip_fl.app.config import AppConfig, load_config
 from flip_fl.app.forms import Form, FormKind, form_of
 from flip_fl.app.needs import CONFIG, needs_of
+from flip_fl.app.packages import SERVER_FILE
 from flip_fl.app.spelling import nearest
 from flip_fl.app.weights import Shapes, check_code
 from flip_fl.errors import FlipError
@@ -27,6 +28,9 @@ _ONLY_FOR: Mapping[str, tuple[JobType, ...]] = {
     "FEDBN": (),
     "CROSS_SITE_VALIDATION": (),
 }
+# What only a ClientApp of ours does, and what only our server does.
+_OF_OUR_LOOP = ("AGGREGATE_ONLY_REGEX", "FEDBN", "PARAMS_TYPE")
+_OF_OUR_SERVER = ("SERVER_CHECKPOINT", "AGGREGATION_WEIGHTS", "SERVER_OPTIMIZER")
 # A whole app of Flower's. Ran without it, the job would be another one than its author believes.
 _UNREAD = {
     "server_app.py": (
@@ -148,11 +152,15 @@ def _option_problems(config: AppConfig) -> Iterator[FlipError]:
 
 
 def _script_problems(form: Form, config: AppConfig) -> Iterator[FlipError]:
-    """E0303 for an option that a script, which has a training loop of its own, cannot follow."""
-    if form.kind is not FormKind.CLIENT_API:
+    """E0303 for an option that an app with a training loop of its own cannot follow."""
+    if form.kind is FormKind.NEUTRAL:
         return
-    lacking = {"FEDPROX_MU": f"{form.entry} is a script with a training loop of its own: its loss needs the term there"}
-    if not form.validates:
+    lacking = {"FEDPROX_MU": f"{form.entry} has a training loop of its own: its loss needs the term there"}
+    if form.kind is FormKind.FLOWER_PACKAGE:
+        lacking |= dict.fromkeys(_OF_OUR_LOOP, f"the ClientApp of {form.entry} loads and sends the whole model")
+        if (form.app_dir / SERVER_FILE).is_file():
+            lacking |= dict.fromkeys(_OF_OUR_SERVER, f"the strategy of {SERVER_FILE} decides that")
+    elif not form.validates:
         lacking["CROSS_SITE_VALIDATION"] = f"{form.entry} does not ask whether it is to validate (flare.is_evaluate())"
     for key, why in lacking.items():
         if config.raw.get(key):

@@ -9,7 +9,7 @@ import json
 import math
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,11 @@ def write_frame(channel: socket.socket, head: Mapping[str, Any], arrays: Mapping
             channel.sendall(array.reshape(-1).view(np.uint8).data)
 
 
-def read_frame(channel: socket.socket, max_array_bytes: int) -> tuple[Head, Arrays] | None:
-    """The next message; None when the other side has closed between two. Raises ``BadFrame``."""
+def read_frame(channel: socket.socket, limit: Callable[[], int]) -> tuple[Head, Arrays] | None:
+    """The next message; None when the other side has closed between two. Raises ``BadFrame``.
+
+    ``limit``: how many bytes of arrays it may have, asked when the message is there.
+    """
     prefix = _read(channel, _PREFIX.size, begun=False)
     if prefix is None:
         return None
@@ -61,7 +64,7 @@ def read_frame(channel: socket.socket, max_array_bytes: int) -> tuple[Head, Arra
         raise BadFrame("its head is no JSON") from None
     if not isinstance(head, dict):
         raise BadFrame("its head is no object")
-    members = _members(head.pop(_ARRAYS, None), max_array_bytes)
+    members = _members(head.pop(_ARRAYS, None), limit())
     arrays: Arrays = {}
     for name, (dtype, shape) in members.items():
         array = np.empty(shape, dtype)

@@ -125,7 +125,7 @@ class ScriptProcess:
     def _listen(self) -> None:
         ended = Ended()
         try:
-            while (frame := read_frame(self._channel, self._limit)) is not None:
+            while (frame := read_frame(self._channel, lambda: self._limit)) is not None:
                 if not self._put(frame):
                     return
         except BadFrame as problem:

@@ -68,7 +68,7 @@ def _called(message: Message, context: Context, spec: SiteSpec, session: Session
     seed_everything(seed)
     reply: Any = app(message, context)
     if not isinstance(reply, Message):
-        raise AppError(f"the ClientApp returned a {type(reply).__name__}; it must return a Message")
+        raise AppError(f"the ClientApp of {MODULE}.py returned a {type(reply).__name__}; it must return a Message")
     return reply
 
 

@@ -112,14 +112,23 @@ class ObservedStrategy(Strategy):
             def shifted(number: int, arrays: ArrayRecord) -> MetricRecord | None:
                 return own_fn(number + self._offset, arrays)
 
-        given = (grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, shifted)
+        # By name: a strategy's own `start` may have fewer parameters and take the others as they come.
+        given: dict[str, Any] = {
+            "grid": grid,
+            "initial_arrays": initial_arrays,
+            "num_rounds": num_rounds,
+            "timeout": timeout,
+            "train_config": train_config,
+            "evaluate_config": evaluate_config,
+            "evaluate_fn": shifted,
+        }
         if type(self._inner).start is Strategy.start:
-            return super().start(*given)
+            return super().start(**given)
         # A strategy with a loop of its own calls its own hooks: they are ours while the loop runs.
         for name in HOOKS:
             setattr(self._inner, name, getattr(self, name))
         try:
-            return self._inner.start(*given)
+            return self._inner.start(**given)
         finally:
             for name in HOOKS:
                 delattr(self._inner, name)

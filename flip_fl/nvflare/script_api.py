@@ -83,7 +83,7 @@ class Channel:
         return answer.get()
 
     def _listen(self) -> None:
-        while (frame := read_frame(self._socket, _NO_LIMIT)) is not None:
+        while (frame := read_frame(self._socket, lambda: _NO_LIMIT)) is not None:
             head, _ = frame
             if head.get("kind") == "answer":
                 self._asked.pop(head["ask"]).put(frame)

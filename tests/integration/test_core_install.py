@@ -20,6 +20,12 @@ import importlib.util as util, sys
 for name in ("torch", "nvflare", "flwr", "boto3", "sqlmodel", "fastapi"):
     assert util.find_spec(name) is None, name
 from flip_fl import FLIP, FlipError, JobType, ModelStatus
+from flip_fl.compat import alias
+alias.install(print)
+from flip import FLIP as OldFLIP
+from flip.constants import FlipConstants, ModelStatus as OldStatus, PTConstants
+from flip.utils import Utils
+assert OldFLIP is FLIP and OldStatus is ModelStatus
 flip = FLIP()
 assert type(flip).__name__ == "FLIPStandardDev"
 assert list(flip.get_dataframe("project", "query")["accession_id"]) == ["007", "008"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import time
 import zipfile
@@ -116,8 +117,8 @@ def test_an_evaluator_scores_every_model_with_the_trust_s_own_services(tmp_path:
     assert failures == [{"model": "wide", "client": "Trust_2", "return_code": "EXECUTION_EXCEPTION"}]
     assert points(outcome.story, "linear/accuracy") == {slot: [(1, 1.0)] for slot in SLOTS}
     (failure,) = outcome.story.failures
-    assert 'File "evaluator.py", line' in failure.traceback
-    assert "ValueError: this site cannot" in failure.traceback
+    assert 'File "evaluator.py", line' in failure.detail
+    assert "ValueError: this site cannot" in failure.detail
 
 
 class _Watch:
@@ -142,17 +143,21 @@ class _Watch:
 
 @pytest.mark.parametrize("where", ["at_import", pytest.param("in_train", marks=pytest.mark.soak), "in_validate"])
 def test_an_exception_is_at_the_hub_within_seconds(where: str, tmp_path: Path) -> None:
-    """A raise at import, in training, in validation: file, line and text at the hub within 3 s; it is the reason."""
-    raises = f"open({str(tmp_path / 'raised')!r}, 'w').close(); raise ImportError('no such backend')"
+    """A raise at import, in training, in validation: file, line and text at the hub within 3 s; it is the reason.
+
+    Where more wants to run than there are cores, the time is that much longer.
+    """
+    raised = f"mark = Path({str(tmp_path / 'raised')!r}); mark.exists() or mark.touch()"
+    raises = f"{raised}; raise ImportError('no such backend')"
     watch = _Watch(tmp_path)
     trouble = Trouble(watch)
     outcome = launch(write_script_app(tmp_path / "app", **{where: raises}), tmp_path / "run", trouble)
     trouble.end()
     assert outcome.status is ModelStatus.ERROR
     assert "ImportError: no such backend" in (outcome.reason or "")
-    assert all('File "trainer.py", line' in failure.traceback for failure in outcome.story.failures)
+    assert all('File "trainer.py", line' in failure.detail for failure in outcome.story.failures)
     assert outcome.story.failures
-    assert watch.took < 3
+    assert watch.took < 3 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def test_nvflares_own_hello_world_runs_as_it_is(tmp_path: Path) -> None:
@@ -171,7 +176,7 @@ def test_a_script_of_two_stages_hands_its_model_over(tmp_path: Path) -> None:
     assert points(outcome.story, "ae/val_loss") == {slot: [(1, 1.0), (2, 2.0)] for slot in SLOTS}
     assert points(outcome.story, "dm/val_loss") == {slot: [(3, 3.0)] for slot in SLOTS}
     assert points(outcome.story, "ae/Total loss", "epoch") == {slot: [(1, 1.0), (2, 2.0)] for slot in SLOTS}
-    weights = weights_of(outcome)
+    weights = weights_of(bundle_of(outcome))
     start, end = weights["autoencoder.bias"], weights["diffusion_model.bias"]
     (scored,) = [plot for plot in outcome.story.plots if plot.label == "dm/val_loss"]
     assert scored.series[0].points[-1].y == pytest.approx(float(end[0]), abs=1e-5)

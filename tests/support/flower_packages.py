@@ -316,6 +316,51 @@ def write_package(
     return root
 
 
+EVALUATION_CLIENT = """
+import os
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from app.models import get_model
+from app.task import load_data, loss_of
+
+app = ClientApp()
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    name = os.getenv("SUPERNODE_NAME", "unknown_client")
+    data, model = load_data(context), get_model()
+    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    with torch.no_grad():
+        x, y = data
+        right = ((model(x).squeeze(1) > 0) == (y > 0)).float().mean()
+        metrics = {"loss": float(loss_of(model, data)), "accuracy": float(right), "num-examples": len(y)}
+    content = RecordDict({"metrics": MetricRecord(metrics), "config": ConfigRecord({"client_name": name})})
+    return Message(content, reply_to=message)
+"""
+
+
+def write_evaluation_package(root: Path) -> Path:
+    """A package of FLIP's form that evaluates two models, one of which is not there; with a server_app.py, too."""
+    import torch
+
+    files = {
+        "models.py": MODELS,
+        "task.py": TASK,
+        "client_app.py": EVALUATION_CLIENT,
+        "server_app.py": "raise SystemExit('an evaluation is the platform's')\n",
+    }
+    models = {"base": {"checkpoint": "base.pt", "path": "linear"}, "lost": {"checkpoint": "lost.pt", "path": "linear"}}
+    write(root / "app", files, {"job_type": "evaluation", "IMAGING": False, "models": models})
+    torch.save({"weight": torch.tensor([[1.0, 0.0, -1.0]]), "bias": torch.zeros(1)}, root / "app" / "base.pt")
+    (root / "pyproject.toml").write_text(PROJECT.format(package="app", config=""))
+    write_cohort(root / "cohort.csv")
+    return root
+
+
 def write_quickstart(root: Path) -> Path:
     """Flower's hello world in ``root``, with the two files that every app of FLIP has: config.json and models.py."""
     files = {

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flip_fl.app import script_process
 from flip_fl.app.forms import Form, FormKind
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.script import Script
@@ -72,7 +73,7 @@ def failure_of(result: Result) -> str:
 
 def test_an_answer_with_nothing_else_is_a_result(host: Callable[[str], Host]) -> None:
     """The least that a host says: arrays; one example stands for what is not said."""
-    result = host("result(read_frame(channel, 1 << 30)); time.sleep(60)").run()
+    result = host("result(read_frame(channel, lambda: 1 << 30)); time.sleep(60)").run()
     assert result.ok
     assert (result.num_examples, result.params_type) == (1, "FULL")
     np.testing.assert_array_equal(result.arrays["w"], ARRAYS["w"] + 1)
@@ -95,8 +96,8 @@ def test_an_answer_with_nothing_else_is_a_result(host: Callable[[str], Host]) ->
         ("if os.fork() == 0: time.sleep(600)\nos._exit(7)", "exit code 7"),
         ("raise ValueError('CANARY7Q')", "exit code 1"),
         ("write_frame(channel, {'kind': 'failed', 'type': 7})", "nothing was said"),
-        ("result(read_frame(channel, 1 << 30), params_type='SOME')", "sent no params"),
-        ("result(read_frame(channel, 1 << 30), metrics={'num_examples': -1})", "num_examples"),
+        ("result(read_frame(channel, lambda: 1 << 30), params_type='SOME')", "sent no params"),
+        ("result(read_frame(channel, lambda: 1 << 30), metrics={'num_examples': -1})", "num_examples"),
     ],
 )
 def test_whatever_a_host_does_wrong_is_a_failure_soon(code: str, said: str, host: Callable[[str], Host]) -> None:
@@ -108,6 +109,16 @@ def test_whatever_a_host_does_wrong_is_a_failure_soon(code: str, said: str, host
     assert "CANARY7Q" not in text
     assert time.monotonic() - begun < 20  # most of it is the interpreter's start
     assert site.script._process is None
+
+
+def test_a_large_model_comes_back(host: Callable[[str], Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may come is measured by what was sent: a model is never too large for its own script."""
+    monkeypatch.setattr(script_process, "SPARE_BYTES", 64)
+    site = host("result(read_frame(channel, lambda: 1 << 30)); time.sleep(60)")
+    large = {"w": np.zeros(1 << 16, dtype=np.float32)}
+    result = run_task(Task.TRAIN, large, SPEC, site.session, site.script)
+    assert result.ok, result.failure
+    assert result.arrays["w"].nbytes == 1 << 18
 
 
 def test_a_host_that_never_answers_ends_with_the_run(host: Callable[[str], Host]) -> None:
@@ -123,7 +134,7 @@ def test_a_host_that_never_answers_ends_with_the_run(host: Callable[[str], Host]
 def test_what_is_no_answer_to_this_task_is_passed_over(host: Callable[[str], Host]) -> None:
     """Unknown kinds, results of other tasks, logs of no form, notes in other words than the house's: no failure."""
     site = host("""
-        task = read_frame(channel, 1 << 30)
+        task = read_frame(channel, lambda: 1 << 30)
         for head in ({"kind": "dance"}, {"kind": "result", "number": 99}, {}, {"kind": "log", "items": "x"},
                      {"kind": "log", "number": [], "items": [["loss", None, 1], 7, [], ["auc@epoch", 0.5, 3]]},
                      {"kind": "note", "text": "patient Smith"}):
@@ -144,7 +155,7 @@ def test_what_is_said_after_the_answer_still_counts(host: Callable[[str], Host])
     """A number logged between two tasks stands under the one that it was logged in."""
     site = host("""
         for _ in range(2):
-            task = read_frame(channel, 1 << 30)
+            task = read_frame(channel, lambda: 1 << 30)
             result(task)
             write_frame(channel, {"kind": "log", "number": task[0]["number"], "items": [["late", 1.0, None]]})
             write_frame(channel, {"kind": "waiting"})
@@ -161,9 +172,9 @@ def test_what_is_said_after_the_answer_still_counts(host: Callable[[str], Host])
 def test_the_end_is_told_and_what_does_not_end_is_ended(host: Callable[[str], Host], tmp_path: Path) -> None:
     """With the job a host hears that it is over, and may do some last thing; one that stays is killed."""
     site = host(f"""
-        result(read_frame(channel, 1 << 30))
+        result(read_frame(channel, lambda: 1 << 30))
         write_frame(channel, {{"kind": "waiting"}})
-        if read_frame(channel, 1 << 30)[0]["kind"] == "end":
+        if read_frame(channel, lambda: 1 << 30)[0]["kind"] == "end":
             open({str(tmp_path / "told")!r}, "w").close()
         time.sleep(600)
     """)
@@ -195,10 +206,10 @@ ASKS = """
     from flip_fl.app.script_data import AskedSource
     from flip_fl.core import beside
     from flip_fl import FLIP
-    task = read_frame(channel, 1 << 30)
+    task = read_frame(channel, lambda: 1 << 30)
     def ask(asked, **facts):
         write_frame(channel, {"kind": "ask", "ask": 1, "asked": asked, **facts})
-        return read_frame(channel, 1 << 30)
+        return read_frame(channel, lambda: 1 << 30)
     beside.give(AskedSource(ask))
     flip, said = FLIP(), []
     frame = flip.get_dataframe("project", "SELECT 1")
@@ -253,11 +264,11 @@ def test_a_script_asks_its_site_for_the_trust_s_data(
 def test_a_script_that_reads_files_gets_no_answer_from_its_site(host: Callable[[str], Host]) -> None:
     """In development the site answers nothing: its data lies in files that the script's own settings name."""
     site = host("""
-        task = read_frame(channel, 1 << 30)
+        task = read_frame(channel, lambda: 1 << 30)
         write_frame(channel, {"kind": "ask", "ask": 1, "asked": "dataframe", "project": "", "query": ""})
         channel.settimeout(1.0)
         try:
-            read_frame(channel, 1 << 30)
+            read_frame(channel, lambda: 1 << 30)
         except TimeoutError:
             channel.settimeout(None)
             result(task)

@@ -11,6 +11,7 @@ import pytest
 
 from flip_fl.compat import alias
 from flip_fl.compat.utils import Utils
+from flip_fl.settings import write_settings_file
 
 PROGRAM = """
 import json, sys
@@ -221,7 +222,7 @@ def test_a_shared_cohort_is_divided_without_loss_and_without_a_patient_twice(mon
         partition_cohort(cohort[["value"]], by_partition[0])
 
 
-def test_a_trusts_own_cohort_is_never_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trusts_own_cohort_is_never_divided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In production the rows are the trust's own already: dividing them again would lose most of them."""
     from flip_fl.compat.flower.identity import partition_cohort, partition_count
 
@@ -229,6 +230,12 @@ def test_a_trusts_own_cohort_is_never_divided(monkeypatch: pytest.MonkeyPatch) -
     cohort = pd.DataFrame({"accession_id": ["A", "B"]})
     context = _Context({"partition-id": 0, "num-partitions": 2})
     assert partition_count(context) == 1
+    assert partition_cohort(cohort, context) is cohort
+    # A kit's process has a settings file, and nothing in its environment but which one it is.
+    monkeypatch.delenv("LOCAL_DEV")
+    write_settings_file(tmp_path / "Trust_1.env", {"LOCAL_DEV": "false", "FLIP_ROLE": "client"})
+    monkeypatch.setenv("FLIP_SETTINGS_DIR", str(tmp_path))
+    monkeypatch.setenv("SUPERNODE_NAME", "Trust_1")
     assert partition_cohort(cohort, context) is cohort
 
 

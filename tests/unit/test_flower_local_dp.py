@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 
+from flip_fl.app.faults import AppError
 from flip_fl.flower.local_dp import local_dp_mod
 from flip_fl.flower.private import acting_as
 from flip_fl.privacy.gaussian import GaussianRule
@@ -80,7 +81,7 @@ def test_the_defaults_are_those_of_existing_apps() -> None:
 )
 def test_a_setting_that_would_switch_it_off_is_refused(config: dict[str, Any], words: str) -> None:
     """A wrong value fails closed: the app is not even run, and nothing leaves."""
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(AppError, match=words):
         reply_of(SENT, config)
 
 
@@ -95,7 +96,7 @@ def test_a_setting_that_would_switch_it_off_is_refused(config: dict[str, Any], w
 )
 def test_an_update_that_cannot_be_clipped_does_not_leave(trained: dict[str, Any], words: str) -> None:
     """What the mechanism cannot bound is held back, with the reason."""
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(AppError, match=words):
         reply_of(trained, {})
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from flip_fl.settings import ClientSettings, DevSettings, RoleSettings, ServerSettings, is_dev, load, resolve_role
+from flip_fl.settings import (
+    ClientSettings,
+    DevSettings,
+    RoleSettings,
+    ServerSettings,
+    is_dev,
+    load,
+    own_settings_file,
+    resolve_role,
+)
 from flip_fl.values import ModelStatus, ResourceType, Role
 
 __all__ = ["FlipConstants", "ModelStatus", "ResourceType"]
@@ -22,13 +31,13 @@ class _FlipConstants:
 
     def __getattr__(self, name: str) -> Any:
         if name == "LOCAL_DEV":
-            return is_dev()
+            return is_dev(own_settings_file())
         if name == "MIN_CLIENTS":
             return int(os.environ.get(name) or 1)
         field = None if name.endswith(_SECRET) else _fields().get(name)
         if field is None:
             raise AttributeError(f"FlipConstants has no {name} here; keys are never given to an app")
-        value = getattr(load(_role_settings()), field)
+        value = getattr(load(_role_settings(), own_settings_file()), field)
         return "" if value is None else str(value)
 
     def __repr__(self) -> str:
@@ -36,9 +45,9 @@ class _FlipConstants:
 
 
 def _role_settings() -> type[RoleSettings]:
-    if is_dev():
+    if is_dev(own_settings_file()):
         return DevSettings
-    return ServerSettings if resolve_role() is Role.SERVER else ClientSettings
+    return ServerSettings if resolve_role(own_settings_file()) is Role.SERVER else ClientSettings
 
 
 def _fields() -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flip_fl.data.partition import partition
 from flip_fl.errors import FlipError
 from flip_fl.flower.claim import PARTITION, SLOTS, claimed_slot
-from flip_fl.settings import is_dev
+from flip_fl.settings import is_dev, own_settings_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def client_identity(context: Context) -> str:
 
 def partition_count(context: Context, num_partitions: int | None = None) -> int:
     """How many sites share this cohort: 1 in production; else what is given, what the node or the run says, or 2."""
-    if not is_dev():
+    if not is_dev(own_settings_file()):
         return 1
     if num_partitions is not None:
         return num_partitions
