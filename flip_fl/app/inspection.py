@@ -90,6 +90,9 @@ def inspect_app(
         problems += run_problems(config, slots, slots) if slots else ()
     elif form.kind is FormKind.EXECUTOR:
         problems += [FlipError("E0206", where=str(app_dir / form.entry), evidence=form.evidence)]
+    elif not (app_dir / "models.py").is_file():
+        needed = "models.py with get_model(), whatever its type"
+        problems += [FlipError("E0202", file="models.py", job_type="FLIP", needed=needed, folder=app_dir)]
     problems += _module_problems(app_dir)
     missing = missing_modules(app_dir)
     problems += [_not_there(app_dir, each) for each in missing if each.at_once]

@@ -206,6 +206,16 @@ def test_a_flower_package_is_told_who_serves_it(server: bool, tmp_path: Path) ->
     assert codes(looked(package)) == ["E0530"]
 
 
+def test_flower_s_own_hello_world_is_told_both_files_that_it_lacks(tmp_path: Path) -> None:
+    """Without a config.json the job's type is not known, but that it needs a model is."""
+    package = tmp_path / "project" / "app"
+    package.mkdir(parents=True)
+    (package / "client_app.py").write_text("app = None\n")
+    found = looked(tmp_path / "project")
+    assert [problem.facts["file"] for problem in found.problems] == ["config.json", "models.py"]
+    assert not any(each.runs for each in found.runs)
+
+
 def test_an_executor_style_app_is_changed_line_by_line(tmp_path: Path) -> None:
     """Each line that ties the code to NVFLARE's classes is named, with what stands in its place."""
     app = write_app(tmp_path / "app", trainer=EXECUTOR)
