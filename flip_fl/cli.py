@@ -12,7 +12,7 @@ import click
 import typer
 
 from flip_fl import __version__
-from flip_fl.commands import doctor, explain, hub, job, kit, provision, results, run, sync, trust
+from flip_fl.commands import check, doctor, explain, hub, job, kit, new, provision, results, run, sync, trust
 from flip_fl.commands.common import Common, guided_group
 from flip_fl.commands.output import Output, abandon, write
 from flip_fl.commands.usage import refusal
@@ -34,7 +34,7 @@ def build() -> typer.Typer:
         context_settings={"max_content_width": 110},
     )
     app.callback()(_root)
-    for module in (run, doctor, explain, sync, provision):
+    for module in (new, check, run, doctor, explain, sync, provision):
         module.register(app)
     app.add_typer(hub.build(), name="hub")
     app.add_typer(job.build(), name="job")

@@ -216,7 +216,8 @@ _ENTRIES = (
         "flip_fl runs neutral apps (plain functions), NVFLARE Client-API scripts and Flower packages",
         "move the body of the class into train(model, site, config) and validate(model, site, config) of trainer.py "
         "(an evaluation: evaluate of evaluator.py), or into a script that uses nvflare.client",
-        "Executor-style apps tie the code to one engine's classes, several of which that engine has removed.",
+        "Executor-style apps tie the code to one engine's classes, several of which that engine has removed. "
+        "`flip-fl check APP` says line by line what to write instead.",
     ),
     Entry(
         "E0207",
@@ -278,6 +279,46 @@ _ENTRIES = (
         "it speaks to one engine's own interface; only a neutral app runs on both",
         "run it with --engine {other}, or move its work into the functions of a neutral app",
         "NVFLARE Client-API scripts and Flower packages run as they are, each on its engine.",
+    ),
+    Entry(
+        "E0216",
+        ExitCode.USAGE,
+        "{file} imports {module}, which is not installed here",
+        "every site needs it, and the FL server for what models.py imports",
+        "install it, or leave the import out",
+        "flip-fl check looks at the imports of each file; a site of a real federation needs the same packages.",
+    ),
+    Entry(
+        "E0217",
+        ExitCode.USAGE,
+        "{file} reads config['{key}'], which config.json does not have",
+        "config is config.json as it is written: no default is put into it",
+        'add "{key}" to config.json, or read config.get("{key}", …)',
+        "Defaults of the platform's keys are for the platform; what an app reads itself must be in the file.",
+    ),
+    Entry(
+        "E0218",
+        ExitCode.FAILED,
+        "{app} cannot run{where_to}: {count} to mend",
+        "first: {first}",
+        "{suggestion}",
+        "flip-fl check lists all that would stop a run. What it calls a warning does not.",
+    ),
+    Entry(
+        "E0219",
+        ExitCode.REFUSED,
+        "{path} is there already",
+        "flip-fl new writes a new folder and changes nothing that exists",
+        "give another name, or remove {path}",
+        "A new app is written beside its place and then moved there, whole or not at all.",
+    ),
+    Entry(
+        "E0220",
+        ExitCode.FAILED,
+        "{path} cannot be written: {problem}",
+        "nothing was left there",
+        "{suggestion}",
+        "A new app is written beside its place and then moved there.",
     ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,20 +66,35 @@ def check_app(
     ``federation``: all kit slots that exist (default: those of the run). Raises the first ``FlipError`` of E0201,
     E0202, E0206, E0209 (files), E0301..E0304 (config), E0312 and E0303 (weights), E0505 (quorum), E0203..E0205 (code).
     """
-    _check_folder(app_dir)
+    check_folder(app_dir)
     config = load_config(app_dir)
-    _check_job_type(config, job_types)
-    _check_files(form_of(app_dir), config.job_type)
-    _check_options(config)
-    _check_script(form_of(app_dir), config)
-    check_models(config)
-    notes = _check_weights(config, slots, federation if federation is not None else slots)
-    _check_metric(config)
-    _check_quorum(config, slots)
-    return CheckedApp(app_dir=app_dir, config=config, parameters=check_code(app_dir), notes=tuple(notes))
+    known = federation if federation is not None else slots
+    for problem in (*config_problems(form_of(app_dir), config, job_types), *run_problems(config, slots, known)):
+        raise problem
+    notes = tuple(_unused_weights(config, slots))
+    return CheckedApp(app_dir=app_dir, config=config, parameters=check_code(app_dir), notes=notes)
 
 
-def _check_folder(app_dir: Path) -> None:
+def config_problems(
+    form: Form, config: AppConfig, job_types: Sequence[JobType] = SUPPORTED_JOB_TYPES
+) -> Iterator[FlipError]:
+    """What in an app's files and config cannot be run, wherever it is run: E0202, E0206, E0209, E0303."""
+    yield from _job_type_problems(config, job_types)
+    yield from _file_problems(form, config.job_type)
+    yield from _option_problems(config)
+    yield from _script_problems(form, config)
+    yield from _model_problems(config)
+    yield from _metric_problems(config)
+
+
+def run_problems(config: AppConfig, slots: Sequence[str], federation: Sequence[str]) -> Iterator[FlipError]:
+    """What does not fit a run at ``slots``: E0312, E0303 (weights), E0505 (quorum)."""
+    yield from _weight_problems(config, slots, federation)
+    yield from _quorum_problems(config, slots)
+
+
+def check_folder(app_dir: Path) -> None:
+    """Raises ``FlipError`` E0201 for a folder that holds nothing of an app."""
     if app_dir.is_dir() and any((app_dir / name).is_file() for name in (CONFIG, *CODE_FILES)):
         return
     hint = "it is not a folder" if app_dir.exists() and not app_dir.is_dir() else ""
@@ -89,11 +104,11 @@ def _check_folder(app_dir: Path) -> None:
     raise FlipError("E0201", folder=app_dir, hint=hint, suggestion=suggestion)
 
 
-def _check_job_type(config: AppConfig, job_types: Sequence[JobType]) -> None:
+def _job_type_problems(config: AppConfig, job_types: Sequence[JobType]) -> Iterator[FlipError]:
     if config.job_type in job_types:
         return
     known = ", ".join(job.value for job in job_types)
-    raise FlipError(
+    yield FlipError(
         "E0303",
         where=config.place("job_type"),
         why="this version of flip_fl has no template for it",
@@ -104,27 +119,28 @@ def _check_job_type(config: AppConfig, job_types: Sequence[JobType]) -> None:
     )
 
 
-def _check_files(form: Form, job_type: JobType) -> None:
+def _file_problems(form: Form, job_type: JobType) -> Iterator[FlipError]:
     app_dir = form.app_dir
     for name, (left_out, suggestion) in _UNREAD.items():
         if form.kind is FormKind.NEUTRAL and (app_dir / name).is_file():
             place = str(app_dir / name)
-            raise FlipError("E0209", where=place, file=name, left_out=left_out, suggestion=suggestion)
+            yield FlipError("E0209", where=place, file=name, left_out=left_out, suggestion=suggestion)
     if form.kind is FormKind.EXECUTOR:
-        raise FlipError("E0206", where=str(app_dir / form.entry), evidence=form.evidence)
+        yield FlipError("E0206", where=str(app_dir / form.entry), evidence=form.evidence)
+        return
     needs = needs_of(job_type, form.kind)
     for name in needs.files:
         if not (app_dir / name).is_file():
-            raise FlipError("E0202", file=name, job_type=job_type.value, needed=needs.words(), folder=app_dir)
+            yield FlipError("E0202", file=name, job_type=job_type.value, needed=needs.words(), folder=app_dir)
 
 
-def _check_options(config: AppConfig) -> None:
-    """Raises ``FlipError`` E0303 for an option that the job's type has no use for: it would be another run."""
+def _option_problems(config: AppConfig) -> Iterator[FlipError]:
+    """E0303 for an option that the job's type has no use for: it would be another run."""
     trained = tuple(job for job in JobType if job is not JobType.EVALUATION)
     for key, job_types in _ONLY_FOR.items():
         if config.raw.get(key) and config.job_type not in (job_types or trained):
             known = ", ".join(job.value for job in job_types or trained)
-            raise FlipError(
+            yield FlipError(
                 "E0303",
                 where=config.place(key),
                 why=f"a job of type {config.job_type.value} has no use for it",
@@ -135,8 +151,8 @@ def _check_options(config: AppConfig) -> None:
             )
 
 
-def _check_script(form: Form, config: AppConfig) -> None:
-    """Raises ``FlipError`` E0303 for an option that an app with a training loop of its own cannot follow."""
+def _script_problems(form: Form, config: AppConfig) -> Iterator[FlipError]:
+    """E0303 for an option that an app with a training loop of its own cannot follow."""
     if form.kind is FormKind.NEUTRAL:
         return
     lacking = {"FEDPROX_MU": f"{form.entry} has a training loop of its own: its loss needs the term there"}
@@ -148,7 +164,7 @@ def _check_script(form: Form, config: AppConfig) -> None:
         lacking["CROSS_SITE_VALIDATION"] = f"{form.entry} does not ask whether it is to validate (flare.is_evaluate())"
     for key, why in lacking.items():
         if config.raw.get(key):
-            raise FlipError(
+            yield FlipError(
                 "E0303",
                 where=config.place(key),
                 why=why,
@@ -161,8 +177,13 @@ def _check_script(form: Form, config: AppConfig) -> None:
 
 def check_models(config: AppConfig) -> None:
     """Raises ``FlipError`` E0303 for an evaluation that names nothing to evaluate."""
+    for problem in _model_problems(config):
+        raise problem
+
+
+def _model_problems(config: AppConfig) -> Iterator[FlipError]:
     if config.job_type is JobType.EVALUATION and not config.models:
-        raise FlipError(
+        yield FlipError(
             "E0303",
             where=config.place("models") if "models" in config.raw else str(config.app_dir / CONFIG),
             why="an evaluation is of models, and none is named",
@@ -173,33 +194,37 @@ def check_models(config: AppConfig) -> None:
         )
 
 
-def _check_weights(config: AppConfig, slots: Sequence[str], federation: Sequence[str]) -> list[str]:
-    """Notes on weights that this run does not use. Raises ``FlipError`` E0312, E0303."""
+def _weight_problems(config: AppConfig, slots: Sequence[str], federation: Sequence[str]) -> Iterator[FlipError]:
     weights: Mapping[str, float] = config.aggregation_weights
     known = sorted({*slots, *federation}, key=natural_key)
     for slot in weights:
         if slot not in known:
-            raise FlipError(
+            yield FlipError(
                 "E0312",
                 where=config.place("AGGREGATION_WEIGHTS", slot),
                 slot=slot,
                 place=" in AGGREGATION_WEIGHTS",
                 suggestion=_did_you_mean(slot, known),
             )
-    if weights:
-        without = [slot for slot in slots if slot not in weights]
-        if without or not sum(weights[slot] for slot in slots) > 0:
-            lacking = f"{', '.join(without)} has none" if without else "all of them are 0"
-            raise FlipError(
-                "E0303",
-                where=config.place("AGGREGATION_WEIGHTS"),
-                key="AGGREGATION_WEIGHTS",
-                value=json.dumps(dict(weights)),
-                expected=f"weights for the sites of the run ({lacking})",
-                fix="give every site of the run a weight, or leave the key out to weight by num_examples",
-            )
-    unused = [slot for slot in weights if slot not in slots]
-    return [f"AGGREGATION_WEIGHTS names {', '.join(unused)}, not part of this run"] if unused else []
+    if not weights:
+        return
+    without = [slot for slot in slots if slot not in weights]
+    if without or not sum(weights[slot] for slot in slots) > 0:
+        lacking = f"{', '.join(without)} has none" if without else "all of them are 0"
+        yield FlipError(
+            "E0303",
+            where=config.place("AGGREGATION_WEIGHTS"),
+            key="AGGREGATION_WEIGHTS",
+            value=json.dumps(dict(weights)),
+            expected=f"weights for the sites of the run ({lacking})",
+            fix="give every site of the run a weight, or leave the key out to weight by num_examples",
+        )
+
+
+def _unused_weights(config: AppConfig, slots: Sequence[str]) -> Iterator[str]:
+    unused = [slot for slot in config.aggregation_weights if slot not in slots]
+    if unused:
+        yield f"AGGREGATION_WEIGHTS names {', '.join(unused)}, not part of this run"
 
 
 def _did_you_mean(slot: str, known: Sequence[str]) -> str:
@@ -210,10 +235,10 @@ def _did_you_mean(slot: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}? ({listed})" if near else listed
 
 
-def _check_metric(config: AppConfig) -> None:
+def _metric_problems(config: AppConfig) -> Iterator[FlipError]:
     metric, declared = config.best_model_metric, config.metrics
     if metric is not None and declared is not None and metric not in declared:
-        raise FlipError(
+        yield FlipError(
             "E0303",
             where=config.place("BEST_MODEL_METRIC"),
             key="BEST_MODEL_METRIC",
@@ -223,10 +248,10 @@ def _check_metric(config: AppConfig) -> None:
         )
 
 
-def _check_quorum(config: AppConfig, slots: Sequence[str]) -> None:
+def _quorum_problems(config: AppConfig, slots: Sequence[str]) -> Iterator[FlipError]:
     needed = config.min_clients
     if needed is not None and needed > len(slots):
-        raise FlipError(
+        yield FlipError(
             "E0505",
             where=config.place("MIN_CLIENTS"),
             needed=needed,

@@ -110,6 +110,17 @@ def load_config(app_dir: Path) -> AppConfig:
     Raises ``FlipError``: E0202 no such file, E0301 not JSON, E0302 no ``job_type``, E0303 a value out of range, E0304 a
     key that looks like a misspelt platform key. ``where`` is ``file:line:column`` of the value.
     """
+    config, problems = read_config(app_dir)
+    if problems:
+        raise problems[0]
+    return config
+
+
+def read_config(app_dir: Path) -> tuple[AppConfig, list[FlipError]]:
+    """The config with every refused value left at its default, and all that is wrong: E0302, E0303, E0304.
+
+    Raises ``FlipError`` E0202 and E0301 where there is no object to look at.
+    """
     path = app_dir / CONFIG_FILE
     document = _read(path)
     config = AppConfig(
@@ -118,14 +129,15 @@ def load_config(app_dir: Path) -> AppConfig:
         raw=MappingProxyType(document.value),
         document=document,
     )
+    problems: list[FlipError] = []
     for key in document.value:
         near = _near_miss(key)
         if near:
-            raise FlipError("E0304", where=config.place(key), key=key, near=near)
+            problems.append(FlipError("E0304", where=config.place(key), key=key, near=near))
     if "job_type" not in document.value:
         known = ", ".join(job.value for job in JobType)
         reason = f"it says which kind of job this is: {known}"
-        raise FlipError("E0302", where=str(path), key="job_type", reason=reason, example='"standard"')
+        problems.append(FlipError("E0302", where=str(path), key="job_type", reason=reason, example='"standard"'))
     values: dict[str, Any] = {}
     for key, check in rules.PLATFORM_KEYS.items():
         if key not in document.value:
@@ -133,9 +145,10 @@ def load_config(app_dir: Path) -> AppConfig:
         value = document.value[key]
         bad = check(value)
         if bad:
-            raise _refused(key, value, bad, config)
-        values[key.lower()] = _typed(key, value)
-    return replace(config, **values)
+            problems.append(_refused(key, value, bad, config))
+        else:
+            values[key.lower()] = _typed(key, value)
+    return replace(config, **values), problems
 
 
 def _read(path: Path) -> Document:

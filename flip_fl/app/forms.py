@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
+from flip_fl.app.syntax import functions, imported, last_name, parsed, reachable
 from flip_fl.errors import FlipError
 from flip_fl.values import JobType
 
@@ -67,14 +67,14 @@ class Form:
     @property
     def _evaluates_by_decorator(self) -> bool:
         return any(
-            isinstance(node, ast.FunctionDef) and any(_last_name(each) == "evaluate" for each in node.decorator_list)
+            isinstance(node, ast.FunctionDef) and any(last_name(each) == "evaluate" for each in node.decorator_list)
             for tree in self._sources
             for node in ast.walk(tree)
         )
 
     @cached_property
     def _sources(self) -> tuple[ast.Module, ...]:
-        return tuple(_reachable(self.app_dir, self.entry))
+        return tuple(tree for _, tree in reachable(self.app_dir, self.entry))
 
 
 def form_of(app_dir: Path) -> Form:
@@ -83,9 +83,9 @@ def form_of(app_dir: Path) -> Form:
     A file that cannot be parsed shows nothing; what is wrong with it is said when it is imported.
     """
     entry = _entry(app_dir)
-    tree = _parsed(app_dir / entry)
-    neutral = tree is not None and _NEUTRAL[entry] in _functions(tree) and not _imports_client_api(tree)
-    if not neutral and any(_imports_client_api(each) for each in _reachable(app_dir, entry)):
+    tree = parsed(app_dir / entry)
+    neutral = tree is not None and _NEUTRAL[entry] in functions(tree) and not _imports_client_api(tree)
+    if not neutral and any(_imports_client_api(each) for _, each in reachable(app_dir, entry)):
         return Form(FormKind.CLIENT_API, app_dir, entry, f"{entry} uses {CLIENT_API_MODULE}")
     executor = _executor(app_dir, entry)
     if executor is not None:
@@ -128,47 +128,20 @@ def _entry(app_dir: Path) -> str:
 
 def _executor(app_dir: Path, entry: str) -> Form | None:
     for file in (entry, "validator.py"):
-        tree = _parsed(app_dir / file)
-        if tree is None or _NEUTRAL[file] in _functions(tree):
+        tree = parsed(app_dir / file)
+        if tree is None or _NEUTRAL[file] in functions(tree):
             continue
         for node in tree.body:
             if not isinstance(node, ast.ClassDef):
                 continue
-            bases = {_last_name(base) for base in node.bases}
+            bases = {last_name(base) for base in node.bases}
             if node.name in _EXECUTOR_NAMES or bases & _EXECUTOR_BASES:
                 return Form(FormKind.EXECUTOR, app_dir, file, f"{file} defines the class {node.name}")
     return None
 
 
-def _reachable(app_dir: Path, entry: str) -> Iterator[ast.Module]:
-    """The app's own modules that ``entry`` imports, itself first, each once."""
-    waiting, seen = [entry], {entry}
-    while waiting:
-        tree = _parsed(app_dir / waiting.pop(0))
-        if tree is None:
-            continue
-        yield tree
-        for name in _imported(tree):
-            for file in (f"{name.replace('.', '/')}.py", f"{name.replace('.', '/')}/__init__.py"):
-                if file not in seen and (app_dir / file).is_file():
-                    seen.add(file)
-                    waiting.append(file)
-
-
-def _imported(tree: ast.Module) -> Iterator[str]:
-    """Full names of what a module imports: ``from a import b`` names both ``a`` and ``a.b``."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if module:
-                yield module
-            yield from (f"{module}.{alias.name}".lstrip(".") for alias in node.names)
-
-
 def _imports_client_api(tree: ast.Module) -> bool:
-    return any(name == CLIENT_API_MODULE or name.startswith(f"{CLIENT_API_MODULE}.") for name in _imported(tree))
+    return any(name == CLIENT_API_MODULE or name.startswith(f"{CLIENT_API_MODULE}.") for name in imported(tree))
 
 
 def _uses(tree: ast.Module, names: frozenset[str]) -> bool:
@@ -181,22 +154,3 @@ def _uses(tree: ast.Module, names: frozenset[str]) -> bool:
         if isinstance(node, ast.ImportFrom) and any(alias.name in names for alias in node.names):
             return True
     return False
-
-
-def _functions(tree: ast.Module) -> frozenset[str]:
-    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-
-
-def _last_name(node: ast.expr) -> str:
-    """``Executor`` of ``Executor``, ``apis.Executor`` and ``apis.Executor(…)``."""
-    called = node.func if isinstance(node, ast.Call) else node
-    if isinstance(called, ast.Attribute):
-        return called.attr
-    return called.id if isinstance(called, ast.Name) else ""
-
-
-def _parsed(path: Path) -> ast.Module | None:
-    try:
-        return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return None

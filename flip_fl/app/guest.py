@@ -54,7 +54,10 @@ def init(request: Request) -> dict[str, Any]:
 
 
 def check(request: Request) -> dict[str, Any]:
-    """Import every module, look at every function, build the model. Raises ``FlipError`` E0203, E0204, E0205."""
+    """Import every module, look at every function, build the model; what of it travels.
+
+    Raises ``FlipError`` E0203, E0204, E0205.
+    """
     app = _App(request)
     for function in needs_of(app.config.job_type, app.form).functions:
         if function.name == "get_model" and app.every_model_has_a_path:
@@ -77,14 +80,16 @@ def check(request: Request) -> dict[str, Any]:
     if optional is not None and not takes(optional, 3):
         raise FlipError("E0214", where=str(app.config.app_dir), problem="it must take (model, count, config)")
     arrays: Arrays = {}
+    travelling: tuple[str, ...] = ()
     for stage in stages_of(app.config):
         before, app.stage = arrays, stage.name
         model = app.model()
         arrays = app.arrays(model)
         parts = app.parts(model)
+        travelling = parts.travelling
         if before and app.config.job_type is JobType.DIFFUSION:
             app.check_sent(app.handed_over(before, arrays), parts)
-    return _parameters(arrays)
+    return {**_parameters(arrays), "travelling": list(travelling)}
 
 
 def _parameters(arrays: Arrays) -> dict[str, Any]:

@@ -116,7 +116,13 @@ def initial_arrays(app_dir: Path, stage: str | None = None) -> Arrays:
 
 def check_code(app_dir: Path) -> Shapes:
     """Import the app's modules and build its model; the shapes and dtypes of the weights. Raises as above."""
-    return _shapes(_ask("check", app_dir))
+    return built_model(app_dir)[0]
+
+
+def built_model(app_dir: Path) -> tuple[Shapes, tuple[str, ...]]:
+    """As ``check_code``, with the names of what of the weights travels (in the last stage)."""
+    answer = _ask("check", app_dir)
+    return _shapes(answer), tuple(answer["travelling"])
 
 
 def export_model(app_dir: Path, arrays: Mapping[str, Any], out: Path, stage: str | None = None) -> None:

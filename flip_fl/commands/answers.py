@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
+from flip_fl.commands.app_answers import AppMade, CheckAnswer
+
 CheckState = Literal["ok", "warn", "fail"]
 
 
@@ -418,4 +420,6 @@ ANSWERS: tuple[Any, ...] = (
     JobWatched,
     TrustLoaded,
     TrustEnvelope,
+    CheckAnswer,
+    AppMade,
 )

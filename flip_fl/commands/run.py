@@ -173,8 +173,11 @@ def _failures_told(count: int) -> str:
     return "the report has the traceback" if count == 1 else f"the report has the tracebacks of {count} failures"
 
 
-def check_app_folder(folder: Path) -> None:
-    """Raises ``FlipError`` E0201 for a folder that holds nothing of an app, naming an app that lies below it."""
+def check_app_folder(folder: Path, command: str = "run") -> None:
+    """Raises ``FlipError`` E0201 for a folder that holds nothing of an app, naming an app that lies below it.
+
+    ``command`` is what is to be done with it.
+    """
     if _looks_like_app(app_folder(folder)):
         return
     configs = [*folder.glob("*/config.json"), *folder.glob("*/*/config.json")]
@@ -182,12 +185,12 @@ def check_app_folder(folder: Path) -> None:
     if below:
         hint, suggestion = (
             f"the folder {below[0].relative_to(folder)}/ below it has both",
-            f"flip-fl run {shlex.quote(str(below[0]))}",
+            f"flip-fl {command} {shlex.quote(str(below[0]))}",
         )
     elif not folder.is_dir():
         hint, suggestion = (
             ("it is not a folder" if folder.exists() else "there is no such folder"),
-            "flip-fl run --help",
+            f"flip-fl {command} --help",
         )
     else:
         hint, suggestion = "", "give the folder that holds the app's config.json"
