@@ -71,7 +71,7 @@ def build() -> typer.Typer:
         "export",
         cls=guided(
             "flip-fl results export runs/demo --format torchscript --shape 30",
-            "flip-fl results export model.zip --format torchscript --model best_FL_global_model.pt --out best.ts",
+            "flip-fl results export model.zip --format torchscript --shape 30 --model best_FL_global_model.pt",
             exits=(ExitCode.FAILED, ExitCode.REFUSED),
         ),
     )(export)

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from flip_fl.commands.answers import RunAnswer
 from flip_fl.dashboard.story import Story
-from flip_fl.settings import write_settings_file
+from flip_fl.settings import DevSettings, load, write_settings_file
 from flip_fl.values import ModelStatus
 from tests.contract.test_cli_json import checked
 from tests.support.cli import SCRIPT, all_commands, environment, flip_fl, installed, served_hub
@@ -177,8 +177,7 @@ def test_every_example_runs_as_it_stands(tmp_path: Path) -> None:
             words = shlex.split(example)[1:]
             command = _command(example)
             if command == "flip-fl results get" and command not in started:
-                # The examples of what comes after a run speak of the demo; one of the runs above is as good.
-                (tmp_path / "runs" / "short").rename(tmp_path / "runs" / "demo")
+                _keep_results(tmp_path)
             if words[:2] in (["hub", "serve"], ["trust", "serve"]):
                 # A fixed port may be taken on a machine that runs tests.
                 _serve_for_a_moment([*words, "--port", "0"], tmp_path)
@@ -200,6 +199,17 @@ def _write_trust(folder: Path) -> None:
     (folder / "cohort.csv").write_text(f"person_id,accession_id\n{rows}", encoding="utf-8")
     (folder / "studies" / "0001" / "NIFTI").mkdir(parents=True)
     (folder / "studies" / "0001" / "NIFTI" / "input_1.nii.gz").write_bytes(b"pixels")
+
+
+def _keep_results(folder: Path) -> None:
+    """What the examples of ``flip-fl results`` name: the demo (one of the runs will do), its bundle, a site's data."""
+    demo = (folder / "runs" / "short").rename(folder / "runs" / "demo")
+    (bundle,) = (demo / "results").glob("*.zip")
+    shutil.copy(bundle, folder / "model.zip")
+    (settings,) = demo.glob("state/*/Trust_1.env")
+    cohort = load(DevSettings, settings).dataframe
+    assert cohort is not None
+    shutil.copy(str(cohort).replace("/runs/short/", "/runs/demo/"), folder / "cohort.csv")
 
 
 def _serve_for_a_moment(words: list[str], cwd: Path) -> None:
