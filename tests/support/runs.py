@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -114,7 +115,7 @@ def processes_in(folder: Path) -> list[psutil.Process]:
 
 def site_processes(out: Path, slot: str) -> set[int]:
     """The process of a site, if it is there: NVFLARE's command line names it, the in-process grid's log does."""
-    named = [process.pid for process in processes_in(out) if process.cmdline()[-2:] == ["--client", slot]]
+    named = [process.pid for process in processes_in(out) if ("--client", slot) in pairwise(process.cmdline())]
     log = out / "logs" / f"{slot}.log"
     said = re.findall(rf"{slot} is process (\d+)", log.read_text() if log.is_file() else "")
     return {*named, *map(int, said)}
