@@ -18,6 +18,7 @@ from flip_fl.http import HttpStatusError
 from flip_fl.values import ResourceType
 from tests.support.imaging import Imaging, imaging, released
 from tests.support.recording_server import Answer
+from tests.support.runs import wait_for
 
 NAMES = [f"ACC-CANARY-{number:04d}" for number in range(40)]
 
@@ -75,6 +76,7 @@ def test_never_more_than_the_permitted_number_is_under_way(service: Imaging) -> 
 
     with released(hold):
         studies = fetch(service, check=check)
+        wait_for(lambda: len(service.asked) == 8, "as many requests as are permitted")
         time.sleep(0.5)
         assert len(service.asked) == 8
         stop.set()

@@ -282,7 +282,7 @@ def test_a_long_training_sees_a_stop(way: str, trust: Callable[..., Path], tmp_p
     assert time.monotonic() - began < 5
     assert reply.error.code == ABORTED
     report = get_report(reply)
-    assert (report.aborted, report.failure, report.made) == (True, None, len(report.items))
+    assert (report.aborted, report.failure, report.made or 0) == (True, None, len(report.items))
     assert set(labels(report)) == {"tick"}
     assert ask(client, at=context({"slot": "Trust_1", STOP_FILE: str(tmp_path / "stop")}, run_id=78)).error.code == 1002
 
