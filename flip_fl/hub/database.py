@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,12 +103,25 @@ def _address(url: str) -> URL:
     raise FlipError("E1001", url=_shown(address), problem=f"{backend} is neither sqlite nor postgresql")
 
 
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """For the lock that this change takes SQLite itself does not wait: two processes may open a new file at once."""
+    deadline = time.monotonic() + SQLITE_BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def _configure_sqlite(connection: Any, _record: object) -> None:
     # The driver must not begin transactions by itself: `_begin_sqlite` says when and how.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _use_wal(cursor)
     # What the hub has acknowledged is deleted by its sender: it must survive a power cut.
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()
