@@ -126,46 +126,44 @@ class _Sites:
         self._open_sites: dict[str, _OpenSite] = {}
 
     def answer(self, task: Task, message: Message, context: Context) -> Message:
-        note = protocol.get_task(message.content)
         folder = self._folder(context)
         try:
-            slot = claimed_slot(context.node_config, context.run_config, note.slot)
-            site = self._open(slot, folder, context)
-            session = site.session
-            if session.config.job_type is JobType.EVALUATION:
-                task = Task.EVALUATE
-            spec = _spec(session.config, slot, note, task, context.run_config)
+            site, spec = self._asked_for(task, message, context, folder)
+            task = spec.task
             key, arrays = _arrays(message.content)
         except Exception as error:
             return failed(message, context, error, folder, task=task.value)
-        session.failed = partial(keep_at_site, slot=slot, where=spec.where())
         with exported(site.environment):
-            result = run_task(task, arrays, spec, session)
-        if session.index is not None:
-            session.index.renew()
-        return _reply(result, task, slot, key, message)
+            result = run_task(task, arrays, spec, site.session)
+        if site.session.index is not None:
+            site.session.index.renew()
+        return _reply(result, task, spec.slot, key, message)
 
     def foreign(self, message: Message, context: Context) -> Message:
         """The answer of a Flower package's own ClientApp."""
         kind = message.metadata.message_type.partition(".")[0]
         task = Task.TRAIN if kind == MessageType.TRAIN else Task.VALIDATE
-        note = protocol.get_task(message.content)
         folder = self._folder(context)
         try:
-            slot = claimed_slot(context.node_config, context.run_config, note.slot)
-            site = self._open(slot, folder, context)
-            session = site.session
-            if session.config.job_type is JobType.EVALUATION:
-                task = Task.EVALUATE
-            spec = _spec(session.config, slot, note, task, context.run_config)
+            site, spec = self._asked_for(task, message, context, folder)
         except Exception as error:
             return failed(message, context, error, folder, task=task.value)
-        session.failed = partial(keep_at_site, slot=slot, where=spec.where())
-        with exported({**site.environment, NAME_VARIABLE: slot}):
-            reply = foreign.answer(message, context, spec, session)
-        if session.index is not None:
-            session.index.renew()
+        with exported({**site.environment, NAME_VARIABLE: spec.slot}):
+            reply = foreign.answer(message, context, spec, site.session)
+        if site.session.index is not None:
+            site.session.index.renew()
         return reply
+
+    def _asked_for(self, task: Task, message: Message, context: Context, folder: Path) -> tuple[_OpenSite, SiteSpec]:
+        """The site, and what of it is asked: ``task``, or in an evaluation that. Raises what makes the task fail."""
+        note = protocol.get_task(message.content)
+        slot = claimed_slot(context.node_config, context.run_config, note.slot)
+        site = self._open(slot, folder, context)
+        if site.session.config.job_type is JobType.EVALUATION:
+            task = Task.EVALUATE
+        spec = _spec(site.session.config, slot, note, task, context.run_config)
+        site.session.failed = partial(keep_at_site, slot=slot, where=spec.where())
+        return site, spec
 
     def stay(self, message: Message, context: Context) -> None:
         """The run goes on without this site for a while: what it has fetched is kept."""

