@@ -187,7 +187,9 @@ def client_words(client_name: object) -> str:
 
 def _checked_types(types: object) -> list[ResourceType]:
     if not isinstance(types, list | tuple) or not all(isinstance(kind, ResourceType) for kind in types):
-        raise TypeError("resource_type must be a ResourceType or a list of them")
+        raise TypeError(
+            f"resource_type must be a ResourceType (ResourceType.DICOM) or a list of them, not {type(types).__name__}"
+        )
     if not types:
         raise ValueError("resource_type must name at least one resource type, got an empty list")
     return list(types)
