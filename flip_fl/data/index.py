@@ -68,10 +68,11 @@ class _Change:
 class ImageIndex:
     """The index of one site, as one job uses it. Safe for several threads, and for several processes on one file.
 
-    ``folder`` holds the file (None: it is gone with this object). ``watching``: only look after a job that others use.
+    ``folder`` holds the file (None: it is gone with this object). ``watch``: the job's lock, held; only look after a
+    job that others use.
     """
 
-    def __init__(self, folder: Path | None, root: Path, job: str, *, watching: bool = False) -> None:
+    def __init__(self, folder: Path | None, root: Path, job: str, *, watch: FileLock | None = None) -> None:
         self.root = root
         self.folder = folder
         self.job = job
@@ -81,11 +82,9 @@ class ImageIndex:
         self._alive = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._alive = FileLock(lock_file(folder, job))
-            # Somebody who looks whether this job lives holds it for a moment.
-            self._alive.acquire(shared=True, wait=True)
+            self._alive = watch or job_lock(folder, job)
         self._database = _open(folder)
-        if not watching:
+        if watch is None:
             self.renew()
 
     def of(self, project_id: str, types: Sequence[ResourceType]) -> ProjectStudies:
@@ -351,6 +350,14 @@ def _remove(folder: Path, root: Path) -> None:
         while parent != base:
             os.rmdir(parent)
             parent = os.path.dirname(parent)
+
+
+def job_lock(folder: Path, job: str) -> FileLock:
+    """The lock that says that the job lives, held beside the job's other processes."""
+    lock = FileLock(lock_file(folder, job))
+    # Somebody who looks whether this job lives holds it for a moment.
+    lock.acquire(shared=True, wait=True)
+    return lock
 
 
 def lock_file(folder: Path, job: str, kind: str = "lock") -> Path:

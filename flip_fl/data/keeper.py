@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flip_fl.data.index import ImageIndex, lock_file
+from flip_fl.data.index import ImageIndex, job_lock, lock_file
 from flip_fl.data.sources.base import Source
 from flip_fl.errors import FlipError
 from flip_fl.reporting.locks import FileLock, is_locked
@@ -34,22 +34,27 @@ def start_keeper(index: ImageIndex, slot: str, lease_s: float) -> None:
         return
     command = [sys.executable, "-m", "flip_fl.data.keeper", str(index.folder), str(index.root), index.job, slot]
     quiet = subprocess.DEVNULL
+    # Taken here, so that the job does not seem to be over if this process ends before the keeper is awake.
+    lock = job_lock(index.folder, index.job)
     try:
         subprocess.Popen(
-            [*command, str(lease_s), str(os.getppid())],
+            [*command, str(lease_s), str(os.getppid()), str(lock.descriptor)],
             stdin=quiet,
             stdout=quiet,
             stderr=quiet,
             cwd="/",
             start_new_session=True,
+            pass_fds=[descriptor for descriptor in (lock.descriptor,) if descriptor is not None],
         )
     except OSError:
         return
+    finally:
+        lock.forget()
 
 
 def main(argv: Sequence[str]) -> int:
     """Keep one job; returns when it is over."""
-    folder, root, job, slot, lease_s, starter = argv
+    folder, root, job, slot, lease_s, starter, descriptor = argv
     alone = FileLock(lock_file(Path(folder), job, "keeper"))
     if not alone.acquire():
         return 0
@@ -57,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    index = ImageIndex(Path(folder), Path(root), job, watching=True)
+    lock = FileLock(lock_file(Path(folder), job), int(descriptor))
+    index = ImageIndex(Path(folder), Path(root), job, watch=lock)
     try:
         _keep(index, slot, float(lease_s), int(starter), asked_to_end)
     finally:

@@ -18,9 +18,15 @@ class FileLock:
     ``forget``, which leaves the parent's lock as it is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
+        """``descriptor``: an open file that holds the lock already, as a child process was given it."""
         self._path = path
-        self._descriptor: int | None = None
+        self._descriptor = descriptor
+
+    @property
+    def descriptor(self) -> int | None:
+        """The open file that holds the lock, for a child process that takes it over; None where it is not held."""
+        return self._descriptor
 
     @property
     def held(self) -> bool:

@@ -193,10 +193,12 @@ class FaultyHub:
 
 
 def _bound(port: int) -> socket.socket:
-    """A socket bound to ``port`` of 127.0.0.1 that lets another one of ours be bound there, too."""
+    """A socket bound to ``port`` of 127.0.0.1 that lets another one of ours be bound there, too.
+
+    SO_REUSEADDR would let any server listen there that has it too, as most have, while ours only keeps the place.
+    """
     made = socket.socket()
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind((HOST, port))
     except BaseException:

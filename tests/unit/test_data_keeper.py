@@ -91,10 +91,10 @@ class Site:
         return found
 
     def keeper(self) -> psutil.Process:
-        """The one keeper, once it holds the job's lock."""
+        """The one keeper, once it looks after the job."""
         until(lambda: len(self.keepers()) == 1)
         (keeper,) = self.keepers()
-        until(lambda: any(Path(file.path).suffix == ".lock" for file in keeper.open_files()), timeout_s=30)
+        until(lambda: any(Path(file.path).name == "index.sqlite" for file in keeper.open_files()), timeout_s=30)
         return keeper
 
     def next_job(self) -> None:
@@ -147,6 +147,18 @@ def test_images_outlive_a_task_and_go_with_what_starts_tasks(site: Site) -> None
     until(lambda: site.lying() == [OTHERS], timeout_s=30)
     until(lambda: not keeper.is_running(), timeout_s=30)
     assert list((site.folder / "state" / "images").glob("*.keeper")) == []
+
+
+def test_a_job_does_not_seem_to_be_over_before_its_keeper_is_awake(site: Site) -> None:
+    """The start of another job, at the moment at which a task has ended and its keeper has only been started, takes
+    nothing: the first look of a keeper on a busy machine is seconds away.
+    """
+    site.end_task(site.task())
+    site.next_job()
+    assert site.lying() == [OTHERS, *NAMES]
+    site.keeper()
+    site.next_job()
+    assert site.lying() == [OTHERS, *NAMES]
 
 
 def test_a_lease_ends_a_job_that_nobody_ends_and_none_that_works(site: Site) -> None:

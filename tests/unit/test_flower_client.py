@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 from flip_fl.app.stop import request_stop
-from flip_fl.data.index import ImageIndex
+from flip_fl.data.index import ImageIndex, job_lock
 from flip_fl.data.sources.trust import TrustSource
 from flip_fl.errors import FlipError
 from flip_fl.flower.claim import claimed_slot
@@ -399,7 +399,8 @@ def test_a_sites_images_outlive_a_process_and_go_when_it_is_told(
         assert kept == [("flower-77", "Trust_1", LEASE_S)]
         lying = sorted(path.name for path in service.root.iterdir())
         assert lying == ["A1", "A2"]
-        index = ImageIndex(state_of(tmp_path) / "images", service.root, "flower-77", watching=True)
+        folder = state_of(tmp_path) / "images"
+        index = ImageIndex(folder, service.root, "flower-77", watch=job_lock(folder, "flower-77"))
         first = index.used_at()
         assert not ask(client_app(app), task_message(QUERY_STAY)).has_error()
         again = index.used_at()
