@@ -45,9 +45,14 @@ def run_child(command: str, request: Mapping[str, Any], timeout_s: float = DEFAU
             ending = child.problem or f"its process ended with code {child.returncode} and no answer"
             raise ChildDied(ending) from None
     if "error" in answer:
-        told = answer["error"]
-        raise FlipError(told["code"], where=told["where"], why=told["why"], fix=told["fix"], **told["facts"]) from None
+        raise answered_error(answer) from None
     return answer
+
+
+def answered_error(answer: Mapping[str, Any]) -> FlipError:
+    """The error of which ``error_answer`` made ``answer``."""
+    told = answer["error"]
+    return FlipError(told["code"], where=told["where"], why=told["why"], fix=told["fix"], **told["facts"])
 
 
 def error_answer(error: FlipError) -> dict[str, Any]:

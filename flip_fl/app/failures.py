@@ -44,3 +44,11 @@ class Failure:
     def text(self) -> str:
         """The site's row at the hub: where it happened, and the traceback."""
         return f"In {task_words(self.task, self.round, self.stage)}:\n{self.traceback}"
+
+
+class GuestFailed(Exception):
+    """Researcher code in a process of its own has raised: ``failure`` is what it reported."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.headline)
+        self.failure = failure

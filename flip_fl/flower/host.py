@@ -14,7 +14,7 @@ from uuid import UUID
 from flwr.serverapp import Grid
 
 from flip_fl.app.checkpoints import checkpoint_folders
-from flip_fl.app.failures import Failure
+from flip_fl.app.failures import Failure, GuestFailed
 from flip_fl.errors import ExitCode, FlipError, ResultsUploadError
 from flip_fl.flower.grid import FlipGrid
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Quorum, RoundFailed, RunStopped
@@ -140,7 +140,11 @@ def _hosted(home: Home, grid: Grid, app_dir: Path | None, work: Callable[[Host],
         raise
     except Exception as error:
         # Strategies handle what clients have written: names and texts that may hold a row's value.
-        failure = Failure.of(error, slot=SERVER_NAME, task="aggregate", round=0, app_dir=app_dir)
+        failure = (
+            error.failure
+            if isinstance(error, GuestFailed)
+            else Failure.of(error, slot=SERVER_NAME, task="aggregate", round=0, app_dir=app_dir)
+        )
         logger.error("the server failed\n%s", failure.traceback)
         reporting.reporter.failure(None, failure.traceback)
         lifecycle.fail(f"the server failed: {failure.headline}")

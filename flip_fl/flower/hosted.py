@@ -1,39 +1,51 @@
-"""A ServerApp that is not ours, unmodified: it gets our grid, and its strategy is watched while it runs."""
+"""A ServerApp that is not ours, unmodified, in a process of its own: it gets our grid, and its strategy is watched."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context
-from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
 
-from flip_fl.app.loader import AppLoader
+from flip_fl.app.child import answered_error
+from flip_fl.app.failures import Failure, GuestFailed
 from flip_fl.app.plan import stages_in
 from flip_fl.core.journal import read_journal
 from flip_fl.environment import scrubbed
+from flip_fl.errors import FlipError
+from flip_fl.flower import hosted_guest as guest
 from flip_fl.flower.grid import FlipGrid
 from flip_fl.flower.host import Host
-from flip_fl.flower.phase import RoundFailed
-from flip_fl.flower.private import has_main
+from flip_fl.flower.hosted_peer import Peer, PeerGone, PeerRefused
+from flip_fl.flower.hosted_strategy import EVALUATE_FN, RemoteHandling, RemoteLoop
+from flip_fl.flower.hosted_values import value_to_bytes
+from flip_fl.flower.local_pipe import send_frame, socket_pair
+from flip_fl.flower.phase import STOPPED_AT_HUB, RoundFailed, RunStopped
+from flip_fl.flower.private import task_identity
 from flip_fl.flower.rounds import Rounds
 from flip_fl.flower.run_config import Given, RunFacts, read_facts
-from flip_fl.flower.strategy import EvaluateFn
 from flip_fl.flower.training import How, conduct
-from flip_fl.values import ModelStatus
+from flip_fl.values import SERVER_NAME, ModelStatus
 from flip_fl.wire import LogItem, StatusItem
 
-MODULE = "server_app"
-COMPONENT = "app"
 NO_STRATEGY = (
     "the app's ServerApp ended without calling start() of a strategy: there is no model. Call strategy.start(grid, …),"
     " or leave server_app.py out of the app: flip_fl then averages by itself"
 )
+LEAVE_S = 5.0
+# A run that was stopped: Flower gives its server little more.
+HURRY_S = 1.0
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def serve(app_dir: Path, grid: Grid, context: Context, this: Host) -> None:
@@ -41,181 +53,236 @@ def serve(app_dir: Path, grid: Grid, context: Context, this: Host) -> None:
 
     It runs with this process's environment but for settings and keys, in a folder of its own; ``FLIP()`` is the
     development client there: the house reports, and stores the results. Raises ``RoundFailed`` where no strategy was
-    started, and what the ServerApp or a phase of the run raises, whether the ServerApp lets it pass or not.
+    started or the process was lost, ``GuestFailed`` for what the ServerApp raises, and what a phase of the run raises,
+    whether the ServerApp lets it pass or not.
     """
-    work = _Hosted(this, read_facts(Given(app_dir), context.run_config), context)
     folder = this.home.folder / "server_app"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    work = _Hosted(this, read_facts(Given(app_dir), context.run_config))
+    environment = scrubbed(
+        LOCAL_DEV="true",
+        FLIP_STATE_DIR=str(folder),
+        WORKING_DIR=str(folder),
+        MODEL_CHECKPOINTS_DIR=str(this.home.checkpoint_folders(app_dir)[-1]),
+        PYTHONPATH=os.pathsep.join(filter(None, (_PACKAGE_ROOT, os.environ.get("PYTHONPATH")))),
+    )
     try:
-        with _guest(folder, this.home.checkpoint_folders(app_dir)[-1]):
-            app = getattr(AppLoader(app_dir).module(MODULE), COMPONENT, None)
-            if not isinstance(app, ServerApp):
-                raise RoundFailed(f"{MODULE}.py has no ServerApp called {COMPONENT}, it is a {type(app).__name__}")
-            if not has_main(app):
-                raise RoundFailed(f"{MODULE}.py is of Flower's older form (server_fn): write @app.main()")
-            with _watched(work.start):
-                app(_AppGrid(grid, work.open_grid), context)
-    except Exception:
-        # What the ServerApp makes of the end of its strategy is not how the run ended.
-        if work.failed is not None:
-            raise work.failed from None
-        raise
+        with _process(folder, environment) as (process, connection):
+            work.talk(process, connection, _hello(app_dir, grid, context))
     finally:
         _tell(folder, this)
     work.finish()
 
 
 class _Hosted:
-    """What one ServerApp does with its strategy."""
+    """What one ServerApp does with its strategy, and with the grid."""
 
-    def __init__(self, this: Host, facts: RunFacts, context: Context) -> None:
+    def __init__(self, this: Host, facts: RunFacts) -> None:
         self._this = this
         self._facts = facts
-        self._context = context
         self._rounds: Rounds | None = None
-        self.failed: BaseException | None = None
+        self._failed: Exception | None = None
+        self._handling: RemoteHandling | None = None
+        self._peer: Peer | None = None
 
-    def open_grid(self) -> FlipGrid:
-        """The grid for what a ServerApp asks before its strategy starts."""
-        return self._this.flip_grid or self._this.open_grid(self._facts)
-
-    def start(
-        self,
-        strategy: Strategy,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: EvaluateFn | None = None,
-    ) -> Result:
-        """In the place of ``strategy.start``: the same rounds, on our grid, told to the hub."""
-        if self._rounds is not None or self.failed is not None:
-            raise RoundFailed("the ServerApp starts a second strategy; a job has one, put its rounds into one start()")
-        facts = replace(
-            self._facts,
-            num_rounds=num_rounds,
-            stages=stages_in({"": num_rounds}),
-            phase_timeout_s=min(self._facts.phase_timeout_s, timeout),
-        )
-        how = How(initial_arrays, train_config, evaluate_config, evaluate_fn)
+    def talk(self, process: subprocess.Popen[bytes], connection: socket.socket, hello: bytes) -> None:
+        """Answer the ServerApp until it ends. Raises what the run raised, else what the ServerApp did."""
+        handlers: dict[str, Callable[..., Any]] = {
+            guest.NODES: self._nodes,
+            guest.PUSH: self._push,
+            guest.PULL: lambda ids: list(self._grid.pull_messages([str(each) for each in ids])),
+            guest.ASK: self._ask,
+            guest.START: self._start,
+            guest.LOOP_HOOK: lambda *given: self._loop.hook(*given),
+            guest.LOOP_EVALUATE: lambda number, arrays: self._loop.evaluate(number, arrays),
+        }
+        noted = {name: self._noted(handler) for name, handler in handlers.items()}
+        self._peer = Peer(connection, noted, _excuse, self._obey_stop)
         try:
-            self._rounds, result = conduct(strategy, self._this, facts, how)
-        except BaseException as error:
-            self.failed = error
-            raise
-        return result
+            send_frame(connection, hello)
+            ending = self._peer.serve()
+        except (PeerGone, OSError) as gone:
+            ending = {"refused": f"the ServerApp's process {_ending(process) or gone}"}
+        # What the ServerApp makes of the end of its strategy is not how the run ended.
+        if self._failed is not None:
+            raise self._failed from None
+        _raise(ending if isinstance(ending, Mapping) else {})
 
     def finish(self) -> None:
-        """Deliver the model. Raises what the strategy's run has raised, and ``RoundFailed`` where there was none."""
-        if self.failed is not None:
-            raise self.failed
+        """Deliver the model. Raises ``RoundFailed`` where there was no strategy."""
         if self._rounds is None:
             raise RoundFailed(NO_STRATEGY)
         self._this.deliver(self._rounds.keep(), self._facts.app_dir, self._rounds.done)
 
+    def _noted(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """``handler``, and what ends the run is kept: over there it becomes an exception of another kind."""
 
-class _AppGrid(Grid):
-    """What the ServerApp sees of the grid: the job's sites only."""
+        def answer(*given: Any) -> Any:
+            try:
+                return handler(*given)
+            except (RoundFailed, RunStopped, FlipError) as error:
+                self._failed = self._failed or error
+                raise
 
-    def __init__(self, inner: Grid, opened: Callable[[], FlipGrid]) -> None:
-        self._inner = inner
-        self._opened = opened
+        return answer
+
+    # -- what the ServerApp asks for ------------------------------------------------------------------------------
 
     @property
-    def run(self) -> Any:
-        return self._inner.run
+    def _grid(self) -> FlipGrid:
+        """The run's grid, or one for what a ServerApp asks before its strategy starts."""
+        return self._this.flip_grid or self._this.open_grid(self._facts)
 
-    def set_run(self, run: Any) -> None:
-        self._inner.set_run(run)
+    @property
+    def _loop(self) -> RemoteLoop:
+        if self._handling is None or not isinstance(self._handling.strategy, RemoteLoop):
+            raise LookupError("no loop of a strategy's own is running")
+        return self._handling.strategy
 
-    def create_message(self, *args: Any, **kwargs: Any) -> Any:
-        return self._opened().create_message(*args, **kwargs)
+    def _nodes(self) -> list[tuple[int, str]]:
+        return [(node.node_id, node.name) for node in self._grid.get_nodes()]
 
-    def get_nodes(self) -> Any:
-        return self._opened().get_nodes()
+    def _push(self, messages: Iterable[Message]) -> list[str]:
+        return list(self._grid.push_messages(list(messages)))
 
-    def get_node_ids(self) -> Any:
-        return self._opened().get_node_ids()
+    def _ask(self, messages: Iterable[Message], timeout: float | None) -> tuple[list[str], list[Message]]:
+        sent = list(messages)
+        replies = list(self._grid.send_and_receive(sent, timeout=timeout))
+        return [message.metadata.message_id for message in sent], replies
 
-    def push_messages(self, messages: Any) -> Any:
-        return self._opened().push_messages(messages)
+    def _start(
+        self,
+        said: Mapping[str, Any],
+        initial_arrays: ArrayRecord,
+        num_rounds: int,
+        timeout: float,
+        train_config: ConfigRecord | None,
+        evaluate_config: ConfigRecord | None,
+    ) -> Result:
+        """In the place of ``strategy.start``: the same rounds, on our grid, told to the hub."""
+        if self._rounds is not None or self._failed is not None:
+            raise RoundFailed("the ServerApp starts a second strategy; a job has one, put its rounds into one start()")
+        assert self._peer is not None
+        peer = self._peer
 
-    def pull_messages(self, message_ids: Any) -> Any:
-        return self._opened().pull_messages(message_ids)
+        def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord | None:
+            found: MetricRecord | None = peer.call(EVALUATE_FN, number, arrays)
+            return found
 
-    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-        return self._opened().send_and_receive(messages, timeout=timeout)
+        try:
+            self._handling = RemoteHandling(peer, said)
+            facts = replace(
+                self._facts,
+                num_rounds=num_rounds,
+                stages=stages_in({"": num_rounds}),
+                phase_timeout_s=min(self._facts.phase_timeout_s, timeout),
+            )
+            how = How(initial_arrays, train_config, evaluate_config, evaluate if said["evaluate_fn"] else None)
+            self._rounds, result = conduct(self._handling, self._this, facts, how)
+        except PeerRefused as refused:
+            self._failed = self._failed or _failure(refused.why)
+            raise
+        except Exception as error:
+            self._failed = self._failed or error
+            raise
+        return result
+
+    def _obey_stop(self) -> None:
+        if self._this.reporting.stop_requested:
+            raise RunStopped(STOPPED_AT_HUB)
+
+
+def _hello(app_dir: Path, grid: Grid, context: Context) -> bytes:
+    run_id, node_id, task_id = task_identity()
+    run = grid.run
+    return value_to_bytes(
+        {
+            "app_dir": str(app_dir.resolve()),
+            "identity": {"run_id": run_id, "node_id": node_id, "task_id": task_id},
+            "run": {
+                "run_id": run.run_id,
+                "task_type": run.primary_task_type,
+                "run_config": dict(run.override_config),
+            },
+            "context": {
+                "run_id": context.run_id,
+                "node_id": context.node_id,
+                "node_config": dict(context.node_config),
+                "state": context.state,
+                "run_config": dict(context.run_config),
+            },
+        }
+    )
 
 
 @contextlib.contextmanager
-def _watched(start: Callable[..., Result]) -> Iterator[None]:
-    """While the block runs, ``strategy.start(grid, …)`` with an ``_AppGrid`` is ``start(strategy, grid, …)``.
+def _process(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """The process in which the ServerApp runs, and our end of the connection to it. At the end nothing is left of it.
 
-    Of every class of strategies that is there: also of those whose ``start`` is their own.
+    It ends by itself as soon as this process is gone.
     """
-    own: dict[type, Any] = {}
+    with contextlib.ExitStack() as stack:
+        connection, theirs = socket_pair()
+        stack.enter_context(connection)
+        reading, lifeline = os.pipe()
+        stack.callback(os.close, lifeline)
+        with theirs:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", guest.__name__, str(theirs.fileno()), str(reading)],
+                    cwd=folder,
+                    env=dict(environment),
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), reading),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(reading)
+        patience_s = HURRY_S
+        try:
+            yield process, connection
+            patience_s = LEAVE_S
+        finally:
+            connection.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience_s)
+            # The group's number is nobody else's while its leader was not waited for, or something of it is left.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
-    def watching(kind: type) -> Any:
-        original = own[kind]
 
-        def started(self: Strategy, grid: Grid, *args: Any, **kwargs: Any) -> Result:
-            if isinstance(grid, _AppGrid):
-                return start(self, grid, *args, **kwargs)
-            result: Result = original(self, grid, *args, **kwargs)
-            return result
-
-        return started
-
-    for kind in _kinds(Strategy):
-        if "start" in vars(kind):
-            own[kind] = vars(kind)["start"]
-    replaced = {kind: watching(kind) for kind in own}
-    for kind, started in replaced.items():
-        kind.start = started  # type: ignore[attr-defined]
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    """How it ended, in words; nothing where it has not."""
     try:
-        yield
-    finally:
-        for kind, original in own.items():
-            kind.start = original  # type: ignore[attr-defined]
+        code = process.wait(LEAVE_S)
+    except subprocess.TimeoutExpired:
+        return ""
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
-def _kinds(kind: type) -> Iterator[type]:
-    yield kind
-    below: list[type] = kind.__subclasses__()
-    for further in below:
-        yield from _kinds(further)
+def _raise(ending: Mapping[str, Any]) -> None:
+    """Raise what the ServerApp's end was, if it was none in good order."""
+    if "refused" in ending:
+        raise RoundFailed(str(ending["refused"]))
+    if "exit" in ending:
+        raise RoundFailed(f"the server's code ended its process with sys.exit({ending['exit']})")
+    if ending:
+        raise _failure(ending)
 
 
-@contextlib.contextmanager
-def _guest(folder: Path, checkpoints: Path) -> Iterator[None]:
-    """The process as the app's code finds it: no setting and no key in the environment, a folder of its own."""
-    before, place = dict(os.environ), Path.cwd()
-    own = {
-        "LOCAL_DEV": "true",
-        "FLIP_STATE_DIR": str(folder),
-        "WORKING_DIR": str(folder),
-        "MODEL_CHECKPOINTS_DIR": str(checkpoints),
-    }
-    # Flower's simulation starts the sites' processes from this one: they find their files by it.
-    own |= {name: before[name] for name in ("FLIP_SETTINGS_DIR",) if name in before}
-    _be(scrubbed(before, **own))
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(place)
-        _be(before)
+def _failure(said: Any) -> Exception:
+    """What the other process says of an exception, as one of ours."""
+    if isinstance(said, Mapping) and "error" in said:
+        return answered_error(said)
+    told = said.get("failure", {}) if isinstance(said, Mapping) else {}
+    kind, text = str(told.get("type", "Exception")), str(told.get("traceback", said))
+    return GuestFailed(Failure(slot=SERVER_NAME, task="aggregate", round=0, type=kind, traceback=text))
 
 
-def _be(environment: Mapping[str, str]) -> None:
-    """Change what differs and nothing else: other threads read what is there."""
-    for name in set(os.environ) - set(environment):
-        del os.environ[name]
-    for name, value in environment.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
+def _excuse(error: Exception) -> str:
+    """What the ServerApp is told of an end of the run."""
+    return str(error) if isinstance(error, RoundFailed | RunStopped) else type(error).__name__
 
 
 def _tell(folder: Path, this: Host) -> None:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         if hello is None:
             return 0
         facts: dict[str, Any] = json.loads(hello)
-        _end_with(facts["parent"], given.lifeline)
+        end_with(facts["parent"], given.lifeline)
         _stop_on_terminate(Path(facts["node_config"]["stop-file"]))
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
         # Processes that were forked look alike to ps.
@@ -88,7 +88,7 @@ def _serve(connection: socket.socket, facts: dict[str, Any]) -> None:
         send_frame(connection, reply)
 
 
-def _end_with(parent: int, lifeline: int) -> None:
+def end_with(parent: int, lifeline: int) -> None:
     """End this process and all that it started as soon as ``parent`` is gone, also in the middle of a task."""
 
     def watch() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 
@@ -36,12 +36,16 @@ __all__ = [
     "has_main",
     "make_ffn",
     "message_from_bytes",
+    "message_from_parts",
     "message_to_bytes",
+    "message_to_parts",
+    "name_message",
     "new_id",
     "new_run",
     "node_info",
     "number_message",
     "settle_flower_log",
+    "task_identity",
 ]
 
 _LENGTH = struct.Struct(">Q")
@@ -54,6 +58,11 @@ NODE_UNAVAILABLE = int(ErrorCode.NODE_UNAVAILABLE)
 def be_task(*, run_id: int, node_id: int, task_id: int) -> None:
     """Say whose messages this process makes; flwr refuses to build a ``Message`` before that is known."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, task_id
+
+
+def task_identity() -> tuple[int, int, int]:
+    """Whose messages this process makes: run, node, task. Raises ``RuntimeError`` before ``be_task``."""
+    return TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id
 
 
 @contextmanager
@@ -72,7 +81,11 @@ def number_message(message: Message) -> str:
 
     A SuperLink's id is the content's SHA-256; a random one is as unique, and costs nothing for a large model.
     """
-    message_id = secrets.token_hex(32)
+    return name_message(message, secrets.token_hex(32))
+
+
+def name_message(message: Message, message_id: str) -> str:
+    """Give ``message`` the id under which it was sent, in place; returns the id."""
     message.metadata.__dict__["_message_id"] = message_id
     return message_id
 
@@ -83,8 +96,8 @@ def envelope(message: Message) -> Message:
     return make_message(copy(message.metadata), RecordDict(dict(records)))
 
 
-def message_to_bytes(message: Message) -> bytes:
-    """``message``, its id included: the length of flwr's own protobuf form, that form, and the arrays' data.
+def message_to_parts(message: Message) -> tuple[bytes, list[bytes]]:
+    """``message``, its id included: flwr's own protobuf form, and the data of its arrays, not copied.
 
     The data stay out of the protobuf: it would copy them several times, and holds no more than 2 GiB.
     Raises ``ValueError`` for what has no such form: a value of a type that records do not hold.
@@ -93,25 +106,52 @@ def message_to_bytes(message: Message) -> bytes:
     try:
         content = _without_data(message.content, data) if message.has_content() else None
         light = make_message(message.metadata, content, message.error if message.has_error() else None)
-        head = bytes(message_to_proto(light).SerializeToString())
+        return bytes(message_to_proto(light).SerializeToString()), data
     except (EncodeError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"the message cannot be serialised ({type(error).__name__})") from error
+
+
+def message_from_parts(head: bytes, take: Callable[[int], bytes]) -> Message:
+    """The message of ``message_to_parts``; ``take`` gives the data of the next array, of so many bytes.
+
+    Raises ``ValueError`` for anything else.
+    """
+    try:
+        proto = ProtoMessage.FromString(head)
+        if proto.HasField("content") == proto.HasField("error"):
+            raise ValueError("it holds neither content nor an error, or both")
+        message = message_from_proto(proto)
+        if message.has_content():
+            message.content = _with_data(message.content, take)
+    except (DecodeError, TypeError, ValueError, KeyError, AttributeError, struct.error) as error:
+        raise ValueError(f"not a message: {type(error).__name__}") from error
+    return message
+
+
+def message_to_bytes(message: Message) -> bytes:
+    """The parts of ``message`` in one: the head's length, the head, the data. Raises ``ValueError``."""
+    head, data = message_to_parts(message)
     return b"".join([_LENGTH.pack(len(head)), head, *data])
 
 
 def message_from_bytes(data: bytes | bytearray) -> Message:
     """The message that ``message_to_bytes`` made ``data`` of. Raises ``ValueError`` for anything else."""
-    try:
-        with memoryview(data) as view:
-            (length,) = _LENGTH.unpack_from(view)
-            proto = ProtoMessage.FromString(bytes(view[_LENGTH.size : _LENGTH.size + length]))
-            if proto.HasField("content") == proto.HasField("error"):
-                raise ValueError("it holds neither content nor an error, or both")
-            message = message_from_proto(proto)
-            if message.has_content():
-                message.content = _with_data(message.content, view, _LENGTH.size + length)
-    except (DecodeError, TypeError, ValueError, KeyError, AttributeError, struct.error) as error:
-        raise ValueError(f"not a message: {type(error).__name__}") from error
+    with memoryview(data) as view:
+        if len(view) < _LENGTH.size:
+            raise ValueError("not a message: it is cut off")
+        (length,) = _LENGTH.unpack_from(view)
+        place = _LENGTH.size + length
+
+        def take(count: int) -> bytes:
+            nonlocal place
+            if place + count > len(view):
+                raise ValueError("its arrays are cut off")
+            place += count
+            return bytes(view[place - count : place])
+
+        message = message_from_parts(bytes(view[_LENGTH.size : place]), take)
+        if place != len(view):
+            raise ValueError("not a message: there is more than its arrays")
     return message
 
 
@@ -126,19 +166,14 @@ def _without_data(content: RecordDict, data: list[bytes]) -> RecordDict:
     return light
 
 
-def _with_data(light: RecordDict, view: memoryview, start: int) -> RecordDict:
+def _with_data(light: RecordDict, take: Callable[[int], bytes]) -> RecordDict:
     content = RecordDict(dict(light.items()))
     for name, record in light.array_records.items():
         arrays = {}
         for key, array in record.items():
             (length,) = _LENGTH.unpack(array.data)
-            if start + length > len(view):
-                raise ValueError("its arrays are cut off")
-            arrays[key] = Array(array.dtype, array.shape, array.stype, bytes(view[start : start + length]))
-            start += length
+            arrays[key] = Array(array.dtype, array.shape, array.stype, take(length))
         content[name] = ArrayRecord(arrays)
-    if start != len(view):
-        raise ValueError("there is more than its arrays")
     return content
 
 

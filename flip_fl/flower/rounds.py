@@ -15,8 +15,9 @@ from flip_fl.app.arrays import Arrays, read_arrays, replace_arrays
 from flip_fl.app.plan import Stage
 from flip_fl.app.weights import Frame, StartingModel
 from flip_fl.flower.average import score_of, to_all
-from flip_fl.flower.checkpoint import Checkpoint, StrategyState, read_checkpoint, write_checkpoint
+from flip_fl.flower.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from flip_fl.flower.grid import FlipGrid, Phase, RoundFailed
+from flip_fl.flower.handling import KeptState
 from flip_fl.flower.history import History, Sites
 from flip_fl.flower.protocol import TaskNote
 from flip_fl.reporting.lifecycle import Lifecycle
@@ -41,7 +42,7 @@ class Rounds:
     lifecycle: Lifecycle
     folder: Path
     total: int
-    state: StrategyState
+    state: KeptState
     identity: str = ""
     best: BestModel | None = None
     expected: int = 0

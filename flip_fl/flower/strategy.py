@@ -10,7 +10,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from flip_fl.aggregate.average import cast
-from flip_fl.flower.protocol import NUM_EXAMPLES
 
 HOOKS = ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate")
 
@@ -144,23 +143,3 @@ def as_sent(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
         else:
             restored[name] = Array(cast(array.numpy(), like.numpy().dtype))
     return restored
-
-
-def weight_key(strategy: Strategy) -> str:
-    """The metric by which ``strategy``, or the one that it wraps, weights its clients."""
-    key = getattr(strategy, "weighted_by_key", None)
-    inner = getattr(strategy, "strategy", None)
-    if isinstance(key, str):
-        return key
-    return weight_key(inner) if isinstance(inner, Strategy) else NUM_EXAMPLES
-
-
-def unsatisfiable(strategy: Strategy, sites: int) -> str | None:
-    """Why ``strategy`` would wait for ever with so many sites, or None: Flower's own wait for more has no end."""
-    for name in ("min_available_nodes", "min_train_nodes", "min_evaluate_nodes"):
-        wanted = getattr(strategy, name, 0)
-        if isinstance(wanted, int) and wanted > sites:
-            kind = type(strategy).__name__
-            return f"{kind} waits for {wanted} sites and there are {sites}: give it {name}={sites}"
-    inner = getattr(strategy, "strategy", None)
-    return unsatisfiable(inner, sites) if isinstance(inner, Strategy) else None

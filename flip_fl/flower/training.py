@@ -10,20 +10,19 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import Result, Strategy
 
 from flip_fl.aggregate.best import BestModel
-from flip_fl.aggregate.optimizers import ServerOptimizer
 from flip_fl.app import weights
 from flip_fl.app.checkpoints import find_checkpoint
 from flip_fl.app.config import AppConfig
 from flip_fl.app.plan import Stage
 from flip_fl.app.travel import travelling
 from flip_fl.app.weights import StartingModel
-from flip_fl.flower.checkpoint import StrategyState
+from flip_fl.flower.handling import DirectHandling, Handling
 from flip_fl.flower.host import Home, Host
 from flip_fl.flower.phase import RoundFailed
 from flip_fl.flower.quarantine import ReplyCheck
 from flip_fl.flower.rounds import Rounds
 from flip_fl.flower.run_config import RunFacts
-from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy, unsatisfiable, weight_key
+from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting
 
@@ -41,18 +40,16 @@ class How:
 
 def train(strategy: Strategy | Callable[[AppConfig], Strategy], host: Host, facts: RunFacts, how: How) -> Result:
     """Run ``strategy`` (or what it makes of the app's config) and deliver its model."""
-    rounds, result = conduct(strategy, host, facts, how)
+    chosen = strategy if isinstance(strategy, Strategy) else strategy(facts.app)
+    rounds, result = conduct(DirectHandling(chosen), host, facts, how)
     host.deliver(rounds.keep(), facts.app_dir, rounds.done)
     return result
 
 
-def conduct(
-    strategy: Strategy | Callable[[AppConfig], Strategy], host: Host, facts: RunFacts, how: How
-) -> tuple[Rounds, Result]:
-    """Run ``strategy`` (or what it makes of the app's config): the rounds that are done, and what it returned."""
+def conduct(handling: Handling, host: Host, facts: RunFacts, how: How) -> tuple[Rounds, Result]:
+    """Run the strategy: the rounds that are done, and what it returned."""
     lifecycle = host.reporting.lifecycle
-    chosen = strategy(facts.app) if not isinstance(strategy, Strategy) else strategy
-    rounds = _rounds(facts, host, chosen, how)
+    rounds = _rounds(facts, host, handling, how)
     result = Result()
     resumed = rounds.resume()
     if resumed:
@@ -69,7 +66,7 @@ def conduct(
         host.reporting.reporter.log(text, success=True)
     if rounds.done < rounds.total:
         sites = rounds.grid.await_sites()
-        if problem := unsatisfiable(chosen, len(sites)):
+        if problem := handling.unsatisfiable(len(sites)):
             raise RoundFailed(problem)
         rounds.expected = len(sites)
         lifecycle.prepared()
@@ -80,20 +77,17 @@ def conduct(
             rounds.begin(stage, weights.starting_model(facts.app_dir, stage.name, previous=rounds.whole))
         else:
             rounds.stage = stage
-        result = _train(chosen, rounds, stage, facts, how)
+        result = _train(handling, rounds, stage, facts, how)
     if facts.app.cross_site_validation:
         _cross_validate(rounds, host.reporting)
     return rounds, result
 
 
-def _train(strategy: Strategy, rounds: Rounds, stage: Stage, facts: RunFacts, how: How) -> Result:
+def _train(handling: Handling, rounds: Rounds, stage: Stage, facts: RunFacts, how: How) -> Result:
     """The rounds of ``stage`` that are not done yet."""
-    optimizer = getattr(strategy, "optimizer", None)
-    if isinstance(optimizer, ServerOptimizer):
-        optimizer.trainable = rounds.frame.trainable if rounds.frame is not None else frozenset(rounds.record)
-        if rounds.done == stage.first - 1:
-            optimizer.forget()
-    return ObservedStrategy(strategy, rounds, offset=rounds.done).start(
+    trainable = rounds.frame.trainable if rounds.frame is not None else frozenset(rounds.record)
+    handling.begin_stage(trainable, anew=rounds.done == stage.first - 1)
+    return ObservedStrategy(handling.strategy, rounds, offset=rounds.done).start(
         rounds.grid,
         rounds.record,
         num_rounds=stage.last - rounds.done,
@@ -120,14 +114,14 @@ def _cross_validate(rounds: Rounds, reporting: Reporting | LocalReporting) -> No
         reporting.reporter.log(text, success=False)
 
 
-def _rounds(facts: RunFacts, host: Host, strategy: Strategy, how: How) -> Rounds:
+def _rounds(facts: RunFacts, host: Host, handling: Handling, how: How) -> Rounds:
     return Rounds(
-        grid=host.open_grid(facts, check=how.check, weighted_by=weight_key(strategy)),
+        grid=host.open_grid(facts, check=how.check, weighted_by=handling.weight_key),
         lifecycle=host.reporting.lifecycle,
         folder=host.home.folder,
         total=facts.num_rounds,
-        state=StrategyState(strategy),
-        identity=identity(facts, type(strategy).__qualname__, how.arrays),
+        state=handling.state,
+        identity=identity(facts, handling.name, how.arrays),
         best=BestModel(facts.best_metric, facts.best_minimize) if facts.best_metric else None,
         keep_updates=facts.app.cross_site_validation,
     )

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import pytest
 from flwr.app import Context, RecordDict
-from flwr.serverapp.strategy import FedAvg, Strategy
 
 from flip_fl.app.checks import check_app
 from flip_fl.app.packages import app_folder, declared_config, package_name
@@ -24,6 +23,7 @@ from flip_fl.flower import RunFailed, client_app, server_app
 from flip_fl.flower.local_grid import LocalGrid
 from flip_fl.flower.local_site import DirectSite
 from flip_fl.flower.protocol import get_report
+from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.settings import write_settings_file
 from tests.support.flower_client import ask, context, labels, task_message
@@ -73,6 +73,14 @@ class Loop(FlipFedAvg):
         result = super().start(grid, initial_arrays, num_rounds, **further)
         result.train_metrics_clientapp[99] = None
         return result
+
+"""
+
+# One whose own hook fails in the middle of the first round.
+BROKEN = """
+class FlipFedAvg(FlipFedAvg):
+    def aggregate_train(self, server_round, replies):
+        raise ArithmeticError("no mean")
 
 """
 
@@ -161,9 +169,6 @@ def test_the_story_is_that_of_the_neutral_form(form: str, package: Path, tmp_pat
     neutral = run(tmp_path / "neutral", tmp_path)
     assert story(existing) == story(neutral)
     assert {item.get("status") for item in existing if item["kind"] == "status"} >= {"RUNNING", "RESULTS_UPLOADED"}
-    assert not any("Strategy" in name for name in vars(FedAvg))
-    assert "start" not in vars(FedAvg)  # nothing of what watched it is left
-    assert Strategy.start.__module__ == "flwr.serverapp.strategy.strategy"
 
 
 @pytest.mark.parametrize(
@@ -175,6 +180,18 @@ def test_the_story_is_that_of_the_neutral_form(form: str, package: Path, tmp_pat
         ({"server": True, "server_imports": "import nowhere"}, r"ERROR: .*ModuleNotFoundError", "ModuleNotFoundError"),
         ({"server": True, "in_main": "[][0]"}, r"ERROR: .*IndexError", "IndexError"),
         ({"server": True, "in_main": "return"}, r"ERROR: .*without calling start\(\)", None),
+        (
+            {"server": True, "in_main": "raise SystemExit(3)"},
+            r"ERROR: the server's code ended its process .*\(3\)",
+            None,
+        ),
+        (
+            {"server": True, "in_main": "import os; os.kill(os.getpid(), 9)"},
+            r"ERROR: .*process was killed by signal 9",
+            None,
+        ),
+        ({"server": True, "in_main": "import os; os._exit(0)"}, r"ERROR: .*process ended with exit code 0", None),
+        ({"server": True, "server_imports": BROKEN}, r"ERROR: .*ArithmeticError", "ArithmeticError"),
         (
             {"server": True, "in_main": "FlipFedAvg(min_available_nodes=5).start(grid, ArrayRecord())"},
             r"ERROR: FlipFedAvg waits for 5 sites and there are 2",
@@ -210,17 +227,39 @@ def test_a_server_app_that_swallows_the_end_of_its_strategy_does_not_change_it(p
     assert "ValueError" in items[-1]["failed"]
 
 
-def test_a_server_apps_code_finds_no_setting_and_no_key(
+def test_a_server_apps_code_runs_beside_the_server_and_finds_no_setting_and_no_key(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the FL server holds in its environment is not there while a researcher's code runs in its process."""
+    """What the FL server holds, in its environment and in its memory, is not where a researcher's code runs."""
     monkeypatch.setenv("SOME_SECRET_KEY", "do-not-tell")
-    check = "import os; assert 'SOME_SECRET_KEY' not in os.environ; assert type(flip).__name__ == 'FLIPStandardDev'"
-    at_import = "import os\nassert 'SOME_SECRET_KEY' not in os.environ"
-    write_package(package, server=True, in_main=check, server_imports=at_import)
+    seen = tmp_path / "seen.json"
+    look = f"""
+import json, os, sys
+from pathlib import Path
+Path({str(seen)!r}).write_text(json.dumps({{"pid": os.getpid(), "names": list(os.environ), "at": os.getcwd()}}))
+"""
+    check = "assert type(flip).__name__ == 'FLIPStandardDev'"
+    write_package(package, server=True, in_main=check, server_imports=look)
     items = run(package / "app", tmp_path, **{"learning-rate": 0.5})
     assert "failed" not in items[-1]
-    assert os.environ["SOME_SECRET_KEY"] == "do-not-tell"
+    found = json.loads(seen.read_text())
+    assert found["pid"] != os.getpid()
+    assert not {"SOME_SECRET_KEY", "FLIP_SETTINGS_DIR", "INTERNAL_SERVICE_KEY"} & set(found["names"])
+    assert found["at"].endswith("server_app")
+    with pytest.raises(ProcessLookupError):
+        os.kill(found["pid"], 0)
+
+
+def test_a_server_app_that_computes_for_ever_is_stopped_with_the_run(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop at the hub does not wait for a researcher's loop: its process is ended, whatever it does."""
+    started = tmp_path / "started"
+    loop = f"from pathlib import Path; Path({str(started)!r}).touch()\n    while True: pass"
+    write_package(package, server=True, in_main=loop)
+    monkeypatch.setattr(LocalReporting, "stop_requested", property(lambda self: started.exists()))
+    items = run(package / "app", tmp_path, **{"learning-rate": 0.5})
+    assert items[-1]["failed"] == "STOPPED: stopped at the hub"
 
 
 def test_only_numbers_of_sane_names_leave_a_site(package: Path) -> None:

@@ -28,7 +28,8 @@ from flwr.serverapp.strategy import (
 )
 
 from flip_fl.flower.average import SlotOrderFedAvg
-from flip_fl.flower.strategy import as_sent, weight_key
+from flip_fl.flower.handling import weight_key
+from flip_fl.flower.strategy import as_sent
 from tests.support.flower import direct_grid, initial, run_observed
 
 SITES = 7
