@@ -1,4 +1,6 @@
-"""The facts about Flower's engine that flip_fl rests on, against one real deployment: to be run on every new release.
+"""The facts about Flower's engine that flip_fl rests on, against one real deployment.
+
+For every new release of Flower: `make soak`.
 
 Two runs of a numpy-only app on a SuperLink with TLS and node authentication. The ServerApps write down what they see;
 each test looks at one fact.
@@ -17,7 +19,12 @@ import pytest
 
 from tests.support.flower_deployment import Run, deployment, eventually, write_app
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("flower_engine_facts")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(280),
+    pytest.mark.xdist_group("flower_engine_facts"),
+    pytest.mark.soak,
+]
 
 CLIENT_APP = """
 import os

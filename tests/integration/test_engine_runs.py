@@ -221,6 +221,7 @@ def words_of(story: Story) -> list[str]:
     return sorted(re.sub(r"s3://\S+|[0-9a-f]{64}|[\d.]+ [kM]?B", "…", text) for text in texts)
 
 
+@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
 def test_an_exception_in_one_sites_training_ends_the_run_with_its_name_and_reason(engine: str, tmp_path: Path) -> None:
     """By default one site's failure is the run's failure: ERROR, the reason names that site and no other, and the hub
     has the exception's type and place without the value."""
@@ -241,7 +242,7 @@ def test_an_exception_in_one_sites_training_ends_the_run_with_its_name_and_reaso
 
 
 # What an exception in training shows on both engines: each of the two other places is looked at on one every day.
-@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
+@pytest.mark.soak
 def test_an_exception_in_validation_is_not_a_success(engine: str, tmp_path: Path) -> None:
     """A trainer that raises in validate: ERROR with the phase in the reason, although training succeeded."""
     outcome = launch(engine, tmp_path, in_validate="raise KeyError('threshold')")
@@ -251,7 +252,7 @@ def test_an_exception_in_validation_is_not_a_success(engine: str, tmp_path: Path
     assert statuses(outcome.story)[-1] == "ERROR"
 
 
-@pytest.mark.parametrize("engine", ["nvflare", pytest.param("flower", marks=pytest.mark.soak)])
+@pytest.mark.soak
 def test_an_exception_at_import_is_reported_and_does_not_hang(engine: str, tmp_path: Path) -> None:
     """A trainer that raises when a site imports it: ERROR with the traceback, no wait for a time-out."""
     outcome = launch(engine, tmp_path, at_import=AT_SITE_ONLY)
@@ -260,6 +261,7 @@ def test_an_exception_at_import_is_reported_and_does_not_hang(engine: str, tmp_p
     assert "RuntimeError" in (outcome.story.reason or "")
 
 
+@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
 def test_a_site_that_fails_or_sends_no_numbers_is_left_out_when_the_job_says_so(engine: str, tmp_path: Path) -> None:
     """IGNORE_RESULT_ERROR with a quorum of one: a site that raises, and one whose weights are NaN, do not enter the
     model; the run goes on with the other, says 1 of 2 and why, and counts the site again when it is sound."""
@@ -345,6 +347,7 @@ def test_a_logged_metric_is_at_the_hub_while_its_round_still_trains(tmp_path: Pa
     assert [len(series.points) for series in plot(outcome.story, "early").series] == [1, 1]
 
 
+@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
 def test_a_stop_at_the_hub_ends_the_run_as_stopped(engine: str, tmp_path: Path) -> None:
     """Somebody sets the model to STOPPED at the hub: the engine is told, the run ends, and STOPPED is what stays. No
     process of a run, however many there are by then, holds a key in its environment."""
@@ -371,6 +374,7 @@ def test_a_stop_at_the_hub_ends_the_run_as_stopped(engine: str, tmp_path: Path) 
     assert processes_of(out) == []
 
 
+@pytest.mark.parametrize("engine", ["nvflare", pytest.param("flower", marks=pytest.mark.soak)])
 def test_an_imaging_app_reads_its_studies_and_a_nan_metric_ends_nothing(engine: str, tmp_path: Path) -> None:
     """--data and --images: each site fetches its own studies by accession number; a missing one is skipped, counted.
     A metric that is not a number becomes a row that names it; the run succeeds and its other metrics are stored."""
@@ -393,6 +397,7 @@ def test_an_imaging_app_reads_its_studies_and_a_nan_metric_ends_nothing(engine: 
     assert {each.label for each in outcome.story.plots} >= {"loss", "train_loss"}
 
 
+@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
 def test_a_killed_site_process_ends_the_run_with_its_name(engine: str, tmp_path: Path) -> None:
     """kill -9 of one site's process in the middle of training: ERROR naming the slot, instead of waiting for ever."""
     app = write_app(tmp_path / "app", in_train="import time; time.sleep(3)", GLOBAL_ROUNDS=50)

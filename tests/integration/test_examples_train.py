@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +40,19 @@ def by_round(outcome: RunOutcome, label: str) -> dict[str, list[float]]:
     return {series.slot: [float(point.y or 0) for point in series.points] for series in plot.series}
 
 
+Diabetes = Callable[[str], RunOutcome]
+
+
 @pytest.fixture(scope="module")
-def diabetes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunOutcome]:
-    return {engine: launch("diabetes_fed_opt", engine, tmp_path_factory.mktemp(engine)) for engine in ENGINES}
+def diabetes(tmp_path_factory: pytest.TempPathFactory) -> Diabetes:
+    """The example's run on an engine, once."""
+    return functools.cache(lambda engine: launch("diabetes_fed_opt", engine, tmp_path_factory.mktemp(engine)))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_servers_optimizer_learns_how_diabetes_progresses(diabetes: dict[str, RunOutcome], engine: str) -> None:
+@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
+def test_a_servers_optimizer_learns_how_diabetes_progresses(diabetes: Diabetes, engine: str) -> None:
     """Ten rounds of small steps make a useful model, at both hospitals alike; the best round is kept."""
-    outcome = diabetes[engine]
+    outcome = diabetes(engine)
     for values in by_round(outcome, "mae").values():
         assert len(values) == 10
         assert min(values) < 0.85 * values[0]
@@ -55,12 +61,14 @@ def test_a_servers_optimizer_learns_how_diabetes_progresses(diabetes: dict[str, 
     assert set(best) == set(weights_of(bundle_of(outcome)))
 
 
-def test_the_engines_agree_on_diabetes(diabetes: dict[str, RunOutcome]) -> None:
+@pytest.mark.soak
+def test_the_engines_agree_on_diabetes(diabetes: Diabetes) -> None:
     """Same example, same model: the weights differ by 1e-6 at the most."""
-    one, other = (weights_of(bundle_of(outcome)) for outcome in diabetes.values())
+    one, other = (weights_of(bundle_of(diabetes(engine))) for engine in ENGINES)
     assert max(float((one[name] - other[name]).abs().max()) for name in one) <= 1e-6
 
 
+@pytest.mark.soak
 def test_a_latent_diffusion_model_draws_digits(tmp_path: Path) -> None:
     """At a third of its size: what the uploaded model draws for a digit looks, to its nearest real neighbours, like it;
     no two pictures are the same, and the report shows sixteen."""

@@ -118,7 +118,9 @@ def test_the_quorum_that_the_api_writes_holds(tmp_path: Path) -> None:
     assert "1 of the 2 sites that the job needs returned" in (story.reason or "")
 
 
-@pytest.mark.parametrize("job_type", ["fed_opt", "evaluation", "diffusion_model"])
+@pytest.mark.parametrize(
+    "job_type", ["evaluation", *(pytest.param(each, marks=pytest.mark.soak) for each in ("fed_opt", "diffusion_model"))]
+)
 def test_the_other_templates_run_as_the_api_submits_them(job_type: str, tmp_path: Path) -> None:
     """Each comes to its results under the model id that the API wrote, with what config.json alone says.
 

@@ -75,7 +75,7 @@ def app_of(job_type: str, folder: Path) -> Path:
     return write_staged_app(folder, in_train=slow, GLOBAL_ROUNDS_AE=3, GLOBAL_ROUNDS_DM=3)
 
 
-@pytest.mark.parametrize("job_type", ["standard", "diffusion_model"])
+@pytest.mark.parametrize("job_type", ["standard", pytest.param("diffusion_model", marks=pytest.mark.soak)])
 def test_a_killed_run_goes_on_at_the_next_round_and_ends_with_the_same_model(job_type: str, tmp_path: Path) -> None:
     """kill -9 of the server in round 4 of 6, then the same start again: the hub's rounds count on to 6, each told
     complete, every status once, every point once, and the model is that of a run that nothing happened to. In a job of

@@ -13,7 +13,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(290)]
 
 @pytest.mark.parametrize(
     ("engine", "words", "metric"),
-    [("nvflare", (), "accuracy"), ("flower", ("--job-type", "fed_opt", "--imaging"), "accuracy")],
+    [
+        pytest.param("nvflare", (), "accuracy", marks=pytest.mark.soak),
+        ("flower", ("--job-type", "fed_opt", "--imaging"), "accuracy"),
+    ],
 )
 def test_a_new_app_runs_at_once(engine: str, words: tuple[str, ...], metric: str, tmp_path: Path) -> None:
     """Written, then run, in two commands: results are stored and verified, and the model learns at both sites."""

@@ -115,7 +115,9 @@ def app_of(job_type: str, folder: Path) -> Path:
     return write_app(folder, job_type=job_type)
 
 
-@pytest.mark.parametrize("job_type", ["standard", "fed_opt", "diffusion_model"])
+@pytest.mark.parametrize(
+    "job_type", ["standard", *(pytest.param(each, marks=pytest.mark.soak) for each in ("fed_opt", "diffusion_model"))]
+)
 def test_the_template_runs_without_a_hub_and_keeps_its_story(job_type: str, tmp_path: Path) -> None:
     """In development, without any setting of a hub, the job runs, its bundle and its story stay in the workspace.
 

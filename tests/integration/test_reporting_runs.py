@@ -77,7 +77,8 @@ def test_the_story_is_that_of_a_healthy_run_whatever_the_hub_did_meanwhile(
     assert left_behind(outcome.folder) == []
 
 
-@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
+@pytest.mark.soak
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_success_that_overtakes_its_reports_is_checked_against_all_of_them(engine: str, tmp_path: Path) -> None:
     """10,000 metrics to a slow hub: the end of the run does not wait for them, its success is told first, and the rest
     is delivered before the model is compared with it. Such a run was a failure, and so was one that logs in training.
@@ -97,7 +98,7 @@ def test_a_success_that_overtakes_its_reports_is_checked_against_all_of_them(eng
 # -- a server process that is killed ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
 def test_what_a_killed_server_had_acknowledged_arrives_and_the_run_ends_with_a_reason(
     engine: str, tmp_path: Path
 ) -> None:
@@ -230,7 +231,8 @@ def can_mount(folder: Path) -> bool:
     return tried.returncode == 0
 
 
-@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
+@pytest.mark.soak
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_disk_that_is_full_costs_no_report_while_the_hub_is_there(engine: str, tmp_path: Path) -> None:
     """The outbox's disk is full from the first round on: everything is stored once all the same, the run succeeds, and
     one row says what was wrong."""
@@ -317,6 +319,7 @@ def machine(folder: Path, app: Path) -> Iterator[tuple[Machine, FaultyHub]]:
         yield Machine(there, app, folder), proxy
 
 
+@pytest.mark.soak
 def test_runs_of_one_machine_share_its_state_and_deliver_what_an_earlier_one_left(tmp_path: Path) -> None:
     """A run whose hub was away leaves its reports; `flip-fl sync` says so and keeps them; two later runs at once, in
     the same state folder, deliver them beside their own: three equal stories, each report once, no file left."""

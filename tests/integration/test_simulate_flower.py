@@ -50,7 +50,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunOutcome]:
 
 
 @pytest.mark.xdist_group("simulate_flower")
-@pytest.mark.parametrize("runtime", ["ray", "deployment"])
+@pytest.mark.parametrize("runtime", ["ray", pytest.param("deployment", marks=pytest.mark.soak)])
 def test_the_same_app_gives_the_same_scores_and_leaves_nothing(
     runtime: str, local: tuple[Path, RunOutcome], tmp_path: Path
 ) -> None:
@@ -75,6 +75,7 @@ def test_the_same_app_gives_the_same_scores_and_leaves_nothing(
     assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
 
 
+@pytest.mark.soak
 @pytest.mark.xdist_group("simulate_flower")
 def test_an_evaluation_runs_on_real_nodes(tmp_path: Path) -> None:
     """On a SuperLink as in-process: each model at each site, and a model that is missing is a failure beside it."""

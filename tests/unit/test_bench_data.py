@@ -59,7 +59,7 @@ def test_goals_are_met_at_their_edge_and_not_beyond() -> None:
     assert [figure.met for figure in dataset_figures(Part(0.9, 0, 1, {"map_style_s": 1.1}), 1)] == [True, False]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_small_ones_measure() -> None:
     """Each way really fetches what it says, in a process of its own."""
     effort = Effort(studies=20, rows=2_000, dataset=20, repeats=1)

@@ -97,7 +97,7 @@ def test_what_an_import_loads_is_seen() -> None:
     assert start_up.loaded_by("import sys; sys.modules['torch'] = sys") & start_up.HEAVY == {"torch"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(120)
 def test_a_round_is_measured_bare_wrapped_and_with_a_post_for_every_metric() -> None:
     """The measurement itself asserts that the hub gets every report and every post: a broken side is no fast side."""

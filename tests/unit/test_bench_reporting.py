@@ -112,7 +112,7 @@ def test_the_99th_percentile_is_what_99_of_a_hundred_do_not_exceed() -> None:
     assert reporting_hubs.p99([30.0]) == 30.0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(120)
 def test_reports_are_counted_at_the_hub_or_on_the_disk_while_they_are_measured() -> None:
     """The measurements assert where each report is: a side that loses some would else be the fast one."""
@@ -132,9 +132,9 @@ def test_reports_are_counted_at_the_hub_or_on_the_disk_while_they_are_measured()
     assert len(reporting_close.measure_ends(reporting_close.Effort(queued=30, waits_s=(0.0,)))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("database", [SQLITE, pytest.param(POSTGRES, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("database", [SQLITE, POSTGRES])
 def test_the_load_fills_and_measures_three_hubs(
     database: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +148,6 @@ def test_the_load_fills_and_measures_three_hubs(
     assert load.empty_s[0] < load.rival_s[0]
 
 
-@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.timeout(280)
 def test_a_job_is_measured_with_a_hung_hub() -> None:
