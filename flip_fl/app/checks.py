@@ -160,6 +160,7 @@ def _script_problems(form: Form, config: AppConfig) -> Iterator[FlipError]:
         lacking |= dict.fromkeys(_OF_OUR_LOOP, f"the ClientApp of {form.entry} loads and sends the whole model")
         if (form.app_dir / SERVER_FILE).is_file():
             lacking |= dict.fromkeys(_OF_OUR_SERVER, f"the strategy of {SERVER_FILE} decides that")
+            yield from _stage_problems(config)
     elif not form.validates:
         lacking["CROSS_SITE_VALIDATION"] = f"{form.entry} does not ask whether it is to validate (flare.is_evaluate())"
     for key, why in lacking.items():
@@ -173,6 +174,19 @@ def _script_problems(form: Form, config: AppConfig) -> Iterator[FlipError]:
                 expected="absent for this app",
                 fix=f"leave {key} out",
             )
+
+
+def _stage_problems(config: AppConfig) -> Iterator[FlipError]:
+    if config.job_type is JobType.DIFFUSION:
+        yield FlipError(
+            "E0303",
+            where=config.place("job_type"),
+            why=f"the strategy of {SERVER_FILE} knows one stage, and its rounds would count for both",
+            key="job_type",
+            value=json.dumps(config.raw["job_type"]),
+            expected=f"a job of one stage, or a package without {SERVER_FILE}",
+            fix=f"move {SERVER_FILE} out of the app: flip_fl's server runs the two stages",
+        )
 
 
 def check_models(config: AppConfig) -> None:

@@ -22,6 +22,8 @@ from flip_fl.privacy.egress import as_number, sane_name
 
 COMPONENT = "app"
 MODULE = "client_app"
+# Under this key of a message's config record.
+STAGE = "stage"
 _SHOWN = frozenset({"site", "client_name"})
 
 
@@ -66,10 +68,19 @@ def _called(message: Message, context: Context, spec: SiteSpec, session: Session
         raise AppError(f"{MODULE}.py has no ClientApp called {COMPONENT}, it is a {type(app).__name__}")
     # An import that draws numbers must not shift those of the task.
     seed_everything(seed)
+    _say_stage(message, spec)
     reply: Any = app(message, context)
     if not isinstance(reply, Message):
         raise AppError(f"the ClientApp of {MODULE}.py returned a {type(reply).__name__}; it must return a Message")
     return reply
+
+
+def _say_stage(message: Message, spec: SiteSpec) -> None:
+    """In a job of several stages the app reads in its config record which one this is."""
+    if spec.stage is not None:
+        said = message.content.config_records.get(protocol.CONFIG, ConfigRecord()).copy()
+        said[STAGE] = spec.stage
+        message.content[protocol.CONFIG] = said
 
 
 def _may_leave(content: RecordDict, ledger: Ledger, spec: SiteSpec) -> RecordDict:

@@ -85,6 +85,39 @@ class FlipFedAvg(FlipFedAvg):
 """
 
 
+STAGED_MODELS = """
+import torch
+
+
+class Second(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.autoencoder = get_model("ae").requires_grad_(False)
+        self.head = torch.nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.head(self.autoencoder(x))
+
+
+def get_model(stage):
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 1) if stage == "ae" else Second()
+"""
+# Frozen parameters have no gradient.
+STAGED_TASK = """
+
+def step(model, data, rate):
+    loss = loss_of(model, data)
+    model.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for each in model.parameters():
+            if each.grad is not None:
+                each -= rate * each.grad
+    return float(loss)
+"""
+
+
 @pytest.fixture(autouse=True)
 def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
@@ -169,6 +202,40 @@ def test_the_story_is_that_of_the_neutral_form(form: str, package: Path, tmp_pat
     neutral = run(tmp_path / "neutral", tmp_path)
     assert story(existing) == story(neutral)
     assert {item.get("status") for item in existing if item["kind"] == "status"} >= {"RUNNING", "RESULTS_UPLOADED"}
+
+
+def test_a_servers_optimizer_moves_a_package_as_it_moves_the_neutral_form(package: Path, tmp_path: Path) -> None:
+    """``fed_opt`` without a ServerApp of its own: the house's optimizer takes the package's differences."""
+    settings = {"job_type": "fed_opt", "SERVER_OPTIMIZER": {"name": "adam", "lr": 0.1}}
+    write_package(package, **settings)
+    existing = run(package / "app", tmp_path, **{"learning-rate": 0.5})
+    own = {**settings, "GLOBAL_ROUNDS": 2, "LOCAL_ROUNDS": 2, "IMAGING": False}
+    write(tmp_path / "neutral", {"models.py": MODELS, "trainer.py": NEUTRAL}, own)
+    parts = {slot: tmp_path / f"{slot}.csv" for slot in SLOTS}
+    partition_csv(package / "cohort.csv", parts)
+    settle(tmp_path, parts)
+    assert story(existing) == story(run(tmp_path / "neutral", tmp_path))
+    assert [item["status"] for item in existing if item["kind"] == "status"][-1] == "RESULTS_UPLOADED"
+
+
+def test_a_package_of_two_stages_is_told_which_one_it_trains(package: Path, tmp_path: Path) -> None:
+    """``diffusion_model``: stage 2 starts from what stage 1 has made, and each task's config record names its stage."""
+    write_package(package, job_type="diffusion_model", GLOBAL_ROUNDS_AE=1, GLOBAL_ROUNDS_DM=2)
+    (package / "app" / "models.py").write_text(STAGED_MODELS)
+    client = package / "app" / "client_app.py"
+    staged = 'model = get_model(message.content["config"]["stage"])'
+    client.write_text(client.read_text().replace("model = get_model()", staged))
+    (package / "app" / "task.py").write_text((package / "app" / "task.py").read_text() + STAGED_TASK)
+    items = run(package / "app", tmp_path, **{"learning-rate": 0.5, "num-server-rounds": 3})
+    assert "failed" not in items[-1], items[-1]
+    metrics = [item for item in items if item["kind"] == "metric" and item["client"] == "Trust_1"]
+    assert {(1, "ae/loss"), (2, "dm/loss"), (3, "dm/loss")} <= {
+        (item["global_round"], item["label"]) for item in metrics
+    }
+    (package / "app" / "server_app.py").write_text("app = None\n")
+    with pytest.raises(FlipError) as refused:
+        check_app(package / "app", SLOTS)
+    assert (refused.value.code, refused.value.facts["key"]) == ("E0303", "job_type")
 
 
 @pytest.mark.parametrize(
