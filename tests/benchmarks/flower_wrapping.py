@@ -52,6 +52,8 @@ MOST_ADDED_S, MOST_ADDED_SHARE = 0.020, 0.01
 # Long enough for the sender, which sends once a second, to have worked in every block.
 BLOCK_S = 1.0
 PAIRS = 3
+# A block of one round: a pause of the machine in one of few would be the figure.
+PACED_PAIRS = 7
 MAX_BLOCK_ROUNDS = 150
 WARM_UP_ROUNDS = 3
 DRAIN_TIMEOUT_S = 120.0
@@ -101,12 +103,13 @@ class Added:
 class Effort:
     """How much is measured: ``pairs`` of a block of bare and one of wrapped rounds, each ``block_s`` seconds long.
 
-    With clients that work at one of ``paces`` a block is one round.
+    With clients that work at one of ``paces`` a block is one round, and there are ``paced_pairs``.
     """
 
     clients: Sequence[int] = CLIENTS
     block_s: float = BLOCK_S
     pairs: int = PAIRS
+    paced_pairs: int = PACED_PAIRS
     paces: Sequence[Pace] = PACES
 
 
@@ -144,12 +147,13 @@ def measure_added(effort: Effort) -> list[Added]:
             with hub.behind(fault) as url:
                 rival_s = measure_posts(clients, hub, url) if drains and clients <= MOST_POSTING else None
                 link = Link(hub, url, drains)
-                bare_s, added_s = measure_blocks(LocalGrid(direct_sites(clients)), link, room / "0", effort)
+                blocks = Blocks(effort.pairs, effort.block_s)
+                bare_s, added_s = measure_blocks(LocalGrid(direct_sites(clients)), link, room / "0", blocks)
                 found.append(Added(clients, name, bare_s, added_s, rival_s))
                 for pace in effort.paces if drains else ():
                     with paced(direct_sites(clients), pace.least_s, pace.most_s) as at_work:
                         grid = LocalGrid(at_work)
-                        bare_s, added_s = measure_blocks(grid, link, room / pace.words, effort, rounds=1)
+                        bare_s, added_s = measure_blocks(grid, link, room / pace.words, Blocks(effort.paced_pairs))
                     found.append(Added(clients, name, bare_s, added_s, None, pace))
     return found
 
@@ -167,12 +171,18 @@ class Link:
         return open_reporting(self.hub.settings(self.url), self.hub.new_model(str(folder)), folder)
 
 
-def measure_blocks(
-    grid: Grid, link: Link, folder: Path, effort: Effort, rounds: int | None = None
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Blocks:
+    """So many ``pairs`` of blocks, each of as many rounds as last ``seconds`` (None: of one)."""
+
+    pairs: int
+    seconds: float | None = None
+
+
+def measure_blocks(grid: Grid, link: Link, folder: Path, blocks: Blocks) -> tuple[float, float]:
     """Seconds of a bare round, and the median of what a wrapped one next to it took longer.
 
-    ``rounds`` make a block (None: as many as last ``block_s``). Where the hub takes reports, a bare block begins when
+    Where the hub takes reports, a bare block begins when
     all of them are delivered, and nothing is lost.
     """
     clients = len(list(grid.get_node_ids()))
@@ -180,12 +190,13 @@ def measure_blocks(
     reporting = link.open(folder)
     try:
         wrapped = Wrapped(grid, clients, reporting, folder)
-        if rounds is None:
+        rounds = 1
+        if blocks.seconds is not None:
             wrapped.run(WARM_UP_ROUNDS)
-            wanted = round(effort.block_s / bare(WARM_UP_ROUNDS))
+            wanted = round(blocks.seconds / bare(WARM_UP_ROUNDS))
             rounds = min(MAX_BLOCK_ROUNDS, max(WARM_UP_ROUNDS, wanted))
         pairs = []
-        for _ in range(effort.pairs):
+        for _ in range(blocks.pairs):
             if link.drains:
                 wait_delivered(reporting)
             pairs.append((bare(rounds), wrapped.run(rounds)))

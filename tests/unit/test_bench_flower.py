@@ -102,7 +102,7 @@ def test_what_an_import_loads_is_seen() -> None:
 def test_a_round_is_measured_bare_wrapped_and_with_a_post_for_every_metric() -> None:
     """The measurement itself asserts that the hub gets every report and every post: a broken side is no fast side."""
     pace = Pace("at work", 0.2, 0.3)
-    found = flower_wrapping.measure_added(Effort(clients=(1,), block_s=0.01, pairs=1, paces=[pace]))
+    found = flower_wrapping.measure_added(Effort(clients=(1,), block_s=0.01, pairs=1, paced_pairs=1, paces=[pace]))
     slow, at_work, hung = found
     assert [(each.hub, each.pace) for each in found] == [("at 50 ms", None), ("at 50 ms", pace), ("hung", None)]
     # Not a time of ours: 20 answers that each take 50 ms.
