@@ -427,6 +427,14 @@ _ENTRIES = (
         "The hub stores only a hash of its key; a key is shown once, when the hub is initialised.",
     ),
     Entry(
+        "E0413",
+        ExitCode.UNAUTHORISED,
+        "the hub refused FLIP_HUB_TOKEN ({token})",
+        "{reason}",
+        "flip-fl hub token add NAME --role viewer, and set FLIP_HUB_TOKEN to what it shows",
+        "The service key only reports. Whoever reads a run at the hub, by a browser or a program, needs a login token.",
+    ),
+    Entry(
         "E0412",
         ExitCode.FAILED,
         "the outbox {path} cannot be used: {problem}",
@@ -850,6 +858,14 @@ _ENTRIES = (
         "flip-fl hub serve --dir {dir}",
         "Silence is counted from the moment on which the hub is there again.",
         retryable=True,
+    ),
+    Entry(
+        "E1008",
+        ExitCode.REFUSED,
+        "the token {id} of '{name}' is {state}: it cannot be rotated",
+        "a successor would give back what was taken away",
+        "flip-fl hub token add '{name}' --role {role}",
+        "Rotating makes a token of the same name, role and projects; the old one ends after the overlap.",
     ),
     # -- data ---------------------------------------------------------------------------------------------------
     Entry(

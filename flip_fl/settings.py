@@ -77,7 +77,10 @@ class RoleSettings(BaseSettings):
 
 
 class ServerSettings(RoleSettings):
-    """The FL server in production: the hub, the results' bucket, the state folder."""
+    """The FL server in production: the hub, the results' bucket, the state folder.
+
+    ``service_key`` reports; ``hub_token``, a login token, reads what the hub knows of a run.
+    """
 
     role: ClassVar[str] = "FL server"
     hub_url: _Url = Field(alias="FLIP_API_INTERNAL_URL")
@@ -88,6 +91,7 @@ class ServerSettings(RoleSettings):
     )
     checkpoint_root: Path = Field(Path("/app/server-checkpoints"), alias="SERVER_CHECKPOINT_ROOT")
     dialect: HubDialect = Field(HubDialect.BOTH, alias="FLIP_HUB_DIALECT")
+    hub_token: SecretStr | None = Field(None, alias="FLIP_HUB_TOKEN")
     state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
     s3_endpoint: _Url | None = Field(None, alias="AWS_ENDPOINT_URL")
     s3_access_key: SecretStr | None = Field(None, alias="AWS_ACCESS_KEY_ID")
@@ -126,7 +130,8 @@ class HubSettings(RoleSettings):
     """The hub: its database, the hash of the service key (empty: closed), and what it does about silent FL servers.
 
     A run that reports nothing for ``unreachable_after_s`` is shown as unreachable. With ``stale_error_after_s`` (off
-    by default) it ends as ERROR after that time, and its net is free again.
+    by default) it ends as ERROR after that time, and its net is free again. An address that presents more than
+    ``wrong_keys_per_minute`` is not heard for a while.
     """
 
     role: ClassVar[str] = "hub"
@@ -139,6 +144,7 @@ class HubSettings(RoleSettings):
     stale_error_after_s: Annotated[float, Field(ge=60, le=31_536_000)] | None = Field(
         None, alias="FLIP_HUB_STALE_ERROR_AFTER_S"
     )
+    wrong_keys_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = Field(30, alias="FLIP_HUB_WRONG_KEYS_PER_MINUTE")
 
 
 class TrustSettings(RoleSettings):
@@ -353,6 +359,7 @@ _EXPECTED = {
     "FLIP_ROLE": "server or client",
     "FLIP_HUB_DIALECT": "both, older or current",
     "FLIP_HUB_UNREACHABLE_AFTER_S": "seconds from 30 to 86400",
+    "FLIP_HUB_WRONG_KEYS_PER_MINUTE": "a whole number from 1 to 1000000",
     "FLIP_HUB_STALE_ERROR_AFTER_S": "seconds from 60 to 31536000, or empty for never",
     "DEV_MISSING_STUDY": "empty or error",
     "FLIP_TRUST_IN_FLIGHT": "a number of requests from 1 to 256",

@@ -33,7 +33,7 @@ class Run:
     settings: ServerSettings | None = None
 
     def story(self) -> Story | None:
-        """What is known of the run now; None while it has none. Raises ``FlipError`` E0402, E0403, E0411, E0705."""
+        """What is known of the run now; None while it has none. ``FlipError`` E0401, E0402, E0403, E0413, E0705."""
         if self.folder is not None:
             told = self.folder / STORY
             if told.is_file():
@@ -104,14 +104,10 @@ def _live(folder: Path) -> Story | None:
 
 def _ask(settings: ServerSettings, model_id: UUID) -> Story:
     from flip_fl.dashboard.story import Story
-    from flip_fl.http import HttpClient, HttpConnectionError, HttpStatusError
+    from flip_fl.http import HttpConnectionError, HttpStatusError
+    from flip_fl.reporting.hub_reader import reading_client, token_refused
 
-    client = HttpClient(
-        settings.hub_url,
-        key_header=settings.service_key_header,
-        key=settings.service_key.get_secret_value(),
-        read_timeout_s=TIMEOUT_S,
-    )
+    client = reading_client(settings, read_timeout_s=TIMEOUT_S)
     with contextlib.closing(client):
         try:
             answer = client.request("GET", ("model", str(model_id), "story"), route="/model/{id}/story")
@@ -122,7 +118,7 @@ def _ask(settings: ServerSettings, model_id: UUID) -> Story:
             ) from None
         except HttpStatusError as error:
             if error.status_code in (401, 403):
-                raise FlipError("E0411", key="set", reason=error.detail or "the hub gave no reason") from None
+                raise token_refused(settings, error) from None
             raise FlipError(
                 "E0705",
                 run=model_id,

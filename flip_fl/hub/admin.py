@@ -6,20 +6,19 @@ nothing and returns it.
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, or_
 from sqlmodel import Session, col, select
 
 from flip_fl.errors import FlipError
-from flip_fl.hub import database, kit_slots
+from flip_fl.hub import audit, database, kit_slots, model_service
 from flip_fl.hub.once import insert_once
+from flip_fl.hub.security import new_service_key as new_service_key  # what sets up a hub needs one, too
 from flip_fl.hub.tables import FlKitSlot, Model, ModelTrustIntersect, Project, StatusHistory, Trust
 from flip_fl.values import ModelStatus, natural_key
 
@@ -61,6 +60,7 @@ class ModelInfo:
     name: str
     description: str
     project: str
+    project_id: UUID
     status: ModelStatus
     deleted: bool
     created_at: datetime
@@ -73,27 +73,26 @@ def init_database(url: str) -> None:
 
 
 @contextmanager
-def open_session(url: str) -> Iterator[Session]:
-    """A session on an initialised database, for the functions below. Raises ``FlipError`` E1001."""
+def open_session(url: str, actor: audit.Actor = audit.HUB) -> Iterator[Session]:
+    """A session on an initialised database, for the functions below; ``actor`` is who the audit says has acted.
+
+    Raises ``FlipError`` E1001.
+    """
     engine = database.open_engine(url)
     try:
         database.require_current_schema(engine)
         with database.writing(engine) as session:
+            audit.act_as(session, actor)
             yield session
     finally:
         engine.dispose()
 
 
-def new_service_key() -> tuple[str, str]:
-    """A fresh service key and its hash: (key, SHA-256 as 64 hexadecimal digits). Only the hash is for the hub."""
-    key = secrets.token_urlsafe(32)
-    return key, hashlib.sha256(key.encode()).hexdigest()
-
-
 def create_project(session: Session, name: str) -> ProjectInfo:
     """The project of this name, made if it is new. Raises ``FlipError`` E1005 for a name of 0 or over 255 letters."""
     _check_text("project", "the name", name, 1, 255)
-    insert_once(Project, [_new_row(Project(name=name))], "id", session)
+    for project_id in insert_once(Project, [_new_row(Project(name=name))], "id", session):
+        audit.record(session, "project.created", name, project_id=project_id)
     session.commit()
     return _project(session, name)
 
@@ -106,7 +105,8 @@ def create_trust(session: Session, name: str, code: str | None = None) -> TrustI
     _check_text("trust", "the name", name, 1, 255)
     if code is not None:
         _check_text("trust", "the code", code, 1, 64)
-    insert_once(Trust, [_new_row(Trust(name=name, code=code))], "id", session)
+    if insert_once(Trust, [_new_row(Trust(name=name, code=code))], "id", session):
+        audit.record(session, "trust.created", name, code=code)
     session.commit()
     trust = _trust(session, name)
     if trust.code != code:
@@ -136,25 +136,25 @@ def create_model(
     model_id = model_id or uuid4()
     row = _new_row(Model(id=model_id, project_id=project_id, name=name, description=description))
     if insert_once(Model, [row], "id", session):
-        session.add(StatusHistory(model_id=model_id, status=ModelStatus.PENDING, by="hub"))
-        session.flush()
+        session.add(StatusHistory(model_id=model_id, status=ModelStatus.PENDING, by=audit.actor_of(session).name))
+        audit.record(session, "model.created", model_id, project_id=project_id, name=name)
     else:
         known = session.exec(select(Model).where(col(Model.id) == model_id)).one()
         if (known.name, known.project_id) != (name, project_id):
             difference = f"the name {known.name!r}" if known.name != name else "another project"
             session.rollback()
             raise FlipError("E1003", kind="model", name=model_id, difference=difference, suggestion="use another id")
-    _associate(session, model_id, trust_ids)
+    _associate(session, model_id, project_id, trust_ids)
     session.commit()
     return _model(session, model_id)
 
 
 def associate_trusts(session: Session, model: str | UUID, trusts: Sequence[str | UUID]) -> ModelInfo:
     """Let ``trusts`` take part in a model; those that already do stay. Raises ``FlipError`` E1002."""
-    model_id = _model(session, model).id
-    _associate(session, model_id, [_trust(session, trust).id for trust in trusts])
+    known = _model(session, model)
+    _associate(session, known.id, known.project_id, [_trust(session, trust).id for trust in trusts])
     session.commit()
-    return _model(session, model_id)
+    return _model(session, known.id)
 
 
 def seed_slots(session: Session, count: int) -> list[SlotInfo]:
@@ -176,16 +176,21 @@ def release_slot(session: Session, slot: str, *, retire: bool = True) -> str | N
     return kit_slots.release(slot, session, retire=retire)
 
 
-def list_projects(session: Session) -> list[ProjectInfo]:
-    """Every project, by name."""
-    rows = session.exec(select(Project.id, Project.name)).all()
+def list_projects(session: Session, *, within: Collection[UUID] | None = None) -> list[ProjectInfo]:
+    """The projects, by name; only those ``within`` (ids) when it is given."""
+    query = select(Project.id, Project.name)
+    rows = session.exec(query if within is None else query.where(col(Project.id).in_(within))).all()
     session.commit()
     return sorted((ProjectInfo(*row) for row in rows), key=lambda project: natural_key(project.name))
 
 
-def list_trusts(session: Session) -> list[TrustInfo]:
-    """Every trust with its slot, by name."""
-    return sorted(_trusts(session), key=lambda trust: natural_key(trust.name))
+def list_trusts(session: Session, *, within: Collection[UUID] | None = None) -> list[TrustInfo]:
+    """The trusts with their slots, by name; only those that take part in the projects ``within`` when it is given."""
+    wanted: list[ColumnElement[bool]] = []
+    if within is not None:
+        members = select(ModelTrustIntersect.trust_id).join(Model, col(Model.id) == col(ModelTrustIntersect.model_id))
+        wanted.append(col(Trust.id).in_(members.where(col(Model.project_id).in_(within))))
+    return sorted(_trusts(session, *wanted), key=lambda trust: natural_key(trust.name))
 
 
 def list_slots(session: Session) -> list[SlotInfo]:
@@ -203,17 +208,63 @@ def list_slots(session: Session) -> list[SlotInfo]:
     return slots
 
 
-def list_models(session: Session, project: str | UUID | None = None, *, deleted: bool = False) -> list[ModelInfo]:
-    """The models, newest first; deleted ones only when asked for. Raises ``FlipError`` E1002 for the project."""
+def list_models(
+    session: Session,
+    project: str | UUID | None = None,
+    *,
+    deleted: bool = False,
+    within: Collection[UUID] | None = None,
+    status: ModelStatus | None = None,
+    text: str = "",
+    trust: str | UUID | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[ModelInfo]:
+    """The models, newest first; deleted ones only when asked for.
+
+    ``within`` are the ids of the only projects that are looked at, ``text`` a part of the name or the description in
+    any case, ``trust`` one that takes part. Raises ``FlipError`` E1002 for an unknown project or trust.
+    """
     wanted: list[ColumnElement[bool]] = [] if deleted else [col(Model.deleted).is_(False)]
     if project is not None:
         wanted.append(col(Model.project_id) == _project(session, project).id)
-    return _models(session, *wanted)
+    if within is not None:
+        wanted.append(col(Model.project_id).in_(within))
+    if status is not None:
+        wanted.append(col(Model.status) == status)
+    if text:
+        columns = (col(Model.name), col(Model.description))
+        wanted.append(or_(*(column.icontains(text, autoescape=True) for column in columns)))
+    if trust is not None:
+        members = select(ModelTrustIntersect.model_id)
+        wanted.append(col(Model.id).in_(members.where(col(ModelTrustIntersect.trust_id) == _trust(session, trust).id)))
+    return _models(session, *wanted, limit=limit, offset=offset)
 
 
-def _associate(session: Session, model_id: UUID, trust_ids: Sequence[UUID]) -> None:
+def find_project(session: Session, project: str | UUID) -> ProjectInfo:
+    """The project of this id or name. Raises ``FlipError`` E1002."""
+    return _project(session, project)
+
+
+def find_model(session: Session, model: str | UUID) -> ModelInfo:
+    """The model of this id or name, a deleted one too. Raises ``FlipError`` E1002."""
+    return _model(session, model)
+
+
+def delete_model(session: Session, model: str | UUID) -> ModelInfo:
+    """Flag a model as deleted; its rows stay. Harmless when done before. Raises ``FlipError`` E1002."""
+    known = _model(session, model)
+    if not known.deleted:
+        audit.record(session, "model.deleted", known.id, project_id=known.project_id, name=known.name)
+        model_service.delete_model(known.id, audit.actor_of(session).name, session)
+    return _model(session, known.id)
+
+
+def _associate(session: Session, model_id: UUID, project_id: UUID, trust_ids: Sequence[UUID]) -> None:
     rows = [{"model_id": model_id, "trust_id": trust_id} for trust_id in dict.fromkeys(trust_ids)]
-    insert_once(ModelTrustIntersect, rows, "trust_id", session)
+    joined = insert_once(ModelTrustIntersect, rows, "trust_id", session)
+    if joined:
+        audit.record(session, "model.joined", model_id, project_id=project_id, trusts=sorted(map(str, joined)))
 
 
 def _new_row(row: Project | Trust | Model) -> dict[str, object]:
@@ -256,12 +307,16 @@ def _trusts(session: Session, *conditions: ColumnElement[bool]) -> list[TrustInf
     return [TrustInfo(*row) for row in rows]
 
 
-def _models(session: Session, *conditions: ColumnElement[bool]) -> list[ModelInfo]:
+def _models(
+    session: Session, *conditions: ColumnElement[bool], limit: int | None = None, offset: int = 0
+) -> list[ModelInfo]:
     rows = session.exec(
         select(Model, Project.name)
         .join(Project, col(Project.id) == col(Model.project_id))
         .where(*conditions)
         .order_by(col(Model.created_at).desc(), col(Model.id))
+        .limit(limit)
+        .offset(offset)
     ).all()
     members: dict[UUID, list[str]] = {model.id: [] for model, _ in rows}
     for model_id, trust in session.exec(
@@ -276,6 +331,7 @@ def _models(session: Session, *conditions: ColumnElement[bool]) -> list[ModelInf
             name=model.name,
             description=model.description,
             project=project,
+            project_id=model.project_id,
             status=model.status,
             deleted=model.deleted,
             created_at=model.created_at,

@@ -17,13 +17,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 
 from flip_fl import __version__
-from flip_fl.hub import database, presence
+from flip_fl.errors import FlipError
+from flip_fl.hub import database, openapi, presence
+from flip_fl.hub.access import viewer
+from flip_fl.hub.headers import Discreet, SecurityHeaders
 from flip_fl.hub.refusals import public_errors
-from flip_fl.hub.routes import fl, read, slots
-from flip_fl.hub.security import require_service_key
+from flip_fl.hub.routes import credentials, fl, login, manage, read, slots
+from flip_fl.hub.service_keys import KeyRing
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.sweep import sweep
 from flip_fl.hub.tables import utc_now
+from flip_fl.hub.throttle import Throttle
 from flip_fl.services.body_limit import BodyLimit
 from flip_fl.settings import HubSettings
 from flip_fl.wire import MAX_BATCH_BYTES
@@ -33,10 +37,13 @@ _logger = logging.getLogger(__name__)
 # The envelope around a full batch is small; a traceback posted by itself may be as long as a batch.
 MAX_BODY_BYTES = MAX_BATCH_BYTES + (64 << 10)
 _RETRY_AFTER_S = "2"
+# Unknown; differs from what is there; none is free; over already.
+_STATUS_OF = {"E1002": 404, "E1003": 409, "E1004": 409, "E1008": 409}
 
 
 def create_app(settings: HubSettings) -> FastAPI:
-    """The hub for these settings: routes under ``/api``, each behind the service key, and an open ``/health``.
+    """The hub for these settings: routes under ``/api``, each behind a token or the service key (see ``access``), the
+    login page, and an open ``/health``.
 
     The database must have been initialised: starting refuses with ``FlipError`` E1001 if it was not.
     """
@@ -45,18 +52,26 @@ def create_app(settings: HubSettings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.engine = database.open_engine(settings.database_url)
+    app.state.service_keys = KeyRing(settings.service_key_hash)
+    app.state.throttle = Throttle(settings.wrong_keys_per_minute)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(Discreet)
+    app.add_middleware(SecurityHeaders)
     app.add_exception_handler(RequestValidationError, _refuse_input)
+    app.add_exception_handler(FlipError, _refuse_by_rule)
     for unwell in (OperationalError, InternalError, InterfaceError, PoolTimeoutError):
         app.add_exception_handler(unwell, _refuse_busy)
     for path in ("/health", "/api/health"):
-        app.add_api_route(path, _health, methods=["GET"])
-    api = APIRouter(prefix="/api", dependencies=[Depends(require_service_key)])
-    api.include_router(fl.router)
-    api.include_router(read.router)
-    api.include_router(slots.router)
-    api.add_api_route("/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
+        app.add_api_route(path, _health, methods=["GET"], tags=["health"])
+    api = APIRouter(prefix="/api")
+    for part in (fl, read, manage, slots, credentials, login):
+        api.include_router(part.router)
+    api.add_api_route(
+        "/openapi.json", _openapi, methods=["GET"], include_in_schema=False, dependencies=[Depends(viewer)]
+    )
     app.include_router(api)
+    app.include_router(login.pages)
+    openapi.describe(app)
     return app
 
 
@@ -112,6 +127,13 @@ async def _refuse_input(_request: Request, error: Exception) -> Response:
     """422 with place and reason. The default answer quotes the input, which breaks on a NaN and leaks the rest."""
     errors = error.errors() if isinstance(error, RequestValidationError) else []
     return JSONResponse({"detail": public_errors(errors)}, status_code=422)
+
+
+async def _refuse_by_rule(_request: Request, error: Exception) -> Response:
+    """What the catalogue says, as a status of HTTP."""
+    code = error.code if isinstance(error, FlipError) else ""
+    what = error.what if isinstance(error, FlipError) else "refused"
+    return JSONResponse({"detail": what}, status_code=_STATUS_OF.get(code, 400))
 
 
 async def _refuse_busy(request: Request, error: Exception) -> Response:

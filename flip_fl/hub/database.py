@@ -30,15 +30,17 @@ def open_engine(url: str) -> Engine:
     """An engine for ``sqlite:///…`` or ``postgresql://…``; connects to nothing yet.
 
     On SQLite a transaction takes the write lock at its start, so that what it has read stays true until it writes;
-    sessions opened with ``reading`` take none. Raises ``FlipError`` E1001 for a URL that cannot be used.
+    sessions opened with ``reading`` take none. Errors do not quote what was stored. Raises ``FlipError`` E1001 for a
+    URL that cannot be used.
     """
     address = _address(url)
     if address.get_backend_name() == "sqlite":
-        engine = create_engine(address, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S, "check_same_thread": False})
+        options = {"timeout": SQLITE_BUSY_TIMEOUT_S, "check_same_thread": False}
+        engine = create_engine(address, connect_args=options, hide_parameters=True)
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(address, pool_size=10, max_overflow=30, pool_pre_ping=True)
+    return create_engine(address, pool_size=10, max_overflow=30, pool_pre_ping=True, hide_parameters=True)
 
 
 @contextmanager

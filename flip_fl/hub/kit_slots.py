@@ -8,6 +8,7 @@ from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
 from flip_fl.errors import FlipError
+from flip_fl.hub import audit
 from flip_fl.hub.once import insert_once
 from flip_fl.hub.tables import FlKitSlot, SlotRevocation, Trust, utc_now
 from flip_fl.values import natural_key
@@ -25,6 +26,8 @@ def seed(count: int, session: Session) -> list[str]:
             "E1005", kind="net", field="the number of slots", value=count, expected="1 or more", suggestion="--slots 2"
         )
     made = _mint(range(1, count + 1), session)
+    if made:
+        audit.record(session, "slots.seeded", made[-1], slots=made)
     session.commit()
     return made
 
@@ -62,6 +65,7 @@ def assign(trust_id: UUID, session: Session) -> str:
         )
         # Nothing claimed: another registration was faster with this one, so look for the next.
         if claimed.rowcount == 1:
+            audit.record(session, "slot.assigned", free, trust=trust.name)
             session.commit()
             return free
 
@@ -69,6 +73,7 @@ def assign(trust_id: UUID, session: Session) -> str:
 def record_kit(slot_name: str, fingerprint: str, session: Session) -> None:
     """Remember the fingerprint of the credentials issued for a slot, and commit. Raises ``FlipError`` E1002."""
     _find(slot_name, session).fingerprint = fingerprint
+    audit.record(session, "slot.kit_issued", slot_name, fingerprint=fingerprint)
     session.commit()
 
 
@@ -87,6 +92,9 @@ def release(slot_name: str, session: Session, *, retire: bool = True) -> str | N
         if retire:
             slot.retired_at = utc_now()
             fresh = _mint_next(session)
+    if slot.assigned_to_trust_id is not None or fresh is not None:
+        held = None if slot.assigned_to_trust_id is None else str(slot.assigned_to_trust_id)
+        audit.record(session, "slot.released", slot_name, trust=held, successor=fresh)
     slot.assigned_to_trust_id = None
     slot.assigned_at = None
     session.commit()

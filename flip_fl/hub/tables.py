@@ -59,7 +59,7 @@ class ActionText(TypeDecorator[ModelAuditAction]):
 
 
 # SQLite numbers rows by itself only in a column of exactly this type.
-_RowId = BigInteger().with_variant(Integer(), "sqlite")
+ROW_ID = BigInteger().with_variant(Integer(), "sqlite")
 
 
 def as_utc(value: datetime) -> datetime:
@@ -131,7 +131,7 @@ class ModelsAudit(SQLModel, table=True):
     """Who did what to a model; ``user_id`` is null for transitions that the FL server reported."""
 
     __tablename__ = "models_audit"
-    id: int | None = Field(default=None, primary_key=True, sa_type=_RowId)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     model_id: UUID = Field(foreign_key="model.id", index=True, sa_type=Uuid)
     action: ModelAuditAction = Field(sa_type=ActionText)
     user_id: str | None = Field(default=None, sa_type=String(255), nullable=True)
@@ -142,7 +142,7 @@ class StatusHistory(SQLModel, table=True):
     """Every change of a model's status, with who asked for it and why."""
 
     __tablename__ = "fl_status_history"
-    id: int | None = Field(default=None, primary_key=True, sa_type=_RowId)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     model_id: UUID = Field(foreign_key="model.id", index=True, sa_type=Uuid)
     previous: ModelStatus | None = Field(default=None, sa_type=StatusText, nullable=True)
     status: ModelStatus = Field(sa_type=StatusText)
@@ -176,7 +176,7 @@ class FlLog(SQLModel, table=True):
 
     __tablename__ = "fl_logs"
     __table_args__ = (Index("ix_fl_logs_model_id", "model_id", "id"),)
-    id: int | None = Field(default=None, primary_key=True, sa_type=_RowId)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     model_id: UUID = Field(foreign_key="model.id", sa_type=Uuid)
     log_date: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
     occurred_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
@@ -195,7 +195,7 @@ class FlMetric(SQLModel, table=True):
 
     __tablename__ = "fl_metrics"
     __table_args__ = (Index("ix_fl_metrics_model_id", "model_id", "id"),)
-    id: int | None = Field(default=None, primary_key=True, sa_type=_RowId)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     model_id: UUID = Field(foreign_key="model.id", sa_type=Uuid)
     trust_id: UUID = Field(foreign_key="trust.id", sa_type=Uuid)
     fl_client_name: str | None = Field(default=None, sa_type=String(128), nullable=True)
@@ -226,7 +226,7 @@ class SlotRevocation(SQLModel, table=True):
     """A released slot whose credentials must not connect any more."""
 
     __tablename__ = "fl_slot_revocation"
-    id: int | None = Field(default=None, primary_key=True, sa_type=_RowId)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     slot_name: str = Field(foreign_key="fl_kit_slot.slot_name", index=True, sa_type=String(128))
     fingerprint: str | None = Field(default=None, sa_type=String(128), nullable=True)
     revoked_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)

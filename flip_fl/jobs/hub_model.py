@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from flip_fl import wire
 from flip_fl.dashboard.story import Story
 from flip_fl.errors import FlipError
-from flip_fl.http import HttpClient, HttpConnectionError, HttpStatusError
+from flip_fl.http import HttpConnectionError, HttpStatusError
 from flip_fl.jobs.decide import LOSS_PREFIX, HubState
 from flip_fl.reporting.hub_client import HubClient
+from flip_fl.reporting.hub_reader import reading_client, token_refused
 from flip_fl.settings import ServerSettings
 from flip_fl.values import ModelStatus
 
@@ -30,22 +31,17 @@ class HubAway(Exception):
 
 
 class HubModel:
-    """The model ``model_id`` at the hub of ``settings``.
+    """The model ``model_id`` at the hub of ``settings``. Raises ``FlipError`` E0401 when these hold no token.
 
-    Every method makes one bounded attempt and raises ``HubAway``, or ``FlipError``: E0411 (the key is refused), E1002
-    (no such model, or a deleted one), E0402 (not a hub that can be asked for a status).
+    Every method makes one bounded attempt and raises ``HubAway``, or ``FlipError``: E0411 (the key is refused), E0413
+    (the token is), E1002 (no such model, or a deleted one), E0402 (not a hub that can be asked for a status).
     """
 
     def __init__(self, settings: ServerSettings, model_id: UUID, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self.model_id = model_id
         self._settings = settings
         self._key = settings.service_key.get_secret_value()
-        self._read = HttpClient(
-            settings.hub_url,
-            key_header=settings.service_key_header,
-            key=self._key,
-            read_timeout_s=read_timeout_s,
-        )
+        self._read = reading_client(settings, read_timeout_s=read_timeout_s)
         self._write = HubClient(settings, read_timeout_s=read_timeout_s)
 
     @property
@@ -114,6 +110,8 @@ class HubModel:
             code = error.status_code
             if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS:
                 raise HubAway(str(error)) from None
+            if code in _UNAUTHORISED and last != "events":
+                raise token_refused(self._settings, error) from None
             if code in _UNAUTHORISED:
                 shown = f"sha256 {hashlib.sha256(self._key.encode()).hexdigest()[:6]}"
                 raise FlipError("E0411", key=shown, reason=error.detail or f"it answered {code}") from None

@@ -13,8 +13,9 @@ from uuid import UUID
 from flip_fl.dashboard.story import Story
 from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
-from flip_fl.http import HttpClient, HttpConnectionError, HttpStatusError
+from flip_fl.http import HttpConnectionError, HttpStatusError
 from flip_fl.reporting.hub_client import HubClient
+from flip_fl.reporting.hub_reader import token_client
 from flip_fl.settings import ServerSettings, write_settings_file
 from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.processes import read_port, running, start, wait_until
@@ -30,15 +31,16 @@ PROJECT = "Simulated project"
 
 @dataclass(frozen=True)
 class SimulatedHub:
-    """A hub that runs on this machine, and the model that the run reports on."""
+    """A hub that runs on this machine, and the model that the run reports on. ``key`` reports, ``token`` reads."""
 
     url: str
     key: str
+    token: str
     model_id: UUID
 
     def story(self) -> Story:
         """The run's story as the hub tells it now. Raises ``FlipError`` E0403 when the hub gives no answer."""
-        client = HttpClient(self.url, key_header="X-Internal-Service-Key", key=self.key)
+        client = token_client(self.url, self.token)
         with contextlib.closing(client), self._named():
             answer = client.request("GET", ("model", str(self.model_id), "story"), route="/model/{id}/story")
         return Story.model_validate_json(answer.content)
@@ -74,7 +76,8 @@ def simulated_hub(
 
     Raises ``FlipError`` E0509 without the hub's packages, E0506 when it does not start.
     """
-    from flip_fl.hub import admin
+    from flip_fl.hub import admin, tokens
+    from flip_fl.hub.roles import Role
 
     database_url = f"sqlite:///{folder.database}"
     admin.init_database(database_url)
@@ -83,6 +86,7 @@ def simulated_hub(
         trusts = _register_trusts(session, slots, slots_total)
         admin.create_project(session, PROJECT)
         model_id = admin.create_model(session, PROJECT, name, description, trusts=trusts).id
+        token = tokens.issue(session, "the simulator", Role.VIEWER).secret
     settings = folder.settings / "hub.env"
     write_settings_file(settings, {"FLIP_HUB_DATABASE_URL": database_url, "INTERNAL_SERVICE_KEY_HASH": key_hash})
     port_file = folder.state / "hub.port"
@@ -90,7 +94,7 @@ def simulated_hub(
     command += ["--port-file", str(port_file)]
     with running(start("the hub", command, folder.logs / "hub.log", env=scrubbed())) as child:
         wait_until(child, lambda: read_port(port_file) is not None, START_TIMEOUT_S)
-        yield SimulatedHub(f"http://127.0.0.1:{read_port(port_file)}/api", key, model_id)
+        yield SimulatedHub(f"http://127.0.0.1:{read_port(port_file)}/api", key, token, model_id)
 
 
 def _register_trusts(session: Session, slots: Sequence[str], slots_total: int) -> list[str]:

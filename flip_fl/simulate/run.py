@@ -147,6 +147,7 @@ def _open(
         "FLIP_ROLE": "server",
         "FLIP_API_INTERNAL_URL": proxy.url if proxy else hub.url,
         "INTERNAL_SERVICE_KEY": hub.key,
+        "FLIP_HUB_TOKEN": hub.token,
         "FLIP_STATE_DIR": str(folder.state),
         "SERVER_CHECKPOINT_ROOT": str(folder.state / "checkpoints"),
         **store.settings(BUCKET),

@@ -61,7 +61,7 @@ class Script:
 
 def to(hub: RunningHub, state: Path | None = None, url: str | None = None) -> ServerSettings:
     more = {} if state is None else {"state_dir": str(state)}
-    return settings(url or hub.base, hub.key, **more)
+    return settings(url or hub.base, hub.key, hub_token=hub.world.token, **more)
 
 
 def watched(hub: RunningHub, script: Script, *, state: Path | None = None, **facts: Any) -> Watched:
@@ -238,7 +238,9 @@ def test_wrong_keys_models_and_addresses_end_at_once_with_their_reason(hub: Runn
     script = Script([EngineState.FAILED])
     missing = UUID("7f3a2b10-5c4d-4e6f-8a9b-0c1d2e3f4a5b")
     cases: Sequence[tuple[ServerSettings, UUID, str]] = (
-        (settings(hub.base, "another-key"), hub.world.model_id, "E0411"),
+        (settings(hub.base, "another-key", hub_token=hub.world.token), hub.world.model_id, "E0411"),
+        (settings(hub.base, hub.key, hub_token="another-token"), hub.world.model_id, "E0413"),
+        (settings(hub.base, hub.key), hub.world.model_id, "E0401"),
         (to(hub), missing, "E1002"),
         (to(hub, url=hub.base.removesuffix("/api")), hub.world.model_id, "E0402"),
     )
@@ -376,7 +378,7 @@ def test_real_runs_of_a_real_superlink_end_at_the_hub(one_hub: RunningHub, tmp_p
 
 def _settings(hub: RunningHub, there: Deployment) -> Path:
     file = there.inner.folder / "server.env"
-    values = {"FLIP_API_INTERNAL_URL": hub.base, "INTERNAL_SERVICE_KEY": hub.key}
+    values = {"FLIP_API_INTERNAL_URL": hub.base, "INTERNAL_SERVICE_KEY": hub.key, "FLIP_HUB_TOKEN": hub.world.token}
     write_settings_file(file, {**values, "UPLOADED_FEDERATED_DATA_BUCKET": "s3://results"})
     return file
 

@@ -24,7 +24,7 @@ from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.sender import Pace, Sender
 from flip_fl.settings import HubSettings
 from flip_fl.values import ModelStatus
-from tests.support.hub import RunningHub, item, metric, outcomes
+from tests.support.hub import RunningHub, item, metric, outcomes, unlock_history
 from tests.support.reporting import settings, wait_until
 
 AFTER = timedelta(seconds=120)
@@ -237,6 +237,7 @@ def test_a_run_that_was_ended_and_reports_again_has_the_last_word(hub: RunningHu
     assert outcomes(hub.batch(metric("Trust_1", "loss", 0.5, 1))) == ["stored"]
     with hub.world.session() as session:
         # Half a minute passes; what was told is not told again.
+        unlock_history(session)
         session.exec(update(StatusHistory).values(at=utc_now() - timedelta(seconds=300)))
         session.commit()
     _set(hub, silent_s=30)

@@ -134,10 +134,11 @@ class TestOrdinaryRun:
             assert series.points[-1].y < series.points[0].y  # type: ignore[operator]
 
     def test_no_patient_value_and_no_key_leaves_the_site(self, ordinary: RunOutcome) -> None:
-        """Identifiers, accession numbers and notes of the cohort, and both keys, are in no log, hub row or bundle."""
+        """Identifiers, accession numbers, notes of the cohort, keys and token are in no log, hub row or bundle."""
         key = _setting(ordinary.folder / "state" / "settings" / "server.env", "INTERNAL_SERVICE_KEY")
         secret = _setting(ordinary.folder / "state" / "settings" / "server.env", "AWS_SECRET_ACCESS_KEY")
-        assert_absent(ordinary.folder, [CANARY, key, secret])
+        token = _setting(ordinary.folder / "state" / "settings" / "server.env", "FLIP_HUB_TOKEN")
+        assert_absent(ordinary.folder, [CANARY, key, secret, token])
 
     def test_nothing_is_left_running(self, ordinary: RunOutcome) -> None:
         """Hub, object store, engine and its workers are gone when the run is over."""
@@ -424,7 +425,7 @@ def test_a_killed_site_process_ends_the_run_with_its_name(engine: str, tmp_path:
 def assert_no_key_in_any_environment(folder: Path) -> None:
     """No process of the run, engine and sites included, has the hub's or the store's key in its environment."""
     server = folder / "state" / "settings" / "server.env"
-    keys = [_setting(server, name) for name in ("INTERNAL_SERVICE_KEY", "AWS_SECRET_ACCESS_KEY")]
+    keys = [_setting(server, name) for name in ("INTERNAL_SERVICE_KEY", "FLIP_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")]
     seen = 0
     for process in processes_in(folder):
         seen += 1

@@ -15,7 +15,8 @@ import requests
 
 from flip_fl.dashboard.story import Story, Transition
 from flip_fl.flower.job import write_job
-from flip_fl.hub import admin
+from flip_fl.hub import admin, tokens
+from flip_fl.hub.roles import Role
 from flip_fl.jobs.templates import JobValues
 from flip_fl.settings import write_settings_file
 from flip_fl.simulate.flower_deployment import Node
@@ -138,6 +139,7 @@ class Federation:
     app: Path
     tool_job: Path
     settings: Path
+    token: str
     scenarios: dict[str, Scenario] = field(default_factory=dict)
 
     def submit(self, name: str, slots: str, waits: str = "", **config: str | int | bool) -> Scenario:
@@ -203,7 +205,7 @@ class Federation:
         return scenario
 
     def _story(self, scenario: Scenario) -> Story:
-        headers = {"X-Internal-Service-Key": self.hub.key}
+        headers = {"Authorization": f"Bearer {self.token}"}
         answer = requests.get(f"{self.hub.base}/model/{scenario.model_id}/story", headers=headers, timeout=30)
         assert answer.status_code == 200, answer.text
         return Story.model_validate_json(answer.content)
@@ -216,6 +218,7 @@ def _federation(folder: Path) -> Iterator[Federation]:
     with admin.open_session(database) as session:
         admin.seed_slots(session, len(PARTICIPANTS))
         admin.create_project(session, "Stroke")
+        token = tokens.issue(session, "a reader", Role.VIEWER).secret
         for number, slot in enumerate(PARTICIPANTS, 1):
             trust = admin.create_trust(session, f"Hospital {slot}", f"H{number}")
             assert admin.assign_slot(session, trust.id) == slot
@@ -229,7 +232,7 @@ def _federation(folder: Path) -> Iterator[Federation]:
     ):
         s3.make_bucket("results")
         _write_settings(settings, folder, app, hub, s3)
-        yield Federation(folder, database, hub, there, app, tool_job, settings)
+        yield Federation(folder, database, hub, there, app, tool_job, settings, token)
 
 
 _TOOL_CONFIG: dict[str, str | int | bool] = {

@@ -40,6 +40,7 @@ def federation(folder: Path, app: Path) -> Iterator[Federation]:
             {
                 "FLIP_API_INTERNAL_URL": hub.url,
                 "INTERNAL_SERVICE_KEY": hub.key,
+                "FLIP_HUB_TOKEN": hub.token,
                 "FLIP_STATE_DIR": str(run.state),
                 **s3.settings("results"),
             },

@@ -15,11 +15,12 @@ from uuid import UUID
 import requests
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlmodel import Session, SQLModel, select
 
-from flip_fl.hub import admin, database
+from flip_fl.hub import admin, database, tokens
 from flip_fl.hub.app import create_app
+from flip_fl.hub.roles import Role
 from flip_fl.settings import HubSettings
 from flip_fl.wire import new_event_id
 
@@ -30,7 +31,10 @@ T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class World:
-    """What a hub under test holds: two trusts of a model on slots Trust_1 and Trust_2, a third that is not of it."""
+    """What a hub under test holds: two trusts of a model on slots Trust_1 and Trust_2, a third that is not of it.
+
+    ``token`` is an admin's.
+    """
 
     url: str
     engine: Engine
@@ -39,6 +43,7 @@ class World:
     guys: UUID
     kings: UUID
     outsider: UUID
+    token: str
 
     def session(self) -> Session:
         return Session(self.engine)
@@ -63,16 +68,17 @@ def world(url: str) -> Iterator[World]:
         for trust in (guys, kings, outsider):
             admin.assign_slot(session, trust.id)
         model = admin.create_model(session, "Stroke", "lesions", "finds lesions", trusts=[guys.id, kings.id])
+        token = tokens.issue(session, "Ada", Role.ADMIN).secret
     engine = database.open_engine(url)
     try:
-        yield World(url, engine, project.id, model.id, guys.id, kings.id, outsider.id)
+        yield World(url, engine, project.id, model.id, guys.id, kings.id, outsider.id, token)
     finally:
         engine.dispose()
 
 
 @dataclass(frozen=True)
 class RunningHub:
-    """A hub that answers, its key, and what its database holds."""
+    """A hub that answers, the key to its FL routes, and what its database holds, a token among it."""
 
     base: str
     key: str
@@ -87,11 +93,14 @@ class RunningHub:
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> requests.Response:
-        """One request below ``/api``; with the right key unless ``key`` says otherwise (empty: none)."""
+        """One request below ``/api`` with the service key and the admin's token, each where it is asked for.
+
+        ``key`` is sent instead of both (empty: neither).
+        """
         sent = dict(headers or {})
-        presented = self.key if key is None else key
-        if presented:
-            sent[KEY_HEADER] = presented
+        if key != "":
+            sent[KEY_HEADER] = key or self.key
+            sent.setdefault("Authorization", f"Bearer {key or self.world.token}")
         return requests.request(method, f"{self.base}{path}", headers=sent, timeout=30, **options)
 
     def model(self, method: str, path: str = "", **options: Any) -> requests.Response:
@@ -125,11 +134,17 @@ class HubServer:
 
 
 @contextmanager
-def hub_server(url: str, *, key_hash: str | None = None) -> Iterator[HubServer]:
-    """Serve a hub on a free port of 127.0.0.1, in a thread; with a fresh key unless ``key_hash`` is given."""
+def hub_server(url: str, *, key_hash: str | None = None, wrong_keys: int = 1_000_000) -> Iterator[HubServer]:
+    """Serve a hub on a free port of 127.0.0.1, in a thread; with a fresh key unless ``key_hash`` is given.
+
+    It hears ``wrong_keys`` a minute: the tests of many come from one address.
+    """
     key, fingerprint = admin.new_service_key()
     settings = HubSettings(
-        database_url=url, service_key_hash=fingerprint if key_hash is None else key_hash, _env_file=None
+        database_url=url,
+        service_key_hash=fingerprint if key_hash is None else key_hash,
+        wrong_keys_per_minute=wrong_keys,
+        _env_file=None,
     )
     app = create_app(settings)
     listener = socket.socket()
@@ -153,10 +168,16 @@ def hub_server(url: str, *, key_hash: str | None = None) -> Iterator[HubServer]:
 
 
 @contextmanager
-def running_hub(filled: World, *, key_hash: str | None = None) -> Iterator[RunningHub]:
+def running_hub(filled: World, *, key_hash: str | None = None, wrong_keys: int = 1_000_000) -> Iterator[RunningHub]:
     """A hub of its own for one world."""
-    with hub_server(filled.url, key_hash=key_hash) as server:
+    with hub_server(filled.url, key_hash=key_hash, wrong_keys=wrong_keys) as server:
         yield RunningHub(server.base, server.key, filled)
+
+
+def unlock_history(session: Session) -> None:
+    """Let a test say that it was some other time: the database keeps the history of statuses as it is."""
+    on = " ON fl_status_history" if session.get_bind().dialect.name == "postgresql" else ""
+    session.execute(text(f"DROP TRIGGER fl_status_history_no_update{on}"))
 
 
 def item(kind: str, *, seconds: float = 0.0, **facts: Any) -> dict[str, Any]:

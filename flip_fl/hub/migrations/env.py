@@ -3,7 +3,7 @@
 from alembic import context
 from sqlmodel import SQLModel
 
-import flip_fl.hub.tables  # noqa: F401 - fills the metadata
+import flip_fl.hub.access_tables  # noqa: F401 - fills the metadata, with the tables it stands on
 
 context.configure(
     connection=context.config.attributes["connection"],

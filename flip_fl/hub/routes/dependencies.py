@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Depends, Header, HTTPException, Request
+from fastapi import Depends, Header, HTTPException, Path, Request
 from sqlmodel import Session
 
 from flip_fl.hub import database
@@ -33,7 +33,11 @@ def _rule(request: Request) -> SilenceRule:
 Writing = Annotated[Session, Depends(_writing)]
 Reading = Annotated[Session, Depends(_reading)]
 Rule = Annotated[SilenceRule, Depends(_rule)]
+# What neither database can hold as text, and no name has.
+Name = Annotated[str, Path(max_length=255, pattern=r"^[^\x00-\x1f]+$")]
 IdempotencyKey = Annotated[str | None, Header(alias=IDEMPOTENCY_HEADER, min_length=1, max_length=255)]
+
+CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "It is there already and differs, or none is free."}}
 
 
 def live_model(model_id: UUID, session: Session) -> Model:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 
 from flip_fl.hub import database
+from flip_fl.hub.access import service
 from flip_fl.hub.batch import store_batch
 from flip_fl.hub.bulk import insert_metrics
 from flip_fl.hub.clients import Participant, older_participant, participants
@@ -25,7 +26,7 @@ from flip_fl.hub.tables import utc_now
 from flip_fl.values import ModelStatus
 from flip_fl.wire import IDEMPOTENCY_HEADER, BatchIn, BatchOut, LogIn, MetricIn
 
-router = APIRouter(prefix="/model/{model_id}")
+router = APIRouter(prefix="/model/{model_id}", tags=["FL server"], dependencies=[Depends(service)])
 
 _BATCH_BODY: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": BatchIn.model_json_schema()}}}

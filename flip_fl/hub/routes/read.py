@@ -10,12 +10,13 @@ from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, Field
 
 from flip_fl.dashboard.story import Story
+from flip_fl.hub import admin, audit
+from flip_fl.hub.access import Operator, Viewer, acting, visible_model
 from flip_fl.hub.curves import IModelMetrics
 from flip_fl.hub.feed import ILogRow, i_log_rows
 from flip_fl.hub.model_service import (
     IDetailedModelStatus,
     IModelDetails,
-    delete_model,
     edit_model,
     get_metrics,
     get_model_status,
@@ -26,10 +27,7 @@ from flip_fl.hub.story import build_story
 from flip_fl.hub.tables import utc_now
 from flip_fl.values import ModelStatus
 
-router = APIRouter(prefix="/model/{model_id}")
-
-# Until people log in, whoever holds the service key acts in its name.
-_USER = "service"
+router = APIRouter(prefix="/model/{model_id}", tags=["models"])
 
 
 class ModelEdit(BaseModel):
@@ -46,22 +44,25 @@ class StatusOut(IDetailedModelStatus):
 
 
 @router.get("/metrics")
-def read_metrics(model_id: UUID, session: Reading) -> list[IModelMetrics]:
+def read_metrics(model_id: UUID, who: Viewer, session: Reading) -> list[IModelMetrics]:
     """Every plot of the model. 404 if absent, 400 if deleted."""
+    visible_model(model_id, who, session)
     live_status(model_id, session)
     return get_metrics(model_id, session)
 
 
 @router.get("/logs")
-def read_logs(model_id: UUID, session: Reading) -> list[ILogRow]:
+def read_logs(model_id: UUID, who: Viewer, session: Reading) -> list[ILogRow]:
     """The activity, oldest first. 404 if absent, 400 if deleted."""
+    visible_model(model_id, who, session)
     live_status(model_id, session)
     return i_log_rows(model_id, session)
 
 
 @router.get("/status", response_model_exclude_none=True)
-def read_status(model_id: UUID, session: Reading, rule: Rule) -> StatusOut:
+def read_status(model_id: UUID, who: Viewer, session: Reading, rule: Rule) -> StatusOut:
     """The status, of deleted models too. 404 if absent."""
+    visible_model(model_id, who, session)
     status = get_model_status(model_id, session)
     if status is None:
         raise missing(model_id)
@@ -70,8 +71,9 @@ def read_status(model_id: UUID, session: Reading, rule: Rule) -> StatusOut:
 
 
 @router.get("/story")
-def read_story(model_id: UUID, session: Reading, rule: Rule) -> Story:
+def read_story(model_id: UUID, who: Viewer, session: Reading, rule: Rule) -> Story:
     """The whole run as one document. 404 if absent, 400 if deleted."""
+    visible_model(model_id, who, session)
     live_status(model_id, session)
     story = build_story(model_id, session, rule=rule)
     if story is None:
@@ -80,16 +82,19 @@ def read_story(model_id: UUID, session: Reading, rule: Rule) -> Story:
 
 
 @router.put("")
-def put_model(model_id: UUID, edit: ModelEdit, session: Writing) -> dict[str, str]:
+def put_model(model_id: UUID, edit: ModelEdit, who: Operator, session: Writing) -> dict[str, str]:
     """Change name and description of a model whose run has not begun. 404, 400 if deleted or not PENDING."""
+    visible_model(model_id, who, session)
     if live_model(model_id, session).status is not ModelStatus.PENDING:
         raise HTTPException(400, f"Model ID: {model_id} can be edited only while it is PENDING")
-    edit_model(model_id, IModelDetails(name=edit.name, description=edit.description), _USER, session)
+    audit.record(acting(session, who), "model.edited", model_id, name=edit.name)
+    edit_model(model_id, IModelDetails(name=edit.name, description=edit.description), who.name, session)
     return {"success": "model updated"}
 
 
 @router.delete("", status_code=204)
-def remove_model(model_id: UUID, session: Writing) -> None:
+def remove_model(model_id: UUID, who: Operator, session: Writing) -> None:
     """Flag the model as deleted; its rows stay. 404 if absent, 400 if deleted already."""
+    visible_model(model_id, who, session)
     live_model(model_id, session)
-    delete_model(model_id, _USER, session)
+    admin.delete_model(acting(session, who), model_id)
