@@ -141,6 +141,85 @@ class HubMade:
 
 
 @dataclass(frozen=True)
+class TokenRow:
+    """A login token without its secret. ``projects`` null: all of them. ``state``: valid, expired or revoked."""
+
+    id: str
+    name: str
+    role: str
+    projects: list[str] | None
+    created_at: datetime
+    ends_at: datetime
+    state: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """``flip-fl hub token …``. ``token`` is there when it was made just now: it is shown once."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.tokens/1"
+    tokens: list[TokenRow]
+    token: str | None = None
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """A service key by the first 12 digits of its SHA-256. ``source``: settings or database."""
+
+    sha256: str
+    source: str
+    created_at: datetime | None
+    ends_at: datetime | None
+    valid: bool
+
+
+@dataclass(frozen=True)
+class Keys:
+    """``flip-fl hub key …``. ``key`` is there when it was made just now: it is shown once."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.keys/1"
+    keys: list[KeyRow]
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One change: who (and how the hub knows), when, what, and of which thing."""
+
+    id: int
+    at: datetime
+    actor: str
+    actor_kind: str
+    action: str
+    subject: str
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """``flip-fl hub audit list``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.audit/1"
+    rows: list[AuditRow]
+
+
+@dataclass(frozen=True)
+class ProjectRow:
+    """A research project."""
+
+    id: UUID
+    name: str
+
+
+@dataclass(frozen=True)
+class Projects:
+    """``flip-fl hub project add|list``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.projects/1"
+    projects: list[ProjectRow]
+
+
+@dataclass(frozen=True)
 class TrustRow:
     """A trust and the slot it holds."""
 
@@ -171,7 +250,7 @@ class SlotRow:
 
 @dataclass(frozen=True)
 class Slots:
-    """``flip-fl hub slot seed|assign|list``."""
+    """``flip-fl hub slot seed|assign|release|list``."""
 
     SCHEMA: ClassVar[str] = "flip-fl.slots/1"
     slots: list[SlotRow]
@@ -191,7 +270,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Models:
-    """``flip-fl hub model add|list``."""
+    """``flip-fl hub model add|delete|list``."""
 
     SCHEMA: ClassVar[str] = "flip-fl.models/1"
     models: list[ModelRow]
@@ -407,6 +486,10 @@ ANSWERS: tuple[Any, ...] = (
     RunAnswer,
     DoctorAnswer,
     HubMade,
+    Tokens,
+    Keys,
+    Audit,
+    Projects,
     Trusts,
     Slots,
     Models,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ASKED = frozenset({ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED})
 
 
-_FIX_KEY = "set INTERNAL_SERVICE_KEY to the key that `flip-fl hub init` showed (a new one: flip-fl hub init --new-key)"
+_FIX_KEY = "set INTERNAL_SERVICE_KEY to the key that `flip-fl hub init` showed (a new one: flip-fl hub key rotate)"
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from flip_fl.commands import hub_members, hub_sweep
 from flip_fl.commands.common import guided, guided_group
-from flip_fl.commands.hub_home import DATABASE, HERE, SETTINGS, DirOption, hub_settings
+from flip_fl.commands.hub_home import DATABASE, HERE, SETTINGS, DirOption, hub_settings, this_user
 from flip_fl.commands.output import Output
 from flip_fl.errors import ExitCode
 
@@ -17,7 +17,7 @@ DEFAULT_PORT = 8000
 
 
 def build() -> typer.Typer:
-    """The group ``hub`` with its groups ``trust``, ``slot`` and ``model``."""
+    """The group ``hub`` with the groups of ``hub_members`` and ``hub_access``."""
     group = typer.Typer(
         cls=guided_group(
             "flip-fl hub init --slots 2",
@@ -50,7 +50,6 @@ def init(
     slots: Annotated[
         int, typer.Option(min=0, max=1000, metavar="N", help="Make sure that Trust_1 … Trust_N exist.")
     ] = 0,
-    new_key: Annotated[bool, typer.Option("--new-key", help="Replace the service key; the old one ends.")] = False,
 ) -> Any:
     """Create a hub's database and service key; a second time it only brings the database up to date.
 
@@ -71,12 +70,10 @@ def init(
     else:
         url = os.environ.get("FLIP_HUB_DATABASE_URL") or f"sqlite:///{directory.resolve() / DATABASE}"
         key, key_hash = admin.new_service_key()
-    if there and new_key:
-        key, key_hash = admin.new_service_key()
     directory.mkdir(parents=True, exist_ok=True)
     admin.init_database(url)
     if slots:
-        with admin.open_session(url) as session:
+        with admin.open_session(url, this_user()) as session:
             admin.seed_slots(session, slots)
     if key is not None:
         write_settings_file(file, {"FLIP_HUB_DATABASE_URL": url, "INTERNAL_SERVICE_KEY_HASH": key_hash})
@@ -86,7 +83,7 @@ def init(
     if key is not None:
         lines.append(f"key       {key}   (INTERNAL_SERVICE_KEY of the FL server; shown only now)")
     output.answer(answer, "\n".join(lines))
-    output.next_step(f"flip-fl hub serve --dir {directory}")
+    output.next_step(f"flip-fl hub token add NAME --dir {directory}")
     return 0
 
 

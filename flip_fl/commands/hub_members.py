@@ -1,36 +1,31 @@
-"""``flip-fl hub trust|slot|model``: who takes part in what."""
+"""``flip-fl hub project|trust|slot``: who takes part in what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import typer
 
+from flip_fl.commands import hub_access, hub_models
+from flip_fl.commands.asking import YesOption, confirm
 from flip_fl.commands.common import guided, guided_group
-from flip_fl.commands.hub_home import HERE, DirOption, hub_settings
+from flip_fl.commands.hub_home import HERE, DirOption, acting
 from flip_fl.commands.output import Output
 from flip_fl.commands.table import table
-from flip_fl.errors import ExitCode
+from flip_fl.errors import ExitCode, FlipError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-    from pathlib import Path
-
-    from sqlmodel import Session
-
-    from flip_fl.commands.answers import ModelRow, SlotRow, TrustRow
+    from flip_fl.commands.answers import ProjectRow, SlotRow, TrustRow
     from flip_fl.hub import admin
 
 
 def build() -> list[tuple[str, typer.Typer]]:
-    """The groups ``trust``, ``slot`` and ``model``, by name."""
+    """The groups by name, those of ``hub_models`` and ``hub_access`` too."""
     groups = []
-    for name, (help_text, commands) in _GROUPS.items():
+    for name, (help_text, commands) in {**_GROUPS, **hub_models.GROUPS, **hub_access.GROUPS}.items():
         group = typer.Typer(
-            cls=guided_group(*(examples[0] for _, examples in commands.values())),
+            cls=guided_group(*_first_examples([examples for _, examples in commands.values()])),
             help=help_text,
             rich_markup_mode=None,
             suggest_commands=False,
@@ -40,6 +35,42 @@ def build() -> list[tuple[str, typer.Typer]]:
             group.command(command, cls=guided(*examples, exits=exits))(function)
         groups.append((name, group))
     return groups
+
+
+def _first_examples(examples: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """What a group shows: the first of up to three of its commands, or all of its only one."""
+    return tuple(own[0] for own in examples[:3]) if len(examples) > 1 else examples[0]
+
+
+def add_project(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="At most 255 characters.")],
+    directory: DirOption = HERE,
+) -> Any:
+    """Add a project; one that is there already is left as it is."""
+    from flip_fl.commands.answers import ProjectRow, Projects
+    from flip_fl.hub import admin
+
+    output = Output.of(context)
+    with acting(directory) as session:
+        there = any(known.name == name for known in admin.list_projects(session))
+        project = admin.create_project(session, name)
+    if there:
+        output.note("already there")
+    rows = [ProjectRow(project.id, project.name)]
+    output.answer(Projects(rows), _projects_text(rows))
+    return 0
+
+
+def list_projects(context: typer.Context, directory: DirOption = HERE) -> Any:
+    """List the projects."""
+    from flip_fl.commands.answers import ProjectRow, Projects
+    from flip_fl.hub import admin
+
+    with acting(directory) as session:
+        rows = [ProjectRow(project.id, project.name) for project in admin.list_projects(session)]
+    Output.of(context).answer(Projects(rows), _projects_text(rows))
+    return 0
 
 
 def add_trust(
@@ -53,7 +84,7 @@ def add_trust(
     from flip_fl.hub import admin
 
     output = Output.of(context)
-    with _session(directory) as session:
+    with acting(directory) as session:
         there = any(known.name == name for known in admin.list_trusts(session))
         trust = admin.create_trust(session, name, code)
     if there:
@@ -69,7 +100,7 @@ def list_trusts(context: typer.Context, directory: DirOption = HERE) -> Any:
     from flip_fl.commands.answers import Trusts
     from flip_fl.hub import admin
 
-    with _session(directory) as session:
+    with acting(directory) as session:
         rows = [_trust_row(trust) for trust in admin.list_trusts(session)]
     Output.of(context).answer(Trusts(rows), _trusts_text(rows))
     return 0
@@ -83,7 +114,7 @@ def seed_slots(
     """Make sure that the slots Trust_1 to Trust_N exist. Slots are only ever added."""
     from flip_fl.hub import admin
 
-    with _session(directory) as session:
+    with acting(directory) as session:
         slots = admin.seed_slots(session, count)
     return _answer_slots(context, slots)
 
@@ -96,9 +127,32 @@ def assign_slot(
     """Give a trust the lowest-numbered free slot; a trust that holds one keeps it."""
     from flip_fl.hub import admin
 
-    with _session(directory) as session:
+    with acting(directory) as session:
         held = admin.assign_slot(session, trust)
         slots = [slot for slot in admin.list_slots(session) if slot.name == held]
+    return _answer_slots(context, slots)
+
+
+def release_slot(
+    context: typer.Context,
+    slot: Annotated[str, typer.Argument(help="The slot's name.")],
+    keep_name: Annotated[
+        bool,
+        typer.Option("--keep-name", help="Its key is revoked by the engine itself (Flower): the name may be reused."),
+    ] = False,
+    yes: YesOption = False,
+    directory: DirOption = HERE,
+) -> Any:
+    """Free a slot and revoke its kit; a name whose kit was issued is retired, and a fresh slot takes its place."""
+    from flip_fl.hub import admin
+
+    with acting(directory) as session:
+        if not any(known.name == slot for known in admin.list_slots(session)):
+            raise FlipError("E1002", kind="kit slot", name=slot, known="", suggestion="flip-fl hub slot list")
+        command = f"flip-fl hub slot release {shlex.quote(slot)}"
+        confirm(slot, "who holds the slot will be cut off", command, yes)
+        fresh = admin.release_slot(session, slot, retire=not keep_name)
+        slots = [known for known in admin.list_slots(session) if known.name in (slot, fresh)]
     return _answer_slots(context, slots)
 
 
@@ -106,62 +160,9 @@ def list_slots(context: typer.Context, directory: DirOption = HERE) -> Any:
     """List the slots and who holds them."""
     from flip_fl.hub import admin
 
-    with _session(directory) as session:
+    with acting(directory) as session:
         slots = admin.list_slots(session)
     return _answer_slots(context, slots)
-
-
-def add_model(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="At most 75 characters.")],
-    project: Annotated[str, typer.Option(help="Its project; made if it is new.")] = "Default",
-    trust: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A trust that takes part; may be repeated (all).")
-    ] = None,
-    description: Annotated[str, typer.Option(help="At most 250 characters.")] = "",
-    new: Annotated[bool, typer.Option("--new", help="Another one of the same name.")] = False,
-    directory: DirOption = HERE,
-) -> Any:
-    """Add a model for runs to report on; the same name in the same project is the same model."""
-    from flip_fl.commands.answers import Models
-    from flip_fl.hub import admin
-
-    output = Output.of(context)
-    model_id = uuid4() if new else uuid5(NAMESPACE_URL, f"flip-fl:model:{project}:{name}")
-    with _session(directory) as session:
-        trusts = trust or [known.name for known in admin.list_trusts(session)]
-        admin.create_project(session, project)
-        there = any(known.id == model_id for known in admin.list_models(session, project))
-        model = admin.create_model(session, project, name, description, model_id=model_id, trusts=trusts)
-    if there:
-        output.note("already there")
-    output.answer(Models([_model_row(model)]), _models_text([_model_row(model)]))
-    return 0
-
-
-def list_models(context: typer.Context, directory: DirOption = HERE) -> Any:
-    """List the models, newest first, and say which runs are not heard of."""
-    from flip_fl.commands.answers import Models
-    from flip_fl.hub import admin
-    from flip_fl.hub.silence import SilenceRule, silent_runs
-    from flip_fl.hub.tables import utc_now
-
-    settings = hub_settings(directory)
-    with admin.open_session(settings.database_url) as session:
-        models = admin.list_models(session)
-        silent = silent_runs(session, SilenceRule.of(settings).unreachable_after, utc_now())
-    since = {run.model_id: run.since for run in silent}
-    rows = [_model_row(model, since.get(model.id)) for model in models]
-    Output.of(context).answer(Models(rows), _models_text(rows))
-    return 0
-
-
-@contextmanager
-def _session(directory: Path) -> Iterator[Session]:
-    from flip_fl.hub import admin
-
-    with admin.open_session(hub_settings(directory).database_url) as session:
-        yield session
 
 
 def _answer_slots(context: typer.Context, slots: list[admin.SlotInfo]) -> int:
@@ -178,12 +179,8 @@ def _trust_row(trust: admin.TrustInfo) -> TrustRow:
     return TrustRow(trust.id, trust.name, trust.code, trust.slot)
 
 
-def _model_row(model: admin.ModelInfo, unreachable_since: datetime | None = None) -> ModelRow:
-    from flip_fl.commands.answers import ModelRow
-
-    return ModelRow(
-        model.id, model.name, model.project, model.status.value, list(model.trusts), unreachable_since=unreachable_since
-    )
+def _projects_text(rows: list[ProjectRow]) -> str:
+    return table(["project", "id"], [[r.name, str(r.id)] for r in rows]) if rows else "no projects yet"
 
 
 def _trusts_text(rows: list[TrustRow]) -> str:
@@ -198,27 +195,14 @@ def _slots_text(rows: list[SlotRow]) -> str:
     return table(["slot", "trust"], [[r.slot, r.trust or ("retired" if r.retired else "free")] for r in rows])
 
 
-def _models_text(rows: list[ModelRow]) -> str:
-    if not rows:
-        return "no models yet"
-    body = [[r.name, r.project, _state(r), ", ".join(r.trusts) or "-", str(r.id)] for r in rows]
-    return table(["model", "project", "status", "trusts", "id"], body)
-
-
-def _state(row: ModelRow) -> str:
-    from datetime import UTC, datetime
-
-    from flip_fl.dashboard.words import clock, status_word
-    from flip_fl.values import ModelStatus
-
-    word = status_word(ModelStatus(row.status))
-    if row.unreachable_since is None:
-        return word
-    return f"{word} (no news since {clock(row.unreachable_since, datetime.now(UTC))})"
-
-
-_Commands = dict[str, tuple[Callable[..., Any], tuple[str, ...]]]
-_GROUPS: dict[str, tuple[str, _Commands]] = {
+_GROUPS: dict[str, tuple[str, hub_access.Commands]] = {
+    "project": (
+        "Research projects, which models belong to and tokens reach.",
+        {
+            "add": (add_project, ("flip-fl hub project add Default", "flip-fl hub project add Pathology --json")),
+            "list": (list_projects, ("flip-fl hub project list", "flip-fl hub project list --json")),
+        },
+    ),
     "trust": (
         "The trusts (hospitals) that the hub knows.",
         {
@@ -237,20 +221,14 @@ _GROUPS: dict[str, tuple[str, _Commands]] = {
                 assign_slot,
                 ("flip-fl hub slot assign 'Guys and St Thomas'", "flip-fl hub slot assign Kings --json"),
             ),
-            "list": (list_slots, ("flip-fl hub slot list", "flip-fl hub slot list --json")),
-        },
-    ),
-    "model": (
-        "Models, which runs report on.",
-        {
-            "add": (
-                add_model,
+            "release": (
+                release_slot,
                 (
-                    "flip-fl hub model add 'Breast cancer' --project Pathology",
-                    "flip-fl hub model add 'Breast cancer' --trust Kings --new --json",
+                    "flip-fl hub slot release Trust_1 --yes",
+                    "flip-fl hub slot release Trust_1 --keep-name --yes --json",
                 ),
             ),
-            "list": (list_models, ("flip-fl hub model list", "flip-fl hub model list --json")),
+            "list": (list_slots, ("flip-fl hub slot list", "flip-fl hub slot list --json")),
         },
     ),
 }

@@ -8,12 +8,13 @@ import socket
 import sqlite3
 import stat
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from flip_fl.commands.answers import HubMade, HubSwept, Models, Slots, Trusts
+from flip_fl.commands.answers import Audit, HubMade, HubSwept, Keys, Models, Slots, Tokens, Trusts
 from tests.contract.test_cli_json import checked
 from tests.support.cli import SCRIPT, environment, flip_fl, served_hub
 
@@ -39,16 +40,81 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "hub" / "hub.sqlite").stat().st_mode) == 0o600
 
 
-def test_a_new_key_replaces_the_old_one_and_keeps_the_data(made: Path) -> None:
-    """Protects the way out for a lost key: rotating it changes nothing else."""
+def test_a_key_is_rotated_with_an_overlap_and_revoked(tmp_path: Path) -> None:
+    """Protects FL servers while their key is exchanged: both count for a while, a revoked one does not, and nobody has
+    to restart the hub."""
+    with served_hub(tmp_path) as hub:
+        first = hub.server_env()
+        answer = checked(flip_fl("hub", "key", "rotate", "--overlap", "1", "--json", cwd=tmp_path).document(), Keys)
+        second = hub.server_env(INTERNAL_SERVICE_KEY=str(answer.key))
+        time.sleep(2.5)  # a hub that is served asks its database again after two seconds
+        for env in (first, second):
+            assert flip_fl("doctor", "--hub", cwd=tmp_path, env=env).exit_code == 0
+        listed = checked(flip_fl("hub", "key", "list", "--json", cwd=tmp_path).document(), Keys).keys
+        assert [(key.source, key.valid, key.ends_at is None) for key in listed] == [
+            ("settings", True, False),
+            ("database", True, True),
+        ]
+        old = listed[0].sha256
+        refused = flip_fl("hub", "key", "revoke", old, cwd=tmp_path)
+        assert (refused.exit_code, "needs --yes" in refused.stderr) == (2, True)
+        assert flip_fl("hub", "key", "revoke", old, "--yes", cwd=tmp_path).exit_code == 0
+        time.sleep(2.5)
+        codes = [flip_fl("doctor", "--hub", cwd=tmp_path, env=env).exit_code for env in (first, second)]
+        assert codes == [4, 0]
+    files = [path for path in (tmp_path / "hub").iterdir() if path.is_file()]
+    assert not any(str(answer.key).encode() in path.read_bytes() for path in files)
+
+
+def test_a_token_is_made_rotated_and_revoked_and_the_audit_says_by_whom(made: Path) -> None:
+    """Protects the way in for people: shown once, listed without its secret, replaced, taken away; each act audited."""
+    flip_fl("hub", "project", "add", "Stroke", cwd=made)
+    words = ("hub", "token", "add", "Ada", "--role", "operator", "--project", "Stroke", "--json")
+    first = checked(flip_fl(*words, cwd=made).document(), Tokens)
+    assert [(row.name, row.role, row.projects, row.state) for row in first.tokens] == [
+        ("Ada", "operator", ["Stroke"], "valid")
+    ]
+    second = checked(flip_fl("hub", "token", "rotate", "Ada", "--json", cwd=made).document(), Tokens)
+    assert first.token
+    assert second.token
+    assert first.token != second.token
+    assert second.tokens[0].projects == ["Stroke"]
+    listed = flip_fl("hub", "token", "list", cwd=made).stdout
+    assert listed.count("Ada") == 2
+    assert flip_fl("hub", "token", "revoke", "Ada", cwd=made).exit_code == 2
+    assert flip_fl("hub", "token", "revoke", "Ada", "--yes", cwd=made).exit_code == 0
+    assert flip_fl("hub", "token", "list", cwd=made).stdout == "no tokens yet\n"
+    ended = checked(flip_fl("hub", "token", "list", "--ended", "--json", cwd=made).document(), Tokens)
+    assert [row.state for row in ended.tokens] == ["revoked", "revoked"]
+    again = flip_fl("hub", "token", "rotate", first.tokens[0].id, cwd=made)
+    assert (again.exit_code, again.stderr.startswith("error[FLIP-E1002]")) == (2, True)
+    audited = flip_fl("hub", "audit", "list", "--json", cwd=made)
+    rows = checked(audited.document(), Audit).rows
+    assert [row.action for row in rows] == [
+        *("token.revoked", "token.revoked", "token.rotated", "token.issued", "token.issued"),
+        *("project.created", "slots.seeded"),
+    ]
+    assert {row.actor_kind for row in rows} == {"cli"}
+    for secret in (first.token, second.token):
+        assert secret not in audited.stdout + listed
+        assert secret.encode() not in (made / "hub" / "hub.sqlite").read_bytes()
+
+
+def test_a_model_is_deleted_and_a_slot_released_by_name(made: Path) -> None:
+    """Protects what others use: both are asked for, or --yes; a name that two models have decides nothing."""
     flip_fl("hub", "trust", "add", "Kings", cwd=made)
-    before = (made / "hub" / "hub.env").read_text(encoding="utf-8")
-    answer = checked(flip_fl("hub", "init", "--new-key", "--json", cwd=made).document(), HubMade)
-    after = (made / "hub" / "hub.env").read_text(encoding="utf-8")
-    assert hashlib.sha256(str(answer.service_key).encode()).hexdigest() in after
-    assert before != after
-    trusts = checked(flip_fl("hub", "trust", "list", "--json", cwd=made).document(), Trusts).trusts
-    assert [trust.name for trust in trusts] == ["Kings"]
+    flip_fl("hub", "slot", "assign", "Kings", cwd=made)
+    assert flip_fl("hub", "slot", "release", "Trust_1", cwd=made).exit_code == 2
+    released = flip_fl("hub", "slot", "release", "Trust_1", "--yes", "--json", cwd=made)
+    assert [(slot.slot, slot.trust) for slot in checked(released.document(), Slots).slots] == [("Trust_1", None)]
+    for words in ((), ("--new",)):
+        flip_fl("hub", "model", "add", "Breast cancer", *words, cwd=made)
+    twice = flip_fl("hub", "model", "delete", "Breast cancer", "--yes", cwd=made)
+    assert (twice.exit_code, "2 models are called" in twice.stderr) == (2, True)
+    models = checked(flip_fl("hub", "model", "list", "--json", cwd=made).document(), Models).models
+    assert flip_fl("hub", "model", "delete", str(models[0].id), "--yes", cwd=made).exit_code == 0
+    assert flip_fl("hub", "model", "delete", "Breast cancer", "--yes", cwd=made).exit_code == 0
+    assert flip_fl("hub", "model", "list", cwd=made).stdout == "no models yet\n"
 
 
 def test_who_takes_part_is_said_in_three_steps(made: Path) -> None:

@@ -133,8 +133,14 @@ def test_ctrl_c_stops_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [process for process in family if process.is_running()] == []
 
 
-# The kit at that point is one for fl.example.org, and the check says so; no hub has a model of an example's id.
-EXPECTED = {"flip-fl kit verify kits/server --host localhost": 3, "flip-fl job watch ": 2}
+# The kit at that point is one for fl.example.org, and the check says so; no hub has a model of an example's id, nor a
+# key of its fingerprint, and by then two models have the example's name.
+EXPECTED = {
+    "flip-fl kit verify kits/server --host localhost": 3,
+    "flip-fl job watch ": 2,
+    "flip-fl hub model delete ": 2,
+    "flip-fl hub key revoke ": 2,
+}
 
 
 def _expected(example: str) -> int:

@@ -101,11 +101,12 @@ def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 
 @dataclass(frozen=True)
 class ServedHub:
-    """A hub that ``flip-fl hub serve`` serves: its folder's parent, its address and its key."""
+    """A hub that ``flip-fl hub serve`` serves: its folder's parent, its address, its key and a viewer's token."""
 
     root: Path
     port: int
     key: str
+    token: str
 
     @property
     def url(self) -> str:
@@ -118,6 +119,7 @@ class ServedHub:
             "FLIP_ROLE": "server",
             "FLIP_API_INTERNAL_URL": self.url,
             "INTERNAL_SERVICE_KEY": self.key,
+            "FLIP_HUB_TOKEN": self.token,
             "UPLOADED_FEDERATED_DATA_BUCKET": "s3://results",
         }
         return settings | changes
@@ -127,6 +129,7 @@ class ServedHub:
 def served_hub(root: Path) -> Iterator[ServedHub]:
     """A hub in ``root/hub`` with two slots, served by the command line until the context ends."""
     made = flip_fl("hub", "init", "--slots", "2", "--json", cwd=root).document()
+    reader = flip_fl("hub", "token", "add", "a reader", "--json", cwd=root).document()
     child = subprocess.Popen(
         [str(SCRIPT), "hub", "serve", "--port", "0"],
         cwd=root,
@@ -140,7 +143,7 @@ def served_hub(root: Path) -> Iterator[ServedHub]:
         told = child.stderr.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)/api$", told)
         assert found, told
-        yield ServedHub(root, int(found.group(1)), made["data"]["service_key"])
+        yield ServedHub(root, int(found.group(1)), made["data"]["service_key"], reader["data"]["token"])
     finally:
         child.terminate()
         _, rest = child.communicate(timeout=30)
