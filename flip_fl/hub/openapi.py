@@ -95,7 +95,7 @@ def _illustrate(operation: dict[str, Any], example: Mapping[str, Any]) -> None:
             continue
         if status.startswith("2") and "response" in example:
             content["example"] = example["response"]
-        elif status in _REFUSALS:
+        elif status in _REFUSED:
             content["example"] = {"detail": _REFUSED[status]}
 
 
@@ -104,6 +104,7 @@ _REFUSED = {
     "401": access.DETAIL_NOBODY,
     "403": access.DETAIL_ROLE.format(role="viewer", needed="an admin"),
     "404": "Model ID: 7f3a2b10-5c4d-4e6f-8a9b-0c1d2e3f4a5b does not exist",
+    "409": "no kit slot is free: all 2 are held",
     "413": "A body may hold at most 1114112 bytes.",
     "429": access.DETAIL_TOO_MANY,
     "503": "The database is busy or cannot be reached.",
