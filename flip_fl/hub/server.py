@@ -14,8 +14,8 @@ from flip_fl.settings import HubSettings
 def serve(settings: HubSettings, *, port: int = 0, port_file: Path | None = None) -> None:
     """Serve on 127.0.0.1 until SIGTERM or SIGINT, then finish what is in flight (at most 5 s) and return.
 
-    ``port`` 0 is a free one; ``port_file`` gets the bound port once requests are answered. Only until people can
-    log in, no other address can be chosen. Raises ``FlipError`` E1001 for a database that cannot be used and E1006
+    ``port`` 0 is a free one; ``port_file`` gets the bound port once requests are answered. Other machines reach
+    it through a proxy that speaks TLS. Raises ``FlipError`` E1001 for a database that cannot be used and E1006
     for a port that cannot be had.
     """
     engine = database.open_engine(settings.database_url)
