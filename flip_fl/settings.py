@@ -297,9 +297,12 @@ def site_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def development_environment(file: Path) -> dict[str, str]:
-    """The development settings of ``file`` as variables: what ``FLIP()`` in a simulated site's own process reads."""
-    settings = load(DevSettings, file)
+def development_environment(file: Path | None, *, imaging: bool) -> dict[str, str]:
+    """The development settings of ``file`` (None: of the environment) as variables, for an app's own ``FLIP()``.
+
+    ``imaging``: the app's IMAGING; when false its cohort is a table, whatever DEV_TABULAR says.
+    """
+    settings = load(DevSettings, file) if imaging else load(DevSettings, file, tabular=True)
     named = {str(field.alias): getattr(settings, name) for name, field in DevSettings.model_fields.items()}
     values = {alias: str(value) for alias, value in named.items() if value is not None}
     return {"LOCAL_DEV": "true", **values}

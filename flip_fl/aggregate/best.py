@@ -41,13 +41,24 @@ class BestModel:
         self.minimize = minimize
         self.round: int | None = None
         self.value: float | None = None
+        self._offered: set[str] = set()
+
+    @property
+    def unfound(self) -> str | None:
+        """Why no round was kept, in words; None where one was."""
+        if self.round is not None:
+            return None
+        given = ", ".join(sorted(self._offered)) or "nothing"
+        return f"no round was kept as the best: BEST_MODEL_METRIC is {self.metric}, and the sites validated {given}"
 
     def offer(self, round: int, scores: Sequence[Score]) -> bool:
         """Whether ``round`` beats every earlier one.
 
         Of equal rounds the first stays; a round that no site measured the metric of never wins.
         """
-        value = federated_metrics(scores).get(self.metric)
+        means = federated_metrics(scores)
+        self._offered |= set(means)
+        value = means.get(self.metric)
         if value is None:
             return False
         if self.value is not None and not (value < self.value if self.minimize else value > self.value):

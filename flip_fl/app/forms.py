@@ -65,6 +65,17 @@ class Form:
         return any(_uses(tree, _ASKS_WHETHER_TO_VALIDATE) for tree in self._sources) or self._evaluates_by_decorator
 
     @property
+    def says_full(self) -> bool:
+        """Whether a script says that it sends whole weights (``ParamsType.FULL``), and nowhere that it sends others."""
+        said = {
+            node.attr
+            for tree in self._sources
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and last_name(node.value) == "ParamsType"
+        }
+        return said == {"FULL"}
+
+    @property
     def _evaluates_by_decorator(self) -> bool:
         return any(
             isinstance(node, ast.FunctionDef) and any(last_name(each) == "evaluate" for each in node.decorator_list)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.app.checks import check_folder, config_problems, run_problems
-from flip_fl.app.config import AppConfig, read_config
+from flip_fl.app.config import DIFF, AppConfig, read_config
 from flip_fl.app.executor_changes import Change, changes_of
 from flip_fl.app.forms import Form, FormKind, form_of, refusal
 from flip_fl.app.modules_needed import Missing, is_installed, missing_modules
@@ -94,7 +94,8 @@ def inspect_app(
         needed = "models.py with get_model(), whatever its type"
         problems += [FlipError("E0202", file="models.py", job_type="FLIP", needed=needed, folder=app_dir)]
     problems += _module_problems(app_dir)
-    missing = missing_modules(app_dir)
+    absent = {str(each.facts["file"]) for each in problems if each.code == "E0202"}
+    missing = [each for each in missing_modules(app_dir) if f"{each.module}.py" not in absent]
     problems += [_not_there(app_dir, each) for each in missing if each.at_once]
     if config is not None and form.kind is FormKind.NEUTRAL:
         problems += _key_problems(form, config)
@@ -192,16 +193,23 @@ def _module_problems(app_dir: Path) -> Iterator[FlipError]:
 
 def _not_there(app_dir: Path, missing: Missing) -> FlipError:
     where = f"{app_dir / missing.file}:{missing.line}"
-    return FlipError(
-        "E0216", where=where, file=missing.file, module=missing.module, fix=f"pip install '{missing.install}'"
-    )
+    return FlipError("E0216", where=where, file=missing.file, module=missing.module, fix=_bringing(missing))
+
+
+def _bringing(missing: Missing) -> str:
+    if missing.meant is not None:
+        return f"the app has {missing.meant}.py: import {missing.meant}"
+    if missing.install == missing.module:
+        # A package of that name may be a stranger's.
+        return f"install what brings the module {missing.module}, or add {missing.module}.py to the app"
+    return f"pip install '{missing.install}'"
 
 
 def _later(missing: Missing) -> Doubt:
     return Doubt(
         f"{missing.module} is not installed, and {missing.file} imports it at line {missing.line}",
         why="it is imported later than the file, or where its absence may be expected",
-        fix=f"pip install '{missing.install}'",
+        fix=_bringing(missing),
     )
 
 
@@ -230,6 +238,21 @@ def _doubts(form: Form, config: AppConfig | None, names: Reported) -> Iterator[D
             yield Doubt(
                 f"METRICS does not declare {', '.join(left)}", place, "what is not declared is not stored", "add it"
             )
+    best = config.best_model_metric
+    if best is not None and names.names and not names.computed and best not in names.names:
+        yield Doubt(
+            f"BEST_MODEL_METRIC is {best}, and the source names {', '.join(names.names)}",
+            config.place("BEST_MODEL_METRIC"),
+            "no round is kept as the best by a metric that nobody reports",
+            "name one that validation returns",
+        )
+    if form.kind is FormKind.CLIENT_API and config.params_type == DIFF and form.says_full:
+        yield Doubt(
+            f"PARAMS_TYPE is {DIFF}, and {form.entry} says ParamsType.FULL",
+            config.place("PARAMS_TYPE"),
+            "whole weights where differences are expected are a failure of the task",
+            "send the difference, or leave PARAMS_TYPE out",
+        )
     wanted = [str(model["checkpoint"]) for model in config.models.values() if "checkpoint" in model]
     wanted += [config.server_checkpoint] if config.server_checkpoint else []
     for name in wanted:

@@ -6,6 +6,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,16 +33,21 @@ _DISTRIBUTIONS = {
 }
 
 
+# As a module's name with a slip in it has it to the one that was meant.
+LIKENESS = 0.8
+
+
 @dataclass(frozen=True)
 class Missing:
     """A module that ``file`` imports at ``line``. ``at_once``: when the file itself is imported, and not later, or in
-    a ``try``; ``install`` is what brings it."""
+    a ``try``; ``install`` is what brings it, ``meant`` a module of the app that has nearly its name."""
 
     module: str
     file: str
     line: int
     at_once: bool
     install: str
+    meant: str | None = None
 
 
 def missing_modules(app_dir: Path) -> tuple[Missing, ...]:
@@ -57,7 +63,8 @@ def missing_modules(app_dir: Path) -> tuple[Missing, ...]:
                 continue
             # prepare.py is only run where the app brings its own data.
             at_once = at_once and inside.as_posix() != "prepare.py"
-            found[top] = Missing(top, inside.as_posix(), line, at_once, _DISTRIBUTIONS.get(top, top))
+            (meant,) = get_close_matches(top, sorted(own), 1, LIKENESS) or (None,)
+            found[top] = Missing(top, inside.as_posix(), line, at_once, _DISTRIBUTIONS.get(top, top), meant)
     return tuple(found.values())
 
 

@@ -42,13 +42,15 @@ def claimed_slot(node_config: Mapping[str, Any], run_config: Mapping[str, Any], 
     return found
 
 
-def site_facts(slot: str) -> SiteFacts:
-    """What the settings of ``slot`` say. Raises ``FlipError`` E0401, E0404 or E0405 as ``settings.load`` does."""
+def site_facts(slot: str, *, imaging: bool = True) -> SiteFacts:
+    """What the settings of ``slot`` say for an app with this IMAGING.
+
+    Raises ``FlipError`` E0401, E0404 or E0405 as ``settings.load`` does.
+    """
     file = settings_file(slot)
     if not is_dev(file):
         return SiteFacts(load(ClientSettings, file).state_dir)
-    environment = development_environment(file) if file is not None else {}
-    return SiteFacts(load(DevSettings, file).state_dir, environment)
+    return SiteFacts(load(DevSettings, file).state_dir, development_environment(file, imaging=imaging))
 
 
 @contextlib.contextmanager

@@ -192,10 +192,11 @@ class _Sites:
             return known
         if known is not None:
             known.session.close()
-        facts = site_facts(slot)
+        imaging = load_config(folder).imaging
+        facts = site_facts(slot, imaging=imaging)
         session = Session(
             app_dir=folder,
-            source=open_source(slot, imaging=load_config(folder).imaging),
+            source=open_source(slot, imaging=imaging),
             job=f"flower-{context.run_id}",
         )
         # A SuperNode may have a process for each message: between two rounds none would say that the job lives.

@@ -78,6 +78,8 @@ def conduct(handling: Handling, host: Host, facts: RunFacts, how: How) -> tuple[
         else:
             rounds.stage = stage
         result = _train(handling, rounds, stage, facts, how)
+    if rounds.best is not None and (unfound := rounds.best.unfound) is not None:
+        host.reporting.reporter.log(unfound, success=False)
     if facts.app.cross_site_validation:
         _cross_validate(rounds, host.reporting)
     return rounds, result

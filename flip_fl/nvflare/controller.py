@@ -164,6 +164,8 @@ class FlipController(SiteTasks):
             if scores is None:
                 return None
             self._keep(frame.whole(sent), number, best, scores)
+        if best is not None and (unfound := best.unfound) is not None:
+            self._reporter().reporting.reporter.log(unfound, success=False)
         crossed = self.cross_site_validation or (self._config is not None and self._config.cross_site_validation)
         if final and crossed and not self._cross_validate(updates, slots, stage):
             return None

@@ -84,14 +84,15 @@ class FlipExecutor(Executor):
             workspace = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
             file = settings_file(slot, workspace)
             local = is_dev(file)
-            if file is not None and local:
-                # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
-                os.environ.update(development_environment(file))
             app_dir = custom_dir(fl_ctx)
+            imaging = load_config(app_dir).imaging
+            if local:
+                # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
+                os.environ.update(development_environment(file, imaging=imaging))
             self._call = call_of(app_dir, fl_ctx.get_job_id(), asks=not local)
             self._session = Session(
                 app_dir=app_dir,
-                source=open_source(slot, workspace, imaging=load_config(app_dir).imaging),
+                source=open_source(slot, workspace, imaging=imaging),
                 publish=self._publish,
                 aborted=lambda: self._abort_signal is not None and bool(self._abort_signal.triggered),
                 job=fl_ctx.get_job_id(),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flip_fl.app.checks import check_app
 from flip_fl.app.config import AppConfig
-from flip_fl.app.forms import form_of
+from flip_fl.app.forms import FormKind, form_of
 from flip_fl.app.packages import app_folder
 from flip_fl.app.plan import rounds_of
 from flip_fl.dashboard.report import write_report
@@ -121,9 +121,10 @@ def _open(
     tell: Tell,
 ) -> _Run:
     """Everything that is there before the engine: data, hub, object store, settings; ``parts`` ends them."""
-    tell(Progress("data", text="splitting the cohort between the sites"))
-    data = given or prepared_data(config, folder)
     whole = form_of(config.app_dir).splits_itself and not options.production
+    divided = "giving every site the whole cohort" if whole else "splitting the cohort between the sites"
+    tell(Progress("data", text=divided))
+    data = given or prepared_data(config, folder)
     cohorts = split(data, slots, config, folder, options.shares, whole=whole)
     # The models to compare with are trained on the files, whatever the sites themselves ask.
     local_settings = folder.state / "local" if options.production else folder.settings
@@ -308,7 +309,9 @@ def _check_results(this: _Run, story: Story, tell: Tell) -> Checked:
     if this.config.job_type is JobType.EVALUATION:
         tell(Progress("verify", text="fetching the results and checking that they are what was reported"))
         return fetch_and_compare(story, this.settings, target)
-    tell(Progress("verify", text="fetching the results and checking that the model gives the reported scores"))
+    scored = form_of(this.config.app_dir).kind is FormKind.NEUTRAL
+    checked = "the model gives the reported scores" if scored else "the model loads"
+    tell(Progress("verify", text=f"fetching the results and checking that {checked}"))
     return fetch_and_check(story, this.settings, target, this.cohorts, this.data.images, this.config)
 
 

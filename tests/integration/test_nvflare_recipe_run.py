@@ -12,18 +12,21 @@ import pytest
 from flip_fl.environment import scrubbed
 from flip_fl.simulate.prepare import prepare
 from tests.support.recipes import SCRIPT
-from tests.support.small_apps import write_app
+from tests.support.scripts import write_script_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 
 def test_a_recipe_runs_in_nvflares_simulated_environment(tmp_path: Path) -> None:
-    """``execute(SimEnv(…))`` on as many sites as it says, to results under the recipe's model id."""
-    app = write_app(tmp_path / "app")
+    """``execute(SimEnv(…))`` on as many sites as it says, to results under the recipe's model id.
+
+    A script on a table: DEV_DATAFRAME is all that its own ``FLIP()`` needs, since config.json says IMAGING false.
+    """
+    app = write_script_app(tmp_path / "app")
     prepare(app, tmp_path / "data")
     script = tmp_path / "job.py"
     script.write_text(SCRIPT.format(app=str(app), root=str(tmp_path / "sim")))
-    data = {"DEV_DATAFRAME": str(tmp_path / "data" / "cohort.csv"), "DEV_TABULAR": "true"}
+    data = {"DEV_DATAFRAME": str(tmp_path / "data" / "cohort.csv")}
     done = subprocess.run(
         [sys.executable, str(script)], env=scrubbed(**data), capture_output=True, text=True, check=False, timeout=240
     )

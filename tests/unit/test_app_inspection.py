@@ -167,6 +167,33 @@ def later():
     ]
 
 
+def test_a_slip_in_a_modules_name_is_no_package_to_install(tmp_path: Path) -> None:
+    """``pip install`` of a name that was never meant brings a stranger's code; a file that lacks is said once."""
+    app = write_app(tmp_path / "app", trainer=TRAINER.replace("import torch", "import modles\nimport torch", 1))
+    (problem,) = looked(app).problems
+    assert problem.fix == "the app has models.py: import models"
+    trainer = TRAINER.replace("import torch", "import models\nimport nobody_knows_this\nimport torch", 1)
+    other = write_app(tmp_path / "other", trainer=trainer)
+    (other / "models.py").unlink()
+    assert codes(looked(other)) == ["E0202", "E0216"]
+    assert "pip install" not in looked(other).problems[1].fix
+
+
+def test_a_best_model_by_a_metric_that_nobody_reports_is_said(tmp_path: Path) -> None:
+    """Else the run ends well and has no best model."""
+    found = looked(write_app(tmp_path / "app", config={**CONFIG, "BEST_MODEL_METRIC": "dice"}))
+    assert [each.what.partition(",")[0] for each in found.doubts] == ["BEST_MODEL_METRIC is dice"]
+    assert looked(write_app(tmp_path / "other", config={**CONFIG, "BEST_MODEL_METRIC": "auc"})).doubts == ()
+
+
+def test_whole_weights_where_differences_are_expected_are_said(tmp_path: Path) -> None:
+    """Both stand in the files: the minute until the first task fails is saved."""
+    script = SCRIPT.format(asks="flare.is_evaluate()").replace("params=", "params_type=flare.ParamsType.FULL, params=")
+    for kind, doubts in (("DIFF", 1), ("FULL", 0)):
+        app = write_app(tmp_path / kind, trainer=script, config={**CONFIG, "PARAMS_TYPE": kind})
+        assert len([each for each in looked(app).doubts if "PARAMS_TYPE is DIFF" in each.what]) == doubts
+
+
 def test_metrics_that_would_not_be_stored_are_said(tmp_path: Path) -> None:
     """A name that METRICS does not declare, or that may not leave a trust, is heard of before the run."""
     trainer = TRAINER.replace('"auc": 0.75', '"auc": 0.75, "born 1956-07-31": 1.0')

@@ -19,6 +19,7 @@ from flip_fl.settings import (
     HubSettings,
     RoleSettings,
     ServerSettings,
+    development_environment,
     environment_names,
     is_dev,
     load,
@@ -345,3 +346,16 @@ def test_variables_are_named_in_settings_only() -> None:
         path.relative_to(package).as_posix() for path in package.rglob("*.py") if reading.search(path.read_text())
     }
     assert {name for name in readers if not name.startswith("commands/")} == {"settings.py"}
+
+
+def test_an_apps_own_client_takes_a_table_where_the_app_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IMAGING false counts for what the app's code calls, too, with a settings file or with variables alone."""
+    monkeypatch.setenv("DEV_DATAFRAME", str(tmp_path / "cohort.csv"))
+    monkeypatch.delenv("DEV_TABULAR", raising=False)
+    assert development_environment(None, imaging=False)["DEV_TABULAR"] == "True"
+    assert development_environment(None, imaging=True)["DEV_TABULAR"] == "False"
+    write_settings_file(tmp_path / "Trust_1.env", {"LOCAL_DEV": "true", "DEV_DATAFRAME": "other.csv"})
+    found = development_environment(tmp_path / "Trust_1.env", imaging=False)
+    assert (found["DEV_DATAFRAME"], found["DEV_TABULAR"]) == ("other.csv", "True")
