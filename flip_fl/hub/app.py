@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from flip_fl import __version__
 from flip_fl.hub import database, presence
 from flip_fl.hub.refusals import public_errors
-from flip_fl.hub.routes import fl, read, slots
+from flip_fl.hub.routes import fl, plots, read, slots
 from flip_fl.hub.security import require_service_key
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.sweep import sweep
@@ -53,6 +53,7 @@ def create_app(settings: HubSettings) -> FastAPI:
         app.add_api_route(path, _health, methods=["GET"])
     api = APIRouter(prefix="/api", dependencies=[Depends(require_service_key)])
     api.include_router(fl.router)
+    api.include_router(plots.router)
     api.include_router(read.router)
     api.include_router(slots.router)
     api.add_api_route("/openapi.json", _openapi, methods=["GET"], include_in_schema=False)

@@ -7,7 +7,19 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Float, Index, Integer, String, Text, UniqueConstraint, Uuid
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    literal_column,
+)
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -175,7 +187,16 @@ class FlLog(SQLModel, table=True):
     """
 
     __tablename__ = "fl_logs"
-    __table_args__ = (Index("ix_fl_logs_model_id", "model_id", "id"),)
+    __table_args__ = (
+        Index("ix_fl_logs_model_id", "model_id", "id"),
+        Index(
+            "ix_fl_logs_failures",
+            "model_id",
+            "id",
+            sqlite_where=literal_column("success = 0"),
+            postgresql_where=literal_column("NOT success"),
+        ),
+    )
     id: int | None = Field(default=None, primary_key=True, sa_type=_RowId)
     model_id: UUID = Field(foreign_key="model.id", sa_type=Uuid)
     log_date: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
@@ -194,7 +215,10 @@ class FlMetric(SQLModel, table=True):
     """One measured number of one trust; a plot is identified by (label, x_label)."""
 
     __tablename__ = "fl_metrics"
-    __table_args__ = (Index("ix_fl_metrics_model_id", "model_id", "id"),)
+    __table_args__ = (
+        Index("ix_fl_metrics_model_id", "model_id", "id"),
+        Index("ix_fl_metrics_plot", "model_id", "label", "x_label"),
+    )
     id: int | None = Field(default=None, primary_key=True, sa_type=_RowId)
     model_id: UUID = Field(foreign_key="model.id", sa_type=Uuid)
     trust_id: UUID = Field(foreign_key="trust.id", sa_type=Uuid)
