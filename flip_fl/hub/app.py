@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from flip_fl import __version__
 from flip_fl.hub import database, presence
+from flip_fl.hub.points import PlotCache
 from flip_fl.hub.refusals import public_errors
 from flip_fl.hub.routes import fl, plots, read, slots
 from flip_fl.hub.security import require_service_key
@@ -45,6 +46,7 @@ def create_app(settings: HubSettings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.engine = database.open_engine(settings.database_url)
+    app.state.plots = PlotCache()
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_exception_handler(RequestValidationError, _refuse_input)
     for unwell in (OperationalError, InternalError, InterfaceError, PoolTimeoutError):

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 
-from flip_fl.hub.tables import FlLog, FlMetric, ModelTrustIntersect, Trust
+from flip_fl.hub.tables import FlLog, FlMetric, FlRoundScore, ModelTrustIntersect, Trust
 from flip_fl.hub.words import stage_of
-from flip_fl.values import EventType, Task, natural_key
+from flip_fl.values import EventType, natural_key
 
 
 class IMetricPoint(BaseModel):
@@ -187,13 +187,10 @@ def scored_in(model_id: UUID, session: Session) -> dict[int, set[str]]:
     """Round → the slots that have measured its new model. What was logged while it was trained says nothing of it."""
     found: dict[int, set[str]] = {}
     rows = session.exec(
-        select(FlMetric.global_round, FlMetric.fl_client_name)
-        .where(col(FlMetric.model_id) == model_id, col(FlMetric.task) == Task.VALIDATE)
-        .distinct()
+        select(FlRoundScore.global_round, FlRoundScore.fl_client_name).where(col(FlRoundScore.model_id) == model_id)
     )
     for number, slot in rows:
-        if slot is not None:
-            found.setdefault(number, set()).add(slot)
+        found.setdefault(number, set()).add(slot)
     return found
 
 

@@ -20,7 +20,7 @@ from flip_fl.hub import database
 from flip_fl.hub.curves import PlotKey, SeriesNames, round_starts, series_names
 from flip_fl.hub.plots import objects
 from flip_fl.hub.points import StoredCurve, merged, stored_curves
-from flip_fl.hub.tables import FlMetric, Trust, as_utc
+from flip_fl.hub.tables import FlMetric, FlMetricSeries, Trust, as_utc
 from flip_fl.values import natural_key
 
 CSV_COLUMNS = (
@@ -104,7 +104,7 @@ def metrics_csv(model_id: UUID, engine: Engine, plot: PlotKey | None = None) -> 
 
 def _plot_keys(model_id: UUID, session: Session) -> list[PlotKey]:
     rows = session.exec(
-        select(FlMetric.label, FlMetric.x_label).where(col(FlMetric.model_id) == model_id).distinct()
+        select(FlMetricSeries.label, FlMetricSeries.x_label).where(col(FlMetricSeries.model_id) == model_id).distinct()
     ).all()
     return [PlotKey(*row) for row in sorted(rows)]
 

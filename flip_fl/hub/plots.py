@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
-from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from flip_fl.dashboard.sampling import Curve, Sampled, sampled, window
 from flip_fl.dashboard.story import Plot, Point, Series
 from flip_fl.hub.curves import MetricRow, PlotKey, SeriesNames, series_names, superseded
-from flip_fl.hub.points import StoredCurve, merged, stored_curves
-from flip_fl.hub.tables import FlLog, FlMetric, Trust
+from flip_fl.hub.points import PlotCache, StoredCurve, merged, stored_curves
+from flip_fl.hub.tables import FlLog, FlMetricSeries, Trust
 from flip_fl.values import DEFAULT_X_LABEL, natural_key
 
 # How a site reports a number that JSON cannot carry.
@@ -91,25 +90,22 @@ def refused_values(model_id: UUID, session: Session) -> list[Refused]:
 def stored_series(model_id: UUID, session: Session) -> list[StoredSeries]:
     """What was measured, counted; points that do not count are not."""
     old = Counter((row.label, row.x_label, row.trust_id, row.slot) for row in superseded(model_id, session))
-    keys = (FlMetric.label, FlMetric.x_label, FlMetric.trust_id, FlMetric.fl_client_name)
-    counted = (
-        select(*keys, func.count().label("points"), func.max(FlMetric.occurred_at).label("newest"))  # type: ignore[call-overload]
-        .where(col(FlMetric.model_id) == model_id)
-        .group_by(*keys)
-        .subquery()
+    rows = session.exec(
+        select(FlMetricSeries, Trust.name, Trust.code)
+        .join(Trust, col(Trust.id) == col(FlMetricSeries.trust_id))
+        .where(col(FlMetricSeries.model_id) == model_id)
     )
-    rows = session.execute(select(counted, Trust.name, Trust.code).join(Trust, col(Trust.id) == counted.c.trust_id))
     return [
         StoredSeries(
-            PlotKey(label, x_label),
-            trust_id,
-            slot,
-            name,
-            code,
-            points - old[label, x_label, trust_id, slot],
-            at,
+            plot=PlotKey(one.label, one.x_label),
+            trust_id=one.trust_id,
+            slot=one.fl_client_name or None,
+            trust_name=name,
+            trust_code=code,
+            points=one.points - old[one.label, one.x_label, one.trust_id, one.fl_client_name or None],
+            newest=one.newest,
         )
-        for label, x_label, trust_id, slot, points, at, name, code in rows
+        for one, name, code in rows
     ]
 
 
@@ -150,7 +146,14 @@ def _counted(
 
 
 def plot_json(
-    model_id: UUID, plot: PlotKey, session: Session, *, points: int, low: float | None, high: float | None
+    model_id: UUID,
+    plot: PlotKey,
+    session: Session,
+    *,
+    points: int,
+    low: float | None = None,
+    high: float | None = None,
+    cache: PlotCache | None = None,
 ) -> bytes | None:
     """A ``Plot`` as JSON, of each series at most ``points`` (see ``dashboard.sampling``); None without any.
 
@@ -158,7 +161,9 @@ def plot_json(
     """
     names = series_names(model_id, session)
     curves = {
-        (one.slot or str(one.trust_id), one.trust_id): one for one in stored_curves(model_id, plot, session) if len(one)
+        (one.slot or str(one.trust_id), one.trust_id): one
+        for one in stored_curves(model_id, plot, session, cache)
+        if len(one)
     }
     if plot.x_label == DEFAULT_X_LABEL:
         _add_refused(curves, [each for each in refused_values(model_id, session) if each.label == plot.label])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +16,9 @@ from sqlmodel import Session
 from flip_fl.dashboard.sampling import Curve, Integers
 from flip_fl.hub.curves import PlotKey, superseded
 
-_OF_PLOT = "FROM fl_metrics WHERE model_id = :model AND label = :label AND x_label = :x_label"
+_OF_PLOT = "FROM fl_metrics WHERE model_id = :model AND label = :label AND x_label = :x_label AND id > :after"
+# Enough to sort the rows of a big plot in memory; given back with the transaction.
+_ROOM = text("SET LOCAL work_mem = '32MB'")
 # A number as its eight bytes: nothing is written as text and read again. Network order, whatever the machine.
 _NUMBERS = ("int8send(id)", "float8send(x_value)", "float8send(result)", "int8send(global_round)")
 _SENT = ", ".join(f"string_agg({number}, CAST('' AS bytea))" for number in _NUMBERS)
@@ -36,30 +40,68 @@ class StoredCurve:
         return len(self.curve)
 
 
-def stored_curves(model_id: UUID, plot: PlotKey, session: Session) -> list[StoredCurve]:
+class PlotCache:
+    """The newest plots that were read, so that one that is looked at again costs only what came since.
+
+    It holds ``most_points`` in all. Rows of a model are only added, and in the order of their ids.
+    """
+
+    def __init__(self, most_points: int = 1_500_000) -> None:
+        self._most_points = most_points
+        self._lock = Lock()
+        self._plots: OrderedDict[tuple[UUID, PlotKey], list[StoredCurve]] = OrderedDict()
+
+    def get(self, model_id: UUID, plot: PlotKey) -> list[StoredCurve]:
+        """What is known of the plot; none without."""
+        with self._lock:
+            if (model_id, plot) in self._plots:
+                self._plots.move_to_end((model_id, plot))
+            return self._plots.get((model_id, plot), [])
+
+    def put(self, model_id: UUID, plot: PlotKey, curves: list[StoredCurve]) -> None:
+        """Keep a plot, and let the oldest go."""
+        with self._lock:
+            self._plots[model_id, plot] = curves
+            self._plots.move_to_end((model_id, plot))
+            while self._plots and sum(len(one) for kept in self._plots.values() for one in kept) > self._most_points:
+                self._plots.popitem(last=False)
+
+
+def stored_curves(model_id: UUID, plot: PlotKey, session: Session, cache: PlotCache | None = None) -> list[StoredCurve]:
     """The curves of a plot; none if nothing was measured of it. Points that do not count are left out."""
-    old = np.asarray([row.id for row in superseded(model_id, session, plot)], dtype=np.int64)
+    known = [] if cache is None else cache.get(model_id, plot)
     postgres = session.get_bind().dialect.name == "postgresql"
-    read = _read_postgresql if postgres else _read_sqlite
-    found = []
-    for trust_id, slot, ids, curve in read(model_id, plot, session):
-        if len(old):
-            kept = np.flatnonzero(~np.isin(ids, old))
-            ids, curve = ids[kept], curve.take(kept)
-        found.append(in_order(StoredCurve(trust_id, slot, ids, curve)))
-    return found
+    after = max((int(one.ids.max()) for one in known), default=0)
+    new = list((_read_postgresql if postgres else _read_sqlite)(model_id, plot, after, session))
+    if new:
+        parts: dict[tuple[UUID, str | None], list[StoredCurve]] = {}
+        for one in [*known, *new]:
+            parts.setdefault((one.trust_id, one.slot), []).append(one)
+        known = [merged(each) for each in parts.values()]
+        if cache is not None:
+            cache.put(model_id, plot, known)
+    old = np.asarray([row.id for row in superseded(model_id, session, plot)], dtype=np.int64)
+    return [_without(one, old) for one in known] if len(old) else known
+
+
+def _without(one: StoredCurve, old: Integers) -> StoredCurve:
+    kept = np.flatnonzero(~np.isin(one.ids, old))
+    return StoredCurve(one.trust_id, one.slot, one.ids[kept], one.curve.take(kept))
 
 
 def in_order(one: StoredCurve) -> StoredCurve:
     """The same points by x value, then as they were stored."""
+    x, ids = one.curve.x, one.ids
+    if np.all((x[1:] > x[:-1]) | ((x[1:] == x[:-1]) & (ids[1:] > ids[:-1]))):
+        return one
     order = np.lexsort((one.ids, one.curve.x))
     return StoredCurve(one.trust_id, one.slot, one.ids[order], one.curve.take(order))
 
 
 def merged(parts: list[StoredCurve]) -> StoredCurve:
-    """Curves of one trust, which held several slots in turn, as one."""
+    """Several parts of a curve as one, in order."""
     if len(parts) == 1:
-        return parts[0]
+        return in_order(parts[0])
     columns = [
         np.concatenate(arrays)
         for arrays in zip(*((p.ids, p.curve.x, p.curve.y, p.curve.rounds) for p in parts), strict=True)
@@ -67,19 +109,16 @@ def merged(parts: list[StoredCurve]) -> StoredCurve:
     return in_order(StoredCurve(parts[0].trust_id, parts[-1].slot, columns[0], Curve(*columns[1:])))
 
 
-_Part = tuple[UUID, str | None, Integers, Curve]
+def _read_postgresql(model_id: UUID, plot: PlotKey, after: int, session: Session) -> Iterable[StoredCurve]:
+    session.execute(_ROOM)
+    for trust_id, slot, ids, x, y, rounds in session.execute(_POSTGRESQL, _facts(model_id, plot, after)):
+        yield StoredCurve(trust_id, slot, _integers(ids), Curve(_floats(x), _floats(y), _integers(rounds)))
 
 
-def _read_postgresql(model_id: UUID, plot: PlotKey, session: Session) -> Iterable[_Part]:
-    for trust_id, slot, ids, x, y, rounds in session.execute(_POSTGRESQL, _facts(model_id, plot)):
-        curve = Curve(_floats(x), _floats(y), _integers(rounds))
-        yield trust_id, slot, _integers(ids), curve
-
-
-def _read_sqlite(model_id: UUID, plot: PlotKey, session: Session) -> Iterable[_Part]:
+def _read_sqlite(model_id: UUID, plot: PlotKey, after: int, session: Session) -> Iterable[StoredCurve]:
     cursor = session.connection().connection.cursor()
     try:
-        cursor.execute(_SQLITE.text, _facts(model_id.hex, plot))
+        cursor.execute(_SQLITE.text, _facts(model_id.hex, plot, after))
         # Row by row they would take ten times the room of their numbers.
         numbers: dict[tuple[str, str | None], int] = {}
         parts: list[tuple[Any, ...]] = []
@@ -99,11 +138,11 @@ def _read_sqlite(model_id: UUID, plot: PlotKey, session: Session) -> Iterable[_P
     ends = np.cumsum(np.bincount(series_of))
     for (trust, slot), end, begin in zip(numbers, ends, [0, *ends[:-1]], strict=True):
         mine = order[begin:end]
-        yield UUID(trust), slot, all_ids[mine], Curve(x[mine], y[mine], all_rounds[mine])
+        yield StoredCurve(UUID(trust), slot, all_ids[mine], Curve(x[mine], y[mine], all_rounds[mine]))
 
 
-def _facts(model_id: object, plot: PlotKey) -> dict[str, object]:
-    return {"model": model_id, "label": plot.label, "x_label": plot.x_label}
+def _facts(model_id: object, plot: PlotKey, after: int) -> dict[str, object]:
+    return {"model": model_id, "label": plot.label, "x_label": plot.x_label, "after": after}
 
 
 def _floats(raw: bytes) -> Any:

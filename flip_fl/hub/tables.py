@@ -217,7 +217,19 @@ class FlMetric(SQLModel, table=True):
     __tablename__ = "fl_metrics"
     __table_args__ = (
         Index("ix_fl_metrics_model_id", "model_id", "id"),
-        Index("ix_fl_metrics_plot", "model_id", "label", "x_label"),
+        # All that a plot is drawn from, in the order in which it came: its rows lie far apart in the table.
+        Index(
+            "ix_fl_metrics_plot",
+            "model_id",
+            "label",
+            "x_label",
+            "id",
+            "x_value",
+            "result",
+            "global_round",
+            "trust_id",
+            "fl_client_name",
+        ),
     )
     id: int | None = Field(default=None, primary_key=True, sa_type=_RowId)
     model_id: UUID = Field(foreign_key="model.id", sa_type=Uuid)
@@ -231,6 +243,30 @@ class FlMetric(SQLModel, table=True):
     task: str | None = Field(default=None, sa_type=String(64), nullable=True)
     stage: str | None = Field(default=None, sa_type=String(64), nullable=True)
     occurred_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+
+
+class FlMetricSeries(SQLModel, table=True):
+    """How many metrics were stored of one slot of one trust for one plot; ``fl_client_name`` is empty for none."""
+
+    __tablename__ = "fl_metric_series"
+    __table_args__ = {"sqlite_with_rowid": False}
+    model_id: UUID = Field(foreign_key="model.id", primary_key=True, sa_type=Uuid)
+    label: str = Field(primary_key=True, sa_type=String(255))
+    x_label: str = Field(primary_key=True, sa_type=String(64))
+    trust_id: UUID = Field(foreign_key="trust.id", primary_key=True, sa_type=Uuid)
+    fl_client_name: str = Field(primary_key=True, sa_type=String(128))
+    points: int = Field(sa_type=BigInteger)
+    newest: datetime = Field(sa_type=UtcDateTime)
+
+
+class FlRoundScore(SQLModel, table=True):
+    """That a slot has measured the new model of a round."""
+
+    __tablename__ = "fl_round_scores"
+    __table_args__ = {"sqlite_with_rowid": False}
+    model_id: UUID = Field(foreign_key="model.id", primary_key=True, sa_type=Uuid)
+    global_round: int = Field(primary_key=True, sa_type=Integer, sa_column_kwargs={"autoincrement": False})
+    fl_client_name: str = Field(primary_key=True, sa_type=String(128))
 
 
 class FlKitSlot(SQLModel, table=True):

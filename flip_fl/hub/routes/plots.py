@@ -15,6 +15,7 @@ from flip_fl.hub.access import Principal, Viewer, visible_model
 from flip_fl.hub.curves import IModelMetrics, PlotKey
 from flip_fl.hub.export import metrics_csv, metrics_json
 from flip_fl.hub.plots import ListedPlot, list_plots, plot_json
+from flip_fl.hub.points import PlotCache
 from flip_fl.hub.routes.dependencies import Reading, live_status
 from flip_fl.values import DEFAULT_X_LABEL
 
@@ -37,6 +38,7 @@ def read_plots(model_id: UUID, session: Reading, who: Viewer) -> list[ListedPlot
 @router.get("/plot", response_model=Plot)
 def read_plot(
     model_id: UUID,
+    request: Request,
     session: Reading,
     who: Viewer,
     label: Label,
@@ -53,7 +55,8 @@ def read_plot(
     """
     visible_model(model_id, who, session)
     live_status(model_id, session)
-    found = plot_json(model_id, PlotKey(label, x_label), session, points=points, low=low, high=high)
+    cache: PlotCache = request.app.state.plots
+    found = plot_json(model_id, PlotKey(label, x_label), session, points=points, low=low, high=high, cache=cache)
     if found is None:
         raise HTTPException(404, "no such plot")
     return Response(found, media_type="application/json")
