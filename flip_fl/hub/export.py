@@ -9,17 +9,19 @@ from __future__ import annotations
 import csv
 import io
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from uuid import UUID
 
 from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Engine, func
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
+from flip_fl.dashboard.sampling import Numbers
 from flip_fl.hub import database
-from flip_fl.hub.curves import PlotKey, SeriesNames, round_starts, series_names
+from flip_fl.hub.curves import PlotKey, round_starts, series_names
 from flip_fl.hub.plots import objects
-from flip_fl.hub.points import StoredCurve, merged, stored_curves
+from flip_fl.hub.points import trust_points
 from flip_fl.hub.tables import FlMetric, FlMetricSeries, Trust, as_utc
 from flip_fl.values import natural_key
 
@@ -47,13 +49,14 @@ def metrics_json(model_id: UUID, engine: Engine) -> Iterator[bytes]:
     with database.reading(engine) as session:
         plots = _plot_keys(model_id, session)
         names = series_names(model_id, session)
+        slots = {row.trust_id: row.fl_client_name for row in session.exec(_newest_slots(model_id))}
     yield b"["
     for number, plot in enumerate(plots):
         with database.reading(engine) as session:
-            curves = stored_curves(model_id, plot, session)
+            points = trust_points(model_id, plot, session)
         opening = b"," if number else b""
         yield opening + b'{"yLabel":%b,"xLabel":%b,"metrics":[' % (to_json(plot.label), to_json(plot.x_label))
-        yield from _series(curves, names)
+        yield from _series({names.of(trust, slots.get(trust) or None): points[trust] for trust in points})
         yield b"]}"
     yield b"]"
 
@@ -109,16 +112,16 @@ def _plot_keys(model_id: UUID, session: Session) -> list[PlotKey]:
     return [PlotKey(*row) for row in sorted(rows)]
 
 
-def _series(curves: list[StoredCurve], names: SeriesNames) -> Iterator[bytes]:
-    by_trust: dict[UUID, list[StoredCurve]] = {}
-    for one in curves:
-        by_trust.setdefault(one.trust_id, []).append(one)
-    whole = {names.of(trust_id, parts[-1].slot): merged(parts) for trust_id, parts in by_trust.items()}
-    for number, (name, one) in enumerate(sorted(whole.items(), key=lambda item: natural_key(item[0]))):
+def _newest_slots(model_id: UUID) -> SelectOfScalar[FlMetricSeries]:
+    return select(FlMetricSeries).where(col(FlMetricSeries.model_id) == model_id).order_by(col(FlMetricSeries.newest))
+
+
+def _series(curves: Mapping[str, tuple[Numbers, Numbers]]) -> Iterator[bytes]:
+    for number, (name, (xs, ys)) in enumerate(sorted(curves.items(), key=lambda item: natural_key(item[0]))):
         yield (b"," if number else b"") + b'{"seriesLabel":%b,"data":[' % to_json(name)
-        for first in range(0, len(one), _JSON_POINTS):
+        for first in range(0, len(xs), _JSON_POINTS):
             part = slice(first, first + _JSON_POINTS)
-            yield (b"," if first else b"") + objects(xValue=one.curve.x[part], yValue=one.curve.y[part])
+            yield (b"," if first else b"") + objects(xValue=xs[part], yValue=ys[part])
         yield b"]}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from sqlalchemy import text
 from sqlmodel import Session
 
-from flip_fl.dashboard.sampling import Curve, Integers
+from flip_fl.dashboard.sampling import Curve, Integers, Numbers
 from flip_fl.hub.curves import PlotKey, superseded
 
 _OF_PLOT = "FROM fl_metrics WHERE model_id = :model AND label = :label AND x_label = :x_label AND id > :after"
@@ -24,6 +25,11 @@ _NUMBERS = ("int8send(id)", "float8send(x_value)", "float8send(result)", "int8se
 _SENT = ", ".join(f"string_agg({number}, CAST('' AS bytea))" for number in _NUMBERS)
 _POSTGRESQL = text(f"SELECT trust_id, fl_client_name, {_SENT} {_OF_PLOT} GROUP BY trust_id, fl_client_name")
 _SQLITE = text(f"SELECT trust_id, fl_client_name, id, x_value, result, global_round {_OF_PLOT} ORDER BY id")
+_POSTGRESQL_TRUSTS = text(
+    "SELECT trust_id, string_agg(int8send(id), CAST('' AS bytea)), string_agg(float8send(x_value), CAST('' AS bytea)), "
+    f"string_agg(float8send(result), CAST('' AS bytea)) {_OF_PLOT} GROUP BY trust_id"
+)
+_SQLITE_TRUSTS = text(f"SELECT trust_id, x_value, result {_OF_PLOT} ORDER BY id")
 _ROWS_AT_ONCE = 20_000
 
 
@@ -116,20 +122,17 @@ def _read_postgresql(model_id: UUID, plot: PlotKey, after: int, session: Session
 
 
 def _read_sqlite(model_id: UUID, plot: PlotKey, after: int, session: Session) -> Iterable[StoredCurve]:
-    cursor = session.connection().connection.cursor()
-    try:
+    # Row by row they would take ten times the room of their numbers.
+    numbers: dict[tuple[str, str | None], int] = {}
+    parts: list[tuple[Any, ...]] = []
+    kinds = (np.int64, np.int64, np.float64, np.float64, np.int64)
+    with closing(session.connection().connection.cursor()) as cursor:
         cursor.execute(_SQLITE.text, _facts(model_id.hex, plot, after))
-        # Row by row they would take ten times the room of their numbers.
-        numbers: dict[tuple[str, str | None], int] = {}
-        parts: list[tuple[Any, ...]] = []
         while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-            trusts, slots, ids, xs, ys, rounds = zip(*rows, strict=True)
+            trusts, slots, *columns = zip(*rows, strict=True)
             series = [numbers.setdefault(key, len(numbers)) for key in zip(trusts, slots, strict=True)]
-            kinds = (np.int64, np.int64, np.float64, np.float64, np.int64)
-            columns = (series, ids, xs, ys, rounds)
-            parts.append(tuple(np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))
-    finally:
-        cursor.close()
+            all_columns = (series, *columns)
+            parts.append(tuple(np.array(column, dtype=kind) for column, kind in zip(all_columns, kinds, strict=True)))
     if not parts:
         return
     series_of, all_ids, x, y, all_rounds = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -139,6 +142,49 @@ def _read_sqlite(model_id: UUID, plot: PlotKey, after: int, session: Session) ->
     for (trust, slot), end, begin in zip(numbers, ends, [0, *ends[:-1]], strict=True):
         mine = order[begin:end]
         yield StoredCurve(UUID(trust), slot, all_ids[mine], Curve(x[mine], y[mine], all_rounds[mine]))
+
+
+def trust_points(model_id: UUID, plot: PlotKey, session: Session) -> dict[UUID, tuple[Numbers, Numbers]]:
+    """The x values and values that each trust measured of a plot, for an export: no more of a row is read."""
+    if superseded(model_id, session, plot):
+        return _of_trusts(stored_curves(model_id, plot, session))
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(_ROOM)
+        sent = session.execute(_POSTGRESQL_TRUSTS, _facts(model_id, plot, 0))
+        found = {trust: (_integers(ids), _floats(x), _floats(y)) for trust, ids, x, y in sent}
+        orders = {trust: np.lexsort((ids, x)) for trust, (ids, x, _) in found.items()}
+        return {trust: (x[orders[trust]], y[orders[trust]]) for trust, (_, x, y) in found.items()}
+    numbers = _Numbers()
+    parts = []
+    with closing(session.connection().connection.cursor()) as cursor:
+        cursor.execute(_SQLITE_TRUSTS.text, _facts(model_id.hex, plot, 0))
+        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            trusts, xs, ys = zip(*rows, strict=True)
+            of = np.array([numbers[trust] for trust in trusts], dtype=np.int64)
+            parts.append((of, np.array(xs, dtype=np.float64), np.array(ys, dtype=np.float64)))
+    if not parts:
+        return {}
+    of, x, y = (np.concatenate(column) for column in zip(*parts, strict=True))
+    # Stable: points at one place stay as they were stored.
+    order = np.lexsort((x, of))
+    splits = np.cumsum(np.bincount(of))[:-1]
+    curves = zip(np.split(x[order], splits), np.split(y[order], splits), strict=True)
+    return {UUID(trust): curve for trust, curve in zip(numbers, curves, strict=True)}
+
+
+class _Numbers(dict[str, int]):
+    """Numbers for texts, in the order in which these come."""
+
+    def __missing__(self, text: str) -> int:
+        return self.setdefault(text, len(self))
+
+
+def _of_trusts(curves: Iterable[StoredCurve]) -> dict[UUID, tuple[Numbers, Numbers]]:
+    parts: dict[UUID, list[StoredCurve]] = {}
+    for one in curves:
+        parts.setdefault(one.trust_id, []).append(one)
+    whole = {trust: merged(each).curve for trust, each in parts.items()}
+    return {trust: (curve.x, curve.y) for trust, curve in whole.items() if len(curve)}
 
 
 def _facts(model_id: object, plot: PlotKey, after: int) -> dict[str, object]:
