@@ -126,7 +126,8 @@ class HubSettings(RoleSettings):
     """The hub: its database, the hash of the service key (empty: closed), and what it does about silent FL servers.
 
     A run that reports nothing for ``unreachable_after_s`` is shown as unreachable. With ``stale_error_after_s`` (off
-    by default) it ends as ERROR after that time, and its net is free again.
+    by default) it ends as ERROR after that time, and its net is free again. ``log`` ``json`` writes what happens, each
+    request too, as a line of JSON on stderr.
     """
 
     role: ClassVar[str] = "hub"
@@ -139,6 +140,7 @@ class HubSettings(RoleSettings):
     stale_error_after_s: Annotated[float, Field(ge=60, le=31_536_000)] | None = Field(
         None, alias="FLIP_HUB_STALE_ERROR_AFTER_S"
     )
+    log: Literal["quiet", "json"] = Field("quiet", alias="FLIP_HUB_LOG")
 
 
 class TrustSettings(RoleSettings):
@@ -354,6 +356,7 @@ _EXPECTED = {
     "FLIP_HUB_DIALECT": "both, older or current",
     "FLIP_HUB_UNREACHABLE_AFTER_S": "seconds from 30 to 86400",
     "FLIP_HUB_STALE_ERROR_AFTER_S": "seconds from 60 to 31536000, or empty for never",
+    "FLIP_HUB_LOG": "quiet or json",
     "DEV_MISSING_STUDY": "empty or error",
     "FLIP_TRUST_IN_FLIGHT": "a number of requests from 1 to 256",
     "FLIP_TRUST_ENVELOPE_KEY": "a Fernet key (32 bytes in url-safe base64), as flip-fl trust init makes one",

@@ -18,14 +18,17 @@ from starlette.concurrency import run_in_threadpool
 
 from flip_fl import __version__
 from flip_fl.hub import database, presence
+from flip_fl.hub.meters import Meters
+from flip_fl.hub.observed import Observed
 from flip_fl.hub.points import PlotCache
 from flip_fl.hub.refusals import public_errors
-from flip_fl.hub.routes import fl, plots, read, slots
+from flip_fl.hub.routes import fl, operations, plots, read, slots
 from flip_fl.hub.security import require_service_key
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.sweep import sweep
 from flip_fl.hub.tables import utc_now
 from flip_fl.services.body_limit import BodyLimit
+from flip_fl.services.patience import BodyDeadline
 from flip_fl.settings import HubSettings
 from flip_fl.wire import MAX_BATCH_BYTES
 
@@ -47,7 +50,9 @@ def create_app(settings: HubSettings) -> FastAPI:
     app.state.settings = settings
     app.state.engine = database.open_engine(settings.database_url)
     app.state.plots = PlotCache()
+    app.state.meters = Meters()
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(BodyDeadline)
     app.add_exception_handler(RequestValidationError, _refuse_input)
     for unwell in (OperationalError, InternalError, InterfaceError, PoolTimeoutError):
         app.add_exception_handler(unwell, _refuse_busy)
@@ -60,6 +65,10 @@ def create_app(settings: HubSettings) -> FastAPI:
     api.include_router(slots.router)
     api.add_api_route("/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
     app.include_router(api)
+    # At the root, where orchestrators and Prometheus look for them.
+    app.include_router(operations.router)
+    # Added last, it stands around all others.
+    app.add_middleware(Observed, meters=app.state.meters)
     return app
 
 

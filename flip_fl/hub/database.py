@@ -77,6 +77,14 @@ def migrate(url: str) -> None:
         engine.dispose()
 
 
+def size_bytes(session: Session) -> int:
+    """How much room the database takes on the disk."""
+    if session.get_bind().dialect.name == "postgresql":
+        return int(session.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+    pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+    return int(session.execute(text(pages)).scalar_one())
+
+
 def require_current_schema(engine: Engine) -> None:
     """Raises ``FlipError`` E1001 unless the database answers and has exactly this version's schema."""
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from flip_fl.errors import FlipError
 from flip_fl.hub import database
 from flip_fl.hub.app import create_app
+from flip_fl.hub.observed import log_json
 from flip_fl.services import serving
 from flip_fl.settings import HubSettings
 
@@ -24,6 +25,8 @@ def serve(settings: HubSettings, *, port: int = 0, port_file: Path | None = None
         database.require_current_schema(engine)
     finally:
         engine.dispose()
+    if settings.log == "json":
+        log_json()
     app = create_app(settings)
     listener = serving.listen(port, lambda problem: FlipError("E1006", host=serving.HOST, port=port, problem=problem))
     serving.serve(app, listener, port_file)

@@ -11,10 +11,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from flip_fl.errors import FlipError
+from flip_fl.services.patience import PatientProtocol
 
 HOST = "127.0.0.1"
 GRACE_S = 5
 BACKLOG = 512
+# Below the 1024 files that a process may have open on many systems: more are answered 503, and the rest is served.
+MAX_CONNECTIONS = 800
 
 
 def listen(port: int, refused: Callable[[object], FlipError]) -> socket.socket:
@@ -43,6 +46,8 @@ def serve(app: ASGIApp, listener: socket.socket, port_file: Path | None = None) 
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
+        http=PatientProtocol,
+        limit_concurrency=MAX_CONNECTIONS,
     )
     with listener:
         _Server(config, port_file).run(sockets=[listener])
