@@ -851,6 +851,22 @@ _ENTRIES = (
         "Silence is counted from the moment on which the hub is there again.",
         retryable=True,
     ),
+    Entry(
+        "E1020",
+        ExitCode.REFUSED,
+        "{target} is not empty: {holds}",
+        "a hub's database is never mixed with another's, and no file is written over",
+        "name a new file, or an empty database",
+        "`flip-fl hub backup` writes a new file; `restore` and `copy` fill a database without any rows.",
+    ),
+    Entry(
+        "E1021",
+        ExitCode.FAILED,
+        "the copy {file} does not hold together: {problem}",
+        "what is restored must be exactly what was there",
+        "use another backup, or make one anew with flip-fl hub backup",
+        "Pages, references and the number of rows of each table are compared; nothing is kept of a copy that failed.",
+    ),
     # -- data ---------------------------------------------------------------------------------------------------
     Entry(
         "E0901",
