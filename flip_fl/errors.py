@@ -840,7 +840,7 @@ _ENTRIES = (
         "the hub cannot listen on {host}:{port}: {problem}",
         "another program may hold that port",
         "use --port 0 for a free one",
-        "The hub listens on 127.0.0.1 only until people can log in.",
+        "The hub listens on 127.0.0.1, or on the address in FLIP_HUB_HOST.",
     ),
     Entry(
         "E1007",

@@ -10,6 +10,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -127,7 +128,8 @@ class HubSettings(RoleSettings):
 
     A run that reports nothing for ``unreachable_after_s`` is shown as unreachable. With ``stale_error_after_s`` (off
     by default) it ends as ERROR after that time, and its net is free again. ``log`` ``json`` writes what happens, each
-    request too, as a line of JSON on stderr.
+    request too, as a line of JSON on stderr. ``host`` is the address it listens on: another than 127.0.0.1 only behind
+    a proxy that ends TLS.
     """
 
     role: ClassVar[str] = "hub"
@@ -141,6 +143,7 @@ class HubSettings(RoleSettings):
         None, alias="FLIP_HUB_STALE_ERROR_AFTER_S"
     )
     log: Literal["quiet", "json"] = Field("quiet", alias="FLIP_HUB_LOG")
+    host: IPv4Address = Field(IPv4Address("127.0.0.1"), alias="FLIP_HUB_HOST")
 
 
 class TrustSettings(RoleSettings):
@@ -357,6 +360,7 @@ _EXPECTED = {
     "FLIP_HUB_UNREACHABLE_AFTER_S": "seconds from 30 to 86400",
     "FLIP_HUB_STALE_ERROR_AFTER_S": "seconds from 60 to 31536000, or empty for never",
     "FLIP_HUB_LOG": "quiet or json",
+    "FLIP_HUB_HOST": "an IPv4 address",
     "DEV_MISSING_STUDY": "empty or error",
     "FLIP_TRUST_IN_FLIGHT": "a number of requests from 1 to 256",
     "FLIP_TRUST_ENVELOPE_KEY": "a Fernet key (32 bytes in url-safe base64), as flip-fl trust init makes one",

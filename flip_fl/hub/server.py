@@ -1,4 +1,4 @@
-"""Serving the hub on 127.0.0.1."""
+"""Serving the hub."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from flip_fl.settings import HubSettings
 
 
 def serve(settings: HubSettings, *, port: int = 0, port_file: Path | None = None) -> None:
-    """Serve on 127.0.0.1 until SIGTERM or SIGINT, then finish what is in flight (at most 5 s) and return.
+    """Serve on the settings' host until SIGTERM or SIGINT, then finish what is in flight (at most 5 s) and return.
 
-    ``port`` 0 is a free one; ``port_file`` gets the bound port once requests are answered. Only until people can
-    log in, no other address can be chosen. Raises ``FlipError`` E1001 for a database that cannot be used and E1006
-    for a port that cannot be had.
+    ``port`` 0 is a free one; ``port_file`` gets the bound port once requests are answered. Raises ``FlipError`` E1001
+    for a database that cannot be used and E1006 for a port that cannot be had.
     """
     engine = database.open_engine(settings.database_url)
     try:
@@ -28,5 +27,6 @@ def serve(settings: HubSettings, *, port: int = 0, port_file: Path | None = None
     if settings.log == "json":
         log_json()
     app = create_app(settings)
-    listener = serving.listen(port, lambda problem: FlipError("E1006", host=serving.HOST, port=port, problem=problem))
+    host = str(settings.host)
+    listener = serving.listen(port, lambda problem: FlipError("E1006", host=host, port=port, problem=problem), host)
     serving.serve(app, listener, port_file)

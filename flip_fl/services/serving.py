@@ -1,4 +1,4 @@
-"""Serving an application on 127.0.0.1, in this process, until it is told to end."""
+"""Serving an application in this process, on 127.0.0.1 unless told otherwise, until it is told to end."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BACKLOG = 512
 MAX_CONNECTIONS = 800
 
 
-def listen(port: int, refused: Callable[[object], FlipError]) -> socket.socket:
-    """A listening socket on 127.0.0.1; ``port`` 0 is a free one. Raises what ``refused`` makes of the reason."""
+def listen(port: int, refused: Callable[[object], FlipError], host: str = HOST) -> socket.socket:
+    """A listening socket on ``host``; ``port`` 0 is a free one. Raises what ``refused`` makes of the reason."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port))
+        listener.bind((host, port))
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()

@@ -92,7 +92,7 @@ def test_a_filled_database_of_an_older_version_is_migrated(empty_url: str, revis
         assert set(late) == set(ids)
         assert (late[ids[2]].applied, late[ids[2]].status) == (False, ModelStatus.ERROR)
         assert late[ids[2]].occurred_at == datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)
-        counted = [(one.label, one.slot, one.points, one.newest) for one in stored_series(model.id, session)]
+        counted = [(one.plot.label, one.slot, one.points, one.newest) for one in stored_series(model.id, session)]
         newest = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)
         assert sorted(counted, key=str) == [("dice", None, 1, newest), ("loss", "Trust_1", 3, newest)]
         assert scored_in(model.id, session) == {1: {"Trust_1"}}
