@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 
 from flip_fl import __version__
-from flip_fl.hub import database, presence
+from flip_fl.hub import database, presence, tallies
 from flip_fl.hub.meters import Meters
 from flip_fl.hub.observed import Observed
 from flip_fl.hub.points import PlotCache
@@ -94,7 +94,7 @@ async def _keep(app: FastAPI) -> None:
 
 
 def look_after(engine: Engine, settings: HubSettings) -> None:
-    """What a hub does every few seconds: note that it is there, and end silent runs if an operator wants that.
+    """What a hub does every few seconds: note that it is there, end silent runs if an operator wants that, and count.
 
     A database that does not answer is logged; there is a next time.
     """
@@ -103,6 +103,7 @@ def look_after(engine: Engine, settings: HubSettings) -> None:
         with database.writing(engine) as session:
             presence.note(session, utc_now())
             ended = [] if error_after is None else sweep(session, error_after, utc_now())
+            tallies.roll_recent(session)
     except SQLAlchemyError as error:
         _logger.error("the hub could not look after its runs (%s)", type(error).__name__)
         return

@@ -11,7 +11,6 @@ from sqlalchemy import Table, insert, text
 from sqlmodel import Session, SQLModel
 
 from flip_fl.hub.tables import FlMetric, as_utc
-from flip_fl.hub.tallies import tally
 
 # The columns of a row of ``intake.metric_row``, and what PostgreSQL calls their types.
 _COLUMNS = {
@@ -37,13 +36,9 @@ _TABLE: Table = SQLModel.metadata.tables[str(FlMetric.__tablename__)]
 
 
 def insert_metrics(rows: Sequence[Mapping[str, Any]], session: Session) -> None:
-    """Insert rows of ``intake.metric_row`` in their order, and count them.
-
-    Does not commit; raises what the database raises.
-    """
+    """Insert rows of ``intake.metric_row`` in their order. Does not commit; raises what the database raises."""
     if not rows:
         return
-    tally(rows, session)
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_POSTGRESQL, {"rows": json.dumps([dict(row) for row in rows], default=_spelt)})
     else:

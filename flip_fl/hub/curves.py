@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 
-from flip_fl.hub.tables import FlLog, FlMetric, FlRoundScore, ModelTrustIntersect, Trust
+from flip_fl.hub.tables import FlLog, FlMetric, FlRoundScore, Model, ModelTrustIntersect, Trust
 from flip_fl.hub.words import stage_of
-from flip_fl.values import EventType, natural_key
+from flip_fl.values import EventType, Task, natural_key
 
 
 class IMetricPoint(BaseModel):
@@ -189,9 +189,20 @@ def scored_in(model_id: UUID, session: Session) -> dict[int, set[str]]:
     rows = session.exec(
         select(FlRoundScore.global_round, FlRoundScore.fl_client_name).where(col(FlRoundScore.model_id) == model_id)
     )
-    for number, slot in rows:
-        found.setdefault(number, set()).add(slot)
+    new = session.exec(
+        select(FlMetric.global_round, FlMetric.fl_client_name)
+        .where(not_counted(model_id), col(FlMetric.task) == Task.VALIDATE, col(FlMetric.fl_client_name).is_not(None))
+        .distinct()
+    )
+    for number, slot in (*rows, *new):
+        found.setdefault(number, set()).add(str(slot))
     return found
+
+
+def not_counted(model_id: UUID) -> ColumnElement[bool]:
+    """Which rows of ``fl_metrics`` are the model's and in no count yet, see ``tallies``."""
+    counted_to = select(Model.counted_to).where(col(Model.id) == model_id).scalar_subquery()
+    return (col(FlMetric.model_id) == model_id) & (col(FlMetric.id) > counted_to)
 
 
 def curves(model_id: UUID, session: Session) -> list[IModelMetrics]:

@@ -14,15 +14,14 @@ from uuid import UUID
 
 from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Engine, func
-from sqlmodel import Session, col, select
-from sqlmodel.sql.expression import SelectOfScalar
+from sqlmodel import col, select
 
 from flip_fl.dashboard.sampling import Numbers
 from flip_fl.hub import database
 from flip_fl.hub.curves import PlotKey, round_starts, series_names
-from flip_fl.hub.plots import objects
+from flip_fl.hub.plots import objects, stored_series
 from flip_fl.hub.points import trust_points
-from flip_fl.hub.tables import FlMetric, FlMetricSeries, Trust, as_utc
+from flip_fl.hub.tables import FlMetric, Trust, as_utc
 from flip_fl.values import natural_key
 
 CSV_COLUMNS = (
@@ -47,16 +46,18 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def metrics_json(model_id: UUID, engine: Engine) -> Iterator[bytes]:
     """What ``model_service.get_metrics`` returns, as JSON, in parts."""
     with database.reading(engine) as session:
-        plots = _plot_keys(model_id, session)
+        series = sorted(stored_series(model_id, session), key=lambda one: one.newest)
         names = series_names(model_id, session)
-        slots = {row.trust_id: row.fl_client_name for row in session.exec(_newest_slots(model_id))}
+    # Of a trust that held several slots, the newest.
+    slots = {one.trust_id: one.slot for one in series}
+    plots = sorted({one.plot for one in series}, key=lambda plot: (plot.label, plot.x_label))
     yield b"["
     for number, plot in enumerate(plots):
         with database.reading(engine) as session:
             points = trust_points(model_id, plot, session)
         opening = b"," if number else b""
         yield opening + b'{"yLabel":%b,"xLabel":%b,"metrics":[' % (to_json(plot.label), to_json(plot.x_label))
-        yield from _series({names.of(trust, slots.get(trust) or None): points[trust] for trust in points})
+        yield from _series({names.of(trust, slots.get(trust)): points[trust] for trust in points})
         yield b"]}"
     yield b"]"
 
@@ -103,17 +104,6 @@ def metrics_csv(model_id: UUID, engine: Engine, plot: PlotKey | None = None) -> 
             ]
             for row in rows
         )
-
-
-def _plot_keys(model_id: UUID, session: Session) -> list[PlotKey]:
-    rows = session.exec(
-        select(FlMetricSeries.label, FlMetricSeries.x_label).where(col(FlMetricSeries.model_id) == model_id).distinct()
-    ).all()
-    return [PlotKey(*row) for row in sorted(rows)]
-
-
-def _newest_slots(model_id: UUID) -> SelectOfScalar[FlMetricSeries]:
-    return select(FlMetricSeries).where(col(FlMetricSeries.model_id) == model_id).order_by(col(FlMetricSeries.newest))
 
 
 def _series(curves: Mapping[str, tuple[Numbers, Numbers]]) -> Iterator[bytes]:

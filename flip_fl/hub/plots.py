@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from flip_fl.dashboard.sampling import Curve, Sampled, sampled, window
 from flip_fl.dashboard.story import Plot, Point, Series
-from flip_fl.hub.curves import MetricRow, PlotKey, SeriesNames, series_names, superseded
+from flip_fl.hub.curves import MetricRow, PlotKey, SeriesNames, not_counted, series_names, superseded
 from flip_fl.hub.points import PlotCache, StoredCurve, merged, stored_curves
-from flip_fl.hub.tables import FlLog, FlMetricSeries, Trust
+from flip_fl.hub.tables import FlLog, FlMetric, FlMetricSeries, Trust
 from flip_fl.values import DEFAULT_X_LABEL, natural_key
 
 # How a site reports a number that JSON cannot carry.
@@ -90,23 +91,32 @@ def refused_values(model_id: UUID, session: Session) -> list[Refused]:
 def stored_series(model_id: UUID, session: Session) -> list[StoredSeries]:
     """What was measured, counted; points that do not count are not."""
     old = Counter((row.label, row.x_label, row.trust_id, row.slot) for row in superseded(model_id, session))
-    rows = session.exec(
-        select(FlMetricSeries, Trust.name, Trust.code)
-        .join(Trust, col(Trust.id) == col(FlMetricSeries.trust_id))
-        .where(col(FlMetricSeries.model_id) == model_id)
+    counted: dict[tuple[str, str, UUID, str | None], tuple[int, datetime]] = {}
+    for label, x_label, trust_id, slot, points, newest in _counts(model_id, session):
+        before, last = counted.get((label, x_label, trust_id, slot), (0, newest))
+        counted[label, x_label, trust_id, slot] = (before + points, max(last, newest))
+    trusts = session.exec(
+        select(Trust.id, Trust.name, Trust.code).where(col(Trust.id).in_({key[2] for key in counted}))
     )
+    names = {trust_id: (name, code) for trust_id, name, code in trusts}
     return [
-        StoredSeries(
-            plot=PlotKey(one.label, one.x_label),
-            trust_id=one.trust_id,
-            slot=one.fl_client_name or None,
-            trust_name=name,
-            trust_code=code,
-            points=one.points - old[one.label, one.x_label, one.trust_id, one.fl_client_name or None],
-            newest=one.newest,
-        )
-        for one, name, code in rows
+        StoredSeries(PlotKey(key[0], key[1]), key[2], key[3], *names[key[2]], points - old[key], newest)
+        for key, (points, newest) in counted.items()
     ]
+
+
+def _counts(model_id: UUID, session: Session) -> Iterator[tuple[str, str, UUID, str | None, int, datetime]]:
+    """What was counted, and what came since."""
+    rolled = session.exec(select(FlMetricSeries).where(col(FlMetricSeries.model_id) == model_id))
+    for one in rolled:
+        yield one.label, one.x_label, one.trust_id, one.fl_client_name or None, one.points, one.newest
+    keys = (FlMetric.label, FlMetric.x_label, FlMetric.trust_id, FlMetric.fl_client_name)
+    new = session.execute(
+        select(*keys, func.count(), func.max(FlMetric.occurred_at))  # type: ignore[call-overload]
+        .where(not_counted(model_id))
+        .group_by(*keys)
+    )
+    yield from (tuple(row) for row in new)
 
 
 def list_plots(model_id: UUID, session: Session) -> list[ListedPlot]:

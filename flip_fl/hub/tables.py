@@ -117,7 +117,7 @@ class Model(SQLModel, table=True):
     """One model and its run. Deleting flags it; rows about it stay.
 
     ``heard_at`` is when the FL server last reported on it, by the hub's clock and to within seconds; null while a run
-    waits in the queue.
+    waits in the queue. ``counted_to`` is the last of its metrics that ``FlMetricSeries`` and ``FlRoundScore`` know.
     """
 
     __tablename__ = "model"
@@ -129,6 +129,7 @@ class Model(SQLModel, table=True):
     deleted: bool = Field(default=False)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
     heard_at: datetime | None = Field(default=None, sa_type=UtcDateTime, nullable=True)
+    counted_to: int = Field(default=0, sa_type=BigInteger)
 
 
 class ModelTrustIntersect(SQLModel, table=True):
@@ -246,7 +247,7 @@ class FlMetric(SQLModel, table=True):
 
 
 class FlMetricSeries(SQLModel, table=True):
-    """How many metrics were stored of one slot of one trust for one plot; ``fl_client_name`` is empty for none."""
+    """How many metrics were counted of one slot of one trust for one plot; ``fl_client_name`` is empty for none."""
 
     __tablename__ = "fl_metric_series"
     __table_args__ = {"sqlite_with_rowid": False}

@@ -19,6 +19,7 @@ from tests.benchmarks import (
     flower_wrapping,
     hub_load,
     hub_read,
+    hub_trusts,
     reporting_close,
     reporting_drain,
     reporting_emit,
@@ -40,6 +41,7 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
     "reporting_nvflare": reporting_nvflare.measure,
     "hub_load": hub_load.measure,
     "hub_read": hub_read.measure,
+    "hub_trusts": hub_trusts.measure,
     "data": data.measure,
     "results": results.measure,
 }

@@ -11,8 +11,13 @@ from uuid import uuid4
 
 import pytest
 
+from flip_fl.hub import tallies
+from flip_fl.hub.app import look_after
 from flip_fl.hub.curves import scored_in
 from flip_fl.hub.model_service import get_metrics
+from flip_fl.hub.plots import stored_series
+from flip_fl.hub.tables import FlMetricSeries
+from flip_fl.settings import HubSettings
 from tests.support.hub import RunningHub, item, metric
 
 
@@ -214,3 +219,29 @@ def test_only_what_validation_measured_scores_a_rounds_model(hub: RunningHub) ->
     )
     with hub.world.session() as session:
         assert scored_in(hub.world.model_id, session) == {1: {"Trust_1"}, 2: {"Trust_2"}}
+
+
+def test_counts_are_those_of_the_rows_however_much_was_counted_before(hub: RunningHub) -> None:
+    """Most rows are counted once and for all, the newest when somebody asks: the sum is what there is."""
+    for number in range(1, 4):
+        for slot in ("Trust_1", "Trust_2"):
+            hub.batch(*(metric(slot, label, 0.5, number, task="validate") for label in ("loss", "dice")))
+        with hub.world.session() as session:
+            if number < 3:
+                assert not tallies.roll(hub.world.model_id, session, least=5)
+                assert tallies.roll(hub.world.model_id, session, least=4)
+                assert not tallies.roll(hub.world.model_id, session, least=1)
+            assert [plot["points"] for plot in hub.read("/plots")] == [2 * number] * 2
+            counted = {(one.plot.label, one.slot): one.points for one in stored_series(hub.world.model_id, session)}
+            assert counted == {(label, slot): number for label in ("loss", "dice") for slot in ("Trust_1", "Trust_2")}
+            assert set(scored_in(hub.world.model_id, session)) == set(range(1, number + 1))
+    assert all(row.points == 2 for row in hub.world.rows(FlMetricSeries))
+    assert len(hub.read("/metrics")) == 2
+
+
+def test_a_hub_counts_by_itself(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does every few seconds includes the runs that were just heard of."""
+    monkeypatch.setattr(tallies.roll, "__kwdefaults__", {"least": 1})
+    hub.batch(metric("Trust_1", "loss", 0.5, 1))
+    look_after(hub.world.engine, HubSettings(_env_file=None))
+    assert [row.points for row in hub.world.rows(FlMetricSeries)] == [1]

@@ -17,7 +17,8 @@ from sqlmodel import Session
 from flip_fl.app.forks import Fork
 from flip_fl.hub import admin, model_service
 from flip_fl.hub.model_service import IModelDetails
-from flip_fl.hub.tables import EventLedger, FlLog, FlMetric, FlMetricSeries, Model, ModelsAudit, StatusHistory
+from flip_fl.hub.plots import stored_series
+from flip_fl.hub.tables import EventLedger, FlLog, FlMetric, Model, ModelsAudit, StatusHistory
 from flip_fl.settings import write_settings_file
 from flip_fl.values import ModelAuditAction, ModelStatus
 from tests.support import warm
@@ -177,7 +178,8 @@ def test_a_killed_hub_loses_no_acknowledged_event_and_doubles_none(
         assert len(filled.rows(FlMetric)) + len(filled.rows(FlLog)) == len(ledger)
         values = [row.result for row in filled.rows(FlMetric)]
         assert sorted(values) == sorted(value for sender in senders for value in sender.made)
-        assert sum(row.points for row in filled.rows(FlMetricSeries)) == len(values)
+        with filled.session() as session:
+            assert sum(one.points for one in stored_series(filled.model_id, session)) == len(values)
 
 
 class _Sender:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, event, func, select
 from sqlmodel import Session, SQLModel
 
-from flip_fl.hub import admin, database, model_service, nets
+from flip_fl.hub import admin, database, model_service, nets, tallies
 from flip_fl.hub.batch import store_batch
 from flip_fl.hub.items import read_items
 from flip_fl.hub.model_service import IModelDetails
@@ -31,6 +31,10 @@ def _batch(filled: World, session: Session) -> None:
         item("status", status="ERROR", reason="why"),
         item("event", event_type="ROUND_STARTED", global_round=1),
     ]
+    _store(filled, session, *items)
+
+
+def _store(filled: World, session: Session, *items: dict[str, Any]) -> None:
     body = json.dumps({"items": items}).encode()
     store_batch(filled.model_id, read_items(body), session, unreachable_after=timedelta(seconds=60))
 
@@ -46,6 +50,7 @@ ACTS: dict[str, _Act] = {
     "delete all": lambda filled, session: model_service.delete_models(filled.project_id, "user", session),
     "log": lambda filled, session: model_service.add_log(filled.model_id, "x", session, trust=filled.guys),
     "batch": _batch,
+    "count": lambda filled, session: tallies.roll(filled.model_id, session, least=1),
 }
 
 
@@ -62,10 +67,9 @@ CHANGED = {
         "fl_status_history",
         "fl_logs",
         "fl_metrics",
-        "fl_metric_series",
-        "fl_round_scores",
         "fl_event_ledger",
     },
+    "count": {"fl_metric_series", "fl_round_scores", "counted"},
 }
 
 
@@ -77,6 +81,7 @@ def test_a_death_at_any_statement_leaves_all_or_nothing(database_url: str, name:
             admin.create_model(session, "Stroke", "second")
             nets.add("net", session)
             nets.occupy("net", filled.model_id, [filled.guys], session)
+            _store(filled, session, metric("Trust_2", "loss", 0.5, 1, task="validate"))
         before = _facts(filled)
         # What is open here must not be shared with a process that dies.
         filled.engine.dispose()
@@ -99,6 +104,7 @@ def _facts(filled: World) -> dict[str, Any]:
         }
         models = session.execute(select(Model.name, Model.status, Model.deleted).order_by(Model.name)).all()
         found["models"] = [tuple(row) for row in models]
+        found["counted"] = session.execute(select(Model.counted_to).order_by(Model.name)).scalars().all()
         found["net"] = session.execute(select(FlScheduler.status)).scalars().all()
     return found
 

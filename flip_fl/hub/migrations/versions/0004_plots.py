@@ -19,6 +19,7 @@ COUNT = (
     "INSERT INTO fl_round_scores (model_id, global_round, fl_client_name) "
     "SELECT DISTINCT model_id, global_round, fl_client_name FROM fl_metrics "
     "WHERE task = 'validate' AND fl_client_name IS NOT NULL",
+    "UPDATE model SET counted_to = coalesce((SELECT max(id) FROM fl_metrics WHERE fl_metrics.model_id = model.id), 0)",
 )
 
 
@@ -54,5 +55,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("model_id", "global_round", "fl_client_name"),
         sqlite_with_rowid=False,
     )
+    op.add_column("model", sa.Column("counted_to", sa.BigInteger(), nullable=False, server_default="0"))
     for statement in COUNT:
         op.execute(statement)
