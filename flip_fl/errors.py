@@ -848,7 +848,7 @@ _ENTRIES = (
         "the hub cannot listen on {host}:{port}: {problem}",
         "another program may hold that port",
         "use --port 0 for a free one",
-        "The hub listens on 127.0.0.1; other machines reach it through a proxy that speaks TLS.",
+        "The hub listens on 127.0.0.1, or on the address in FLIP_HUB_HOST; other machines reach it through a proxy that speaks TLS.",
     ),
     Entry(
         "E1007",
@@ -866,6 +866,22 @@ _ENTRIES = (
         "a successor would give back what was taken away",
         "flip-fl hub token add '{name}' --role {role}",
         "Rotating makes a token of the same name, role and projects; the old one ends after the overlap.",
+    ),
+    Entry(
+        "E1020",
+        ExitCode.REFUSED,
+        "{target} is not empty: {holds}",
+        "a hub's database is never mixed with another's, and no file is written over",
+        "name a new file, or an empty database",
+        "`flip-fl hub backup` writes a new file; `restore` and `copy` fill a database without any rows.",
+    ),
+    Entry(
+        "E1021",
+        ExitCode.FAILED,
+        "the copy {file} does not hold together: {problem}",
+        "what is restored must be exactly what was there",
+        "use another backup, or make one anew with flip-fl hub backup",
+        "Pages, references and the number of rows of each table are compared; nothing is kept of a copy that failed.",
     ),
     # -- data ---------------------------------------------------------------------------------------------------
     Entry(

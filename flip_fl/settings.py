@@ -10,6 +10,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -132,6 +133,8 @@ class HubSettings(RoleSettings):
     A run that reports nothing for ``unreachable_after_s`` is shown as unreachable. With ``stale_error_after_s`` (off
     by default) it ends as ERROR after that time, and its net is free again. An address that presents more than
     ``wrong_keys_per_minute`` is not heard for a while.
+    ``log`` ``json`` writes what happens, each request too, as a line of JSON on stderr. ``host`` is the address it
+    listens on: another than 127.0.0.1 only behind a proxy that ends TLS.
     """
 
     role: ClassVar[str] = "hub"
@@ -145,6 +148,8 @@ class HubSettings(RoleSettings):
         None, alias="FLIP_HUB_STALE_ERROR_AFTER_S"
     )
     wrong_keys_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = Field(30, alias="FLIP_HUB_WRONG_KEYS_PER_MINUTE")
+    log: Literal["quiet", "json"] = Field("quiet", alias="FLIP_HUB_LOG")
+    host: IPv4Address = Field(IPv4Address("127.0.0.1"), alias="FLIP_HUB_HOST")
 
 
 class TrustSettings(RoleSettings):
@@ -364,6 +369,8 @@ _EXPECTED = {
     "FLIP_HUB_UNREACHABLE_AFTER_S": "seconds from 30 to 86400",
     "FLIP_HUB_WRONG_KEYS_PER_MINUTE": "a whole number from 1 to 1000000",
     "FLIP_HUB_STALE_ERROR_AFTER_S": "seconds from 60 to 31536000, or empty for never",
+    "FLIP_HUB_LOG": "quiet or json",
+    "FLIP_HUB_HOST": "an IPv4 address",
     "DEV_MISSING_STUDY": "empty or error",
     "FLIP_TRUST_IN_FLIGHT": "a number of requests from 1 to 256",
     "FLIP_TRUST_ENVELOPE_KEY": "a Fernet key (32 bytes in url-safe base64), as flip-fl trust init makes one",

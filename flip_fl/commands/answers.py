@@ -298,6 +298,35 @@ class HubSwept:
 
 
 @dataclass(frozen=True)
+class HubKept:
+    """``flip-fl hub backup|restore|copy``: where it is now, and how many rows of each table were counted there."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.hub-kept/1"
+    place: Path
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PrunedRow:
+    """A run that ended then; so many rows about it were (under ``--dry-run``: would be) removed."""
+
+    id: UUID
+    name: str
+    ended_at: datetime
+    rows: int
+
+
+@dataclass(frozen=True)
+class HubPruned:
+    """``flip-fl hub prune``."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.hub-pruned/1"
+    older_than_days: int
+    dry_run: bool
+    runs: list[PrunedRow]
+
+
+@dataclass(frozen=True)
 class Synced:
     """One outbox after ``flip-fl sync``: how many records went and how many stay, and why."""
 
@@ -494,6 +523,8 @@ ANSWERS: tuple[Any, ...] = (
     Slots,
     Models,
     HubSwept,
+    HubKept,
+    HubPruned,
     SyncAnswer,
     ResultsAnswer,
     VerifyAnswer,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flip_fl.commands import hub_members, hub_sweep
+from flip_fl.commands import hub_keep, hub_members, hub_sweep
 from flip_fl.commands.common import guided, guided_group
 from flip_fl.commands.hub_home import DATABASE, HERE, SETTINGS, DirOption, hub_settings, this_user
 from flip_fl.commands.output import Output
@@ -39,6 +39,7 @@ def build() -> typer.Typer:
         cls=guided("flip-fl hub serve --port 8000", "flip-fl hub serve --dir other-hub", exits=(ExitCode.UNREACHABLE,)),
     )(serve)
     group.command("sweep", cls=guided(*hub_sweep.EXAMPLES, exits=(ExitCode.UNREACHABLE,)))(hub_sweep.sweep)
+    hub_keep.register(group)
     for name, below in hub_members.build():
         group.add_typer(below, name=name)
     return group

@@ -107,11 +107,17 @@ class Point(_Part):
 
 
 class Series(_Part):
-    """One site's points in stable x order; ``name`` is what people read."""
+    """One site's points in stable x order; ``name`` is what people read.
+
+    Where not all points are shown ``total`` is how many there are, and ``breaks`` are the positions of those before
+    which the line is cut.
+    """
 
     slot: str
     name: str
     points: list[Point]
+    total: int | None = None
+    breaks: list[int] = []
 
 
 class Plot(_Part):

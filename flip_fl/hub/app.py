@@ -18,17 +18,21 @@ from starlette.concurrency import run_in_threadpool
 
 from flip_fl import __version__
 from flip_fl.errors import FlipError
-from flip_fl.hub import database, openapi, presence
+from flip_fl.hub import database, openapi, presence, tallies
 from flip_fl.hub.access import viewer
 from flip_fl.hub.headers import Discreet, SecurityHeaders
+from flip_fl.hub.meters import Meters
+from flip_fl.hub.observed import Observed
+from flip_fl.hub.points import PlotCache
 from flip_fl.hub.refusals import public_errors
-from flip_fl.hub.routes import credentials, fl, login, manage, read, slots
+from flip_fl.hub.routes import credentials, fl, login, manage, operations, plots, read, slots
 from flip_fl.hub.service_keys import KeyRing
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.sweep import sweep
 from flip_fl.hub.tables import utc_now
 from flip_fl.hub.throttle import Throttle
 from flip_fl.services.body_limit import BodyLimit
+from flip_fl.services.patience import BodyDeadline
 from flip_fl.settings import HubSettings
 from flip_fl.wire import MAX_BATCH_BYTES
 
@@ -54,7 +58,10 @@ def create_app(settings: HubSettings) -> FastAPI:
     app.state.engine = database.open_engine(settings.database_url)
     app.state.service_keys = KeyRing(settings.service_key_hash)
     app.state.throttle = Throttle(settings.wrong_keys_per_minute)
+    app.state.plots = PlotCache()
+    app.state.meters = Meters()
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(BodyDeadline)
     app.add_middleware(Discreet)
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(RequestValidationError, _refuse_input)
@@ -64,14 +71,18 @@ def create_app(settings: HubSettings) -> FastAPI:
     for path in ("/health", "/api/health"):
         app.add_api_route(path, _health, methods=["GET"], tags=["health"])
     api = APIRouter(prefix="/api")
-    for part in (fl, read, manage, slots, credentials, login):
+    for part in (fl, plots, read, manage, slots, credentials, login):
         api.include_router(part.router)
     api.add_api_route(
         "/openapi.json", _openapi, methods=["GET"], include_in_schema=False, dependencies=[Depends(viewer)]
     )
     app.include_router(api)
     app.include_router(login.pages)
+    # At the root, where orchestrators and Prometheus look for them.
+    app.include_router(operations.router)
     openapi.describe(app)
+    # Added last, it stands around all others.
+    app.add_middleware(Observed, meters=app.state.meters)
     return app
 
 
@@ -97,7 +108,7 @@ async def _keep(app: FastAPI) -> None:
 
 
 def look_after(engine: Engine, settings: HubSettings) -> None:
-    """What a hub does every few seconds: note that it is there, and end silent runs if an operator wants that.
+    """What a hub does every few seconds: note that it is there, end silent runs if an operator wants that, and count.
 
     A database that does not answer is logged; there is a next time.
     """
@@ -106,6 +117,7 @@ def look_after(engine: Engine, settings: HubSettings) -> None:
         with database.writing(engine) as session:
             presence.note(session, utc_now())
             ended = [] if error_after is None else sweep(session, error_after, utc_now())
+            tallies.roll_recent(session)
     except SQLAlchemyError as error:
         _logger.error("the hub could not look after its runs (%s)", type(error).__name__)
         return

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 
-from flip_fl.hub.tables import FlLog, FlMetric, Trust
+from flip_fl.hub.tables import FlLog, FlMetric, FlRoundScore, Model, ModelTrustIntersect, Trust
 from flip_fl.hub.words import stage_of
 from flip_fl.values import EventType, Task, natural_key
 
@@ -49,6 +50,7 @@ class IModelMetrics(BaseModel):
 class MetricRow:
     """One stored metric with its trust's names, as every reader of curves needs it."""
 
+    id: int
     label: str
     x_label: str
     x_value: float
@@ -68,22 +70,62 @@ class MetricRow:
         place = (self.label, self.x_label, self.x_value, self.global_round)
         return (self.trust_id, self.slot, *place, self.task, self.stage)
 
-    @property
-    def people_name(self) -> str:
-        """What people call the trust: its code, else its name, else its id."""
-        return self.trust_code or self.trust_name or str(self.trust_id)
+
+@dataclass(frozen=True)
+class PlotKey:
+    """What a plot is identified by."""
+
+    label: str
+    x_label: str
+
+    def condition(self) -> ColumnElement[bool]:
+        """Of the rows of ``fl_metrics``, which belong to it."""
+        return (col(FlMetric.label) == self.label) & (col(FlMetric.x_label) == self.x_label)
+
+
+@dataclass(frozen=True)
+class SeriesNames:
+    """What people call the trusts of a model: by code, else name, else id; with the slot where two share that."""
+
+    by_trust: Mapping[UUID, str]
+    shared: Collection[str]
+
+    def of(self, trust_id: UUID, slot: str | None) -> str:
+        """The label of a series of this trust."""
+        name = self.by_trust.get(trust_id, str(trust_id))
+        return f"{name} ({slot or trust_id})" if name in self.shared else name
+
+
+def series_names(model_id: UUID, session: Session) -> SeriesNames:
+    """The names of the trusts that take part in the model."""
+    rows = session.exec(
+        select(Trust.id, Trust.name, Trust.code)
+        .join(ModelTrustIntersect, col(ModelTrustIntersect.trust_id) == col(Trust.id))
+        .where(col(ModelTrustIntersect.model_id) == model_id)
+    )
+    names = {trust_id: code or name or str(trust_id) for trust_id, name, code in rows}
+    counts = Counter(names.values())
+    return SeriesNames(names, {name for name, count in counts.items() if count > 1})
 
 
 def metric_rows(model_id: UUID, session: Session) -> list[MetricRow]:
-    """The model's metrics in stable x order: by x value, then as they were stored.
+    """The model's metrics in stable x order, by x value, then as they were stored; without those of ``superseded``."""
+    rows = _stored(session, col(FlMetric.model_id) == model_id)
+    old = {row.id for row in superseded(model_id, session)}
+    return [row for row in rows if row.id not in old] if old else rows
+
+
+def superseded(model_id: UUID, session: Session, plot: PlotKey | None = None) -> list[MetricRow]:
+    """Stored metrics that do not count, of the model or of one of its plots.
 
     Of a round that was started again, because its server was lost, a point of the first attempt that was measured
     again does not count. Two points of one attempt both do.
     """
-    rows = _stored(model_id, session)
-    again = _started_again(model_id, session)
+    again = {key: times[-1] for key, times in round_starts(model_id, session).items() if len(times) > 1}
     if not again:
-        return rows
+        return []
+    wanted = (col(FlMetric.model_id) == model_id) & col(FlMetric.global_round).in_({number for number, _ in again})
+    rows = _stored(session, wanted if plot is None else wanted & plot.condition())
     newest: dict[tuple[object, ...], datetime] = {}
     for row in rows:
         newest[row.coordinate] = max(row.at, newest.get(row.coordinate, row.at))
@@ -92,11 +134,11 @@ def metric_rows(model_id: UUID, session: Session) -> list[MetricRow]:
         restart = again.get((row.global_round, row.stage))
         return restart is None or row.at >= restart or newest[row.coordinate] < restart
 
-    return [row for row in rows if stands(row)]
+    return [row for row in rows if not stands(row)]
 
 
-def _started_again(model_id: UUID, session: Session) -> dict[tuple[int, str | None], datetime]:
-    """When each round (of its stage) that was begun more than once was begun last."""
+def round_starts(model_id: UUID, session: Session) -> dict[tuple[int, str | None], list[datetime]]:
+    """When each round (of its stage) was begun, earliest first."""
     starts = session.exec(
         select(FlLog.global_round, FlLog.details, FlLog.occurred_at)
         .where(col(FlLog.model_id) == model_id, col(FlLog.event_type) == EventType.ROUND_STARTED)
@@ -106,7 +148,7 @@ def _started_again(model_id: UUID, session: Session) -> dict[tuple[int, str | No
     for number, details, at in starts:
         if number is not None:
             found.setdefault((number, _stage(details)), []).append(at)
-    return {key: max(times) for key, times in found.items() if len(times) > 1}
+    return {key: sorted(times) for key, times in found.items()}
 
 
 def _stage(details: str | None) -> str | None:
@@ -117,9 +159,10 @@ def _stage(details: str | None) -> str | None:
     return stage_of(facts) if isinstance(facts, dict) else None
 
 
-def _stored(model_id: UUID, session: Session) -> list[MetricRow]:
+def _stored(session: Session, condition: ColumnElement[bool]) -> list[MetricRow]:
     rows = session.exec(
-        select(  # type: ignore[call-overload]
+        select(  # type: ignore[call-overload, misc]
+            FlMetric.id,
             FlMetric.label,
             FlMetric.x_label,
             FlMetric.x_value,
@@ -134,35 +177,39 @@ def _stored(model_id: UUID, session: Session) -> list[MetricRow]:
             FlMetric.stage,
         )
         .join(Trust, col(Trust.id) == col(FlMetric.trust_id))
-        .where(col(FlMetric.model_id) == model_id)
+        .where(condition)
         .order_by(col(FlMetric.x_value), col(FlMetric.id))
     )
     return [MetricRow(*row) for row in rows]
 
 
-def scored_in(rows: Iterable[MetricRow]) -> dict[int, set[str]]:
+def scored_in(model_id: UUID, session: Session) -> dict[int, set[str]]:
     """Round → the slots that have measured its new model. What was logged while it was trained says nothing of it."""
     found: dict[int, set[str]] = {}
-    for row in rows:
-        if row.slot is not None and row.task == Task.VALIDATE:
-            found.setdefault(row.global_round, set()).add(row.slot)
+    rows = session.exec(
+        select(FlRoundScore.global_round, FlRoundScore.fl_client_name).where(col(FlRoundScore.model_id) == model_id)
+    )
+    new = session.exec(
+        select(FlMetric.global_round, FlMetric.fl_client_name)
+        .where(not_counted(model_id), col(FlMetric.task) == Task.VALIDATE, col(FlMetric.fl_client_name).is_not(None))
+        .distinct()
+    )
+    for number, slot in (*rows, *new):
+        found.setdefault(number, set()).add(str(slot))
     return found
 
 
-def series_names(rows: Iterable[MetricRow]) -> dict[UUID, str]:
-    """A label for each trust; trusts that would share one have their slot added."""
-    of_trust = {row.trust_id: row for row in rows}
-    counts = Counter(row.people_name for row in of_trust.values())
-    return {
-        trust_id: row.people_name if counts[row.people_name] == 1 else f"{row.people_name} ({row.slot or trust_id})"
-        for trust_id, row in of_trust.items()
-    }
+def not_counted(model_id: UUID) -> ColumnElement[bool]:
+    """Which rows of ``fl_metrics`` are the model's and in no count yet, see ``tallies``."""
+    counted_to = select(Model.counted_to).where(col(Model.id) == model_id).scalar_subquery()
+    return (col(FlMetric.model_id) == model_id) & (col(FlMetric.id) > counted_to)
 
 
 def curves(model_id: UUID, session: Session) -> list[IModelMetrics]:
     """The plots in order of their label and axis, series in natural order of their labels."""
     rows = metric_rows(model_id, session)
-    names = series_names(rows)
+    names = series_names(model_id, session)
+    slots = {row.trust_id: row.slot for row in rows}
     plots: dict[tuple[str, str], dict[UUID, list[IMetricPoint]]] = {}
     for row in rows:
         series = plots.setdefault((row.label, row.x_label), {})
@@ -171,10 +218,13 @@ def curves(model_id: UUID, session: Session) -> list[IModelMetrics]:
         IModelMetrics(
             yLabel=label,
             xLabel=x_label,
-            metrics=[
-                IMetricSeries(seriesLabel=names[trust_id], data=series[trust_id])
-                for trust_id in sorted(series, key=lambda trust_id: natural_key(names[trust_id]))
-            ],
+            metrics=sorted(
+                (
+                    IMetricSeries(seriesLabel=names.of(trust_id, slots[trust_id]), data=points)
+                    for trust_id, points in series.items()
+                ),
+                key=lambda one: natural_key(one.seriesLabel),
+            ),
         )
         for (label, x_label), series in sorted(plots.items())
     ]

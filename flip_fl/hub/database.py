@@ -53,7 +53,7 @@ def writing(engine: Engine) -> Iterator[Session]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
     """A session that only reads: one consistent view, and it never waits for a writer."""
-    with Session(engine.execution_options(flip_reading=True, **_snapshot(engine))) as session:
+    with Session(engine.execution_options(flip_reading=True, **snapshot_options(engine))) as session:
         yield session
 
 
@@ -74,9 +74,17 @@ def migrate(url: str) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except (DBAPIError, OSError) as error:
-        raise _unusable(engine.url, error) from error
+        raise unusable(engine.url, error) from error
     finally:
         engine.dispose()
+
+
+def size_bytes(session: Session) -> int:
+    """How much room the database takes on the disk."""
+    if session.get_bind().dialect.name == "postgresql":
+        return int(session.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+    pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+    return int(session.execute(text(pages)).scalar_one())
 
 
 def require_current_schema(engine: Engine) -> None:
@@ -85,11 +93,11 @@ def require_current_schema(engine: Engine) -> None:
         with engine.execution_options(flip_reading=True).connect() as connection:
             revision = _revision(connection)
     except DBAPIError as error:
-        raise _unusable(engine.url, error) from error
+        raise unusable(engine.url, error) from error
     head = ScriptDirectory.from_config(_alembic_config()).get_current_head()
     if revision != head:
         held = "no tables yet" if revision is None else f"schema {revision}, this version needs {head}"
-        raise FlipError("E1001", url=_shown(engine.url), problem=f"it has {held}", fix="flip-fl hub init")
+        raise FlipError("E1001", url=shown(engine.url), problem=f"it has {held}", fix="flip-fl hub init")
 
 
 def _address(url: str) -> URL:
@@ -102,7 +110,7 @@ def _address(url: str) -> URL:
         return address.set(drivername="postgresql+psycopg")
     if backend == "sqlite":
         return address.set(drivername="sqlite+pysqlite")
-    raise FlipError("E1001", url=_shown(address), problem=f"{backend} is neither sqlite nor postgresql")
+    raise FlipError("E1001", url=shown(address), problem=f"{backend} is neither sqlite nor postgresql")
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:
@@ -134,7 +142,8 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if lazy else "BEGIN IMMEDIATE")
 
 
-def _snapshot(engine: Engine) -> dict[str, Any]:
+def snapshot_options(engine: Engine) -> dict[str, Any]:
+    """What a connection needs so that it sees the database as of one moment."""
     return {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
 
 
@@ -162,21 +171,23 @@ def _refuse_unknown_revision(connection: Connection, url: URL) -> None:
     if revision is not None and revision not in known:
         raise FlipError(
             "E1001",
-            url=_shown(url),
+            url=shown(url),
             problem=f"its schema {revision} is not known to this version of flip_fl",
             fix="use the version of flip_fl that wrote it, or a newer one",
         )
 
 
-def _shown(url: URL) -> str:
+def shown(url: URL) -> str:
+    """The address without its password."""
     return url.render_as_string(hide_password=True)
 
 
-def _unusable(url: URL, error: Exception) -> FlipError:
+def unusable(url: URL, error: Exception) -> FlipError:
+    """That a database cannot be used, and why."""
     # A driver's own text may quote the address with its password, so only its first cause is named.
     cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, sqlite3.Error | OSError):
         problem = str(cause.strerror if isinstance(cause, OSError) and cause.strerror else cause)
     else:
         problem = f"no answer ({type(cause).__name__})"
-    return FlipError("E1001", url=_shown(url), problem=problem)
+    return FlipError("E1001", url=shown(url), problem=problem)

@@ -1,4 +1,4 @@
-"""Serving the hub on 127.0.0.1."""
+"""Serving the hub."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 from flip_fl.errors import FlipError
 from flip_fl.hub import database
 from flip_fl.hub.app import create_app
+from flip_fl.hub.observed import log_json
 from flip_fl.services import serving
 from flip_fl.settings import HubSettings
 
 
 def serve(settings: HubSettings, *, port: int = 0, port_file: Path | None = None) -> None:
-    """Serve on 127.0.0.1 until SIGTERM or SIGINT, then finish what is in flight (at most 5 s) and return.
+    """Serve on the settings' host until SIGTERM or SIGINT, then finish what is in flight (at most 5 s) and return.
 
     ``port`` 0 is a free one; ``port_file`` gets the bound port once requests are answered. Other machines reach
     it through a proxy that speaks TLS. Raises ``FlipError`` E1001 for a database that cannot be used and E1006
@@ -24,6 +25,9 @@ def serve(settings: HubSettings, *, port: int = 0, port_file: Path | None = None
         database.require_current_schema(engine)
     finally:
         engine.dispose()
+    if settings.log == "json":
+        log_json()
     app = create_app(settings)
-    listener = serving.listen(port, lambda problem: FlipError("E1006", host=serving.HOST, port=port, problem=problem))
+    host = str(settings.host)
+    listener = serving.listen(port, lambda problem: FlipError("E1006", host=host, port=port, problem=problem), host)
     serving.serve(app, listener, port_file)

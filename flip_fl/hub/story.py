@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from sqlmodel import Session, col, select
@@ -15,9 +16,6 @@ from flip_fl.dashboard.story import (
     Failure,
     FeedRow,
     Loss,
-    Plot,
-    Point,
-    Series,
     Silence,
     StoredResults,
     Story,
@@ -25,8 +23,9 @@ from flip_fl.dashboard.story import (
     StorySite,
     Transition,
 )
-from flip_fl.hub.curves import MetricRow, metric_rows, scored_in, series_names
+from flip_fl.hub.curves import metric_rows, scored_in, series_names
 from flip_fl.hub.feed import LogRow, log_rows
+from flip_fl.hub.plots import StoredSeries, empty_plots, refused_values, stored_series, story_plots
 from flip_fl.hub.rounds import story_rounds, total_rounds
 from flip_fl.hub.silence import SilenceRule, silent_runs
 from flip_fl.hub.tables import (
@@ -42,15 +41,17 @@ from flip_fl.hub.tables import (
     utc_now,
 )
 from flip_fl.hub.words import whole
-from flip_fl.values import DEFAULT_X_LABEL, EventType, natural_key
+from flip_fl.values import EventType, natural_key
 
 _KINDS: Mapping[str, str] = {
     EventType.ROUND_STARTED: "round",
     EventType.CLIENT_RESULT_RECEIVED: "result",
     EventType.ROUND_AGGREGATED: "aggregated",
 }
-# How a site reports a number that JSON cannot carry, and how it reports anything else that it kept back.
-_NOT_FINITE = re.compile(r"^metric '(?P<label>.+?)' of .* is (?:nan|inf|-inf): not stored")
+# Which points of its plots a story holds; as many as a page takes in without being slow are few.
+Plots = Literal["points", "few", "listed"]
+FEW_POINTS = 20_000
+# How a site reports what it kept back.
 _KEPT_BACK = re.compile(r"\bnot stored(?: \(\d+ times\))?$")
 # How a sender begins a row about reports that were lost.
 _LOSS = "reporting: "
@@ -60,10 +61,13 @@ _LEFT_OUT = re.compile(r"^model '[^']*' \(.*\) is not evaluated: ", re.DOTALL)
 _TRACEBACK = "Traceback (most recent call last)"
 
 
-def build_story(model_id: UUID, session: Session, *, rule: SilenceRule | None = None) -> Story | None:
+def build_story(
+    model_id: UUID, session: Session, *, rule: SilenceRule | None = None, plots: Plots = "points"
+) -> Story | None:
     """Everything the hub knows of a run, deleted ones too; None if the model is absent.
 
-    ``rule`` says when a run counts as unreachable; without one none does.
+    ``rule`` says when a run counts as unreachable; without one none does. ``plots`` ``listed`` leaves their points out,
+    ``few`` does so when there are more than ``FEW_POINTS``.
     """
     found = session.exec(
         select(Model, Project.name)
@@ -74,8 +78,9 @@ def build_story(model_id: UUID, session: Session, *, rule: SilenceRule | None = 
         return None
     model, project = found
     rows = log_rows(model_id, session)
-    metrics = metric_rows(model_id, session)
-    sites = _sites(model_id, rows, metrics, session)
+    series, refused = stored_series(model_id, session), refused_values(model_id, session)
+    names = series_names(model_id, session)
+    sites = _sites(model_id, rows, series, session)
     failures = [row for row in rows if _kind(row) == "failure"]
     history = _history(model_id, session)
     now = utc_now()
@@ -89,9 +94,15 @@ def build_story(model_id: UUID, session: Session, *, rule: SilenceRule | None = 
         history=history,
         sites=sites,
         rounds=story_rounds(
-            rows, failures, [site.slot for site in sites], scored_in(metrics), ended=model.status.is_terminal
+            rows,
+            failures,
+            [site.slot for site in sites],
+            scored_in(model_id, session),
+            ended=model.status.is_terminal,
         ),
-        plots=_plots(metrics, rows, {site.slot: site for site in sites}),
+        plots=story_plots(metric_rows(model_id, session), refused, names)
+        if plots == "points" or (plots == "few" and sum(one.points for one in series) <= FEW_POINTS)
+        else empty_plots(series, refused, names),
         feed=[_feed_row(row) for row in sorted(rows, key=lambda row: (row.at, row.id))],
         failures=_failures(failures),
         results=_results(rows),
@@ -140,7 +151,7 @@ def _history(model_id: UUID, session: Session) -> list[Transition]:
     return history
 
 
-def _sites(model_id: UUID, rows: Sequence[LogRow], metrics: Sequence[MetricRow], session: Session) -> list[StorySite]:
+def _sites(model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries], session: Session) -> list[StorySite]:
     """The slots of the newest job's trusts (without a job: of the model's), and whoever else was heard of."""
     job = session.exec(
         select(FlJob.id).where(col(FlJob.model_id) == model_id).order_by(col(FlJob.created_at).desc()).limit(1)
@@ -161,43 +172,13 @@ def _sites(model_id: UUID, rows: Sequence[LogRow], metrics: Sequence[MetricRow],
         if row.slot is not None:
             trusts.setdefault(row.slot, (row.trust_name or row.slot, row.trust_code))
             seen[row.slot] = max(row.at, seen.get(row.slot, row.at))
-    for metric in metrics:
-        if metric.slot is not None:
-            trusts.setdefault(metric.slot, (metric.trust_name, metric.trust_code))
-            seen[metric.slot] = max(metric.at, seen.get(metric.slot, metric.at))
+    for one in series:
+        if one.slot is not None:
+            trusts.setdefault(one.slot, (one.trust_name, one.trust_code))
+            seen[one.slot] = max(one.newest, seen.get(one.slot, one.newest))
     return [
         StorySite(slot=slot, trust=name, code=code, last_seen=seen.get(slot))
         for slot, (name, code) in sorted(trusts.items(), key=lambda item: natural_key(item[0]))
-    ]
-
-
-def _plots(metrics: Sequence[MetricRow], rows: Iterable[LogRow], sites: Mapping[str, StorySite]) -> list[Plot]:
-    names = series_names(metrics)
-    plots: dict[tuple[str, str], dict[tuple[str, str], list[Point]]] = {}
-    for metric in metrics:
-        series = plots.setdefault((metric.label, metric.x_label), {})
-        key = (metric.slot or str(metric.trust_id), names[metric.trust_id])
-        series.setdefault(key, []).append(Point(x=metric.x_value, y=metric.result, round=metric.global_round))
-    called = {slot: name for plot in plots.values() for slot, name in plot}
-    for row in rows:
-        refused = None if row.success or row.slot is None else _NOT_FINITE.match(row.text)
-        if refused is None or row.slot is None or row.global_round is None:
-            continue
-        site = sites[row.slot]
-        series = plots.setdefault((refused["label"], DEFAULT_X_LABEL), {})
-        points = series.setdefault((row.slot, called.get(row.slot, site.code or site.trust)), [])
-        points.append(Point(x=float(row.global_round), y=None, round=row.global_round))
-        points.sort(key=lambda point: point.x)
-    return [
-        Plot(
-            label=label,
-            x_label=x_label,
-            series=[
-                Series(slot=slot, name=name, points=points)
-                for (slot, name), points in sorted(series.items(), key=lambda item: natural_key(item[0][0]))
-            ],
-        )
-        for (label, x_label), series in sorted(plots.items())
     ]
 
 

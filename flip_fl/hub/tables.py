@@ -7,7 +7,19 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Float, Index, Integer, String, Text, UniqueConstraint, Uuid
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    literal_column,
+)
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -105,7 +117,7 @@ class Model(SQLModel, table=True):
     """One model and its run. Deleting flags it; rows about it stay.
 
     ``heard_at`` is when the FL server last reported on it, by the hub's clock and to within seconds; null while a run
-    waits in the queue.
+    waits in the queue. ``counted_to`` is the last of its metrics that ``FlMetricSeries`` and ``FlRoundScore`` know.
     """
 
     __tablename__ = "model"
@@ -117,6 +129,7 @@ class Model(SQLModel, table=True):
     deleted: bool = Field(default=False)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
     heard_at: datetime | None = Field(default=None, sa_type=UtcDateTime, nullable=True)
+    counted_to: int = Field(default=0, sa_type=BigInteger)
 
 
 class ModelTrustIntersect(SQLModel, table=True):
@@ -175,7 +188,16 @@ class FlLog(SQLModel, table=True):
     """
 
     __tablename__ = "fl_logs"
-    __table_args__ = (Index("ix_fl_logs_model_id", "model_id", "id"),)
+    __table_args__ = (
+        Index("ix_fl_logs_model_id", "model_id", "id"),
+        Index(
+            "ix_fl_logs_failures",
+            "model_id",
+            "id",
+            sqlite_where=literal_column("success = 0"),
+            postgresql_where=literal_column("NOT success"),
+        ),
+    )
     id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     model_id: UUID = Field(foreign_key="model.id", sa_type=Uuid)
     log_date: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
@@ -194,7 +216,22 @@ class FlMetric(SQLModel, table=True):
     """One measured number of one trust; a plot is identified by (label, x_label)."""
 
     __tablename__ = "fl_metrics"
-    __table_args__ = (Index("ix_fl_metrics_model_id", "model_id", "id"),)
+    __table_args__ = (
+        Index("ix_fl_metrics_model_id", "model_id", "id"),
+        # All that a plot is drawn from, in the order in which it came: its rows lie far apart in the table.
+        Index(
+            "ix_fl_metrics_plot",
+            "model_id",
+            "label",
+            "x_label",
+            "id",
+            "x_value",
+            "result",
+            "global_round",
+            "trust_id",
+            "fl_client_name",
+        ),
+    )
     id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     model_id: UUID = Field(foreign_key="model.id", sa_type=Uuid)
     trust_id: UUID = Field(foreign_key="trust.id", sa_type=Uuid)
@@ -207,6 +244,30 @@ class FlMetric(SQLModel, table=True):
     task: str | None = Field(default=None, sa_type=String(64), nullable=True)
     stage: str | None = Field(default=None, sa_type=String(64), nullable=True)
     occurred_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+
+
+class FlMetricSeries(SQLModel, table=True):
+    """How many metrics were counted of one slot of one trust for one plot; ``fl_client_name`` is empty for none."""
+
+    __tablename__ = "fl_metric_series"
+    __table_args__ = {"sqlite_with_rowid": False}
+    model_id: UUID = Field(foreign_key="model.id", primary_key=True, sa_type=Uuid)
+    label: str = Field(primary_key=True, sa_type=String(255))
+    x_label: str = Field(primary_key=True, sa_type=String(64))
+    trust_id: UUID = Field(foreign_key="trust.id", primary_key=True, sa_type=Uuid)
+    fl_client_name: str = Field(primary_key=True, sa_type=String(128))
+    points: int = Field(sa_type=BigInteger)
+    newest: datetime = Field(sa_type=UtcDateTime)
+
+
+class FlRoundScore(SQLModel, table=True):
+    """That a slot has measured the new model of a round."""
+
+    __tablename__ = "fl_round_scores"
+    __table_args__ = {"sqlite_with_rowid": False}
+    model_id: UUID = Field(foreign_key="model.id", primary_key=True, sa_type=Uuid)
+    global_round: int = Field(primary_key=True, sa_type=Integer, sa_column_kwargs={"autoincrement": False})
+    fl_client_name: str = Field(primary_key=True, sa_type=String(128))
 
 
 class FlKitSlot(SQLModel, table=True):

@@ -1,4 +1,4 @@
-"""Serving an application on 127.0.0.1, in this process, until it is told to end."""
+"""Serving an application in this process, on 127.0.0.1 unless told otherwise, until it is told to end."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from flip_fl.errors import FlipError
+from flip_fl.services.patience import PatientProtocol
 
 HOST = "127.0.0.1"
 GRACE_S = 5
 BACKLOG = 512
+# Below the 1024 files that a process may have open on many systems: more are answered 503, and the rest is served.
+MAX_CONNECTIONS = 800
 
 
-def listen(port: int, refused: Callable[[object], FlipError]) -> socket.socket:
-    """A listening socket on 127.0.0.1; ``port`` 0 is a free one. Raises what ``refused`` makes of the reason."""
+def listen(port: int, refused: Callable[[object], FlipError], host: str = HOST) -> socket.socket:
+    """A listening socket on ``host``; ``port`` 0 is a free one. Raises what ``refused`` makes of the reason."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port))
+        listener.bind((host, port))
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
@@ -43,6 +46,8 @@ def serve(app: ASGIApp, listener: socket.socket, port_file: Path | None = None) 
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
+        http=PatientProtocol,
+        limit_concurrency=MAX_CONNECTIONS,
     )
     with listener:
         _Server(config, port_file).run(sockets=[listener])

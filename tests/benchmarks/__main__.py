@@ -18,6 +18,8 @@ from tests.benchmarks import (
     flower_large_model,
     flower_wrapping,
     hub_load,
+    hub_read,
+    hub_trusts,
     reporting_close,
     reporting_drain,
     reporting_emit,
@@ -38,6 +40,8 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
     "reporting_close": reporting_close.measure,
     "reporting_nvflare": reporting_nvflare.measure,
     "hub_load": hub_load.measure,
+    "hub_read": hub_read.measure,
+    "hub_trusts": hub_trusts.measure,
     "data": data.measure,
     "results": results.measure,
 }

@@ -31,6 +31,18 @@ class ServedHub:
     database_url: str
     models: tuple[UUID, ...]
     trust: UUID
+    pid: int
+
+    @property
+    def reader(self) -> dict[str, str]:
+        """What a reader's request carries."""
+        return {"X-Internal-Service-Key": self.key}
+
+    def memory(self) -> int:
+        """The most bytes that the hub's process has held at a time."""
+        status = Path("/proc", str(self.pid), "status").read_text(encoding="utf-8")
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
 
     def last_row(self) -> int:
         """The number of the newest metric; 0 without any."""
@@ -61,4 +73,4 @@ def served_hub(folder: Path, database_url: str, models: int) -> Iterator[ServedH
     with running(start("the hub", command, folder / "hub.log", env=scrubbed())) as child:
         wait_until(child, port_file.exists, START_TIMEOUT_S)
         url = f"http://127.0.0.1:{port_file.read_text(encoding='utf-8').strip()}/api"
-        yield ServedHub(url, key, database_url, tuple(model.id for model in made), trust.id)
+        yield ServedHub(url, key, database_url, tuple(model.id for model in made), trust.id, child.process.pid)

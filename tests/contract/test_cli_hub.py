@@ -14,7 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from flip_fl.commands.answers import Audit, HubMade, HubSwept, Keys, Models, Slots, Tokens, Trusts
+from flip_fl.commands.answers import (
+    Audit,
+    HubKept,
+    HubMade,
+    HubPruned,
+    HubSwept,
+    Keys,
+    Models,
+    Slots,
+    Tokens,
+    Trusts,
+)
 from tests.contract.test_cli_json import checked
 from tests.support.cli import SCRIPT, environment, flip_fl, served_hub
 
@@ -251,3 +262,29 @@ def _silent_for(database: Path, silence: timedelta) -> None:
         # A hub that is up says so again and again: this one is there until the last of the test's commands has run.
         seen = str(now + timedelta(minutes=10))
         connection.execute("INSERT INTO fl_hub_presence VALUES (1, ?, ?)", [long_ago, seen])
+
+
+def test_a_hub_is_backed_up_restored_copied_and_pruned(made: Path) -> None:
+    """Protects what operators do in the night: each command says what it counted, and none writes over anything."""
+    flip_fl("hub", "model", "add", "Breast cancer", cwd=made)
+    kept = flip_fl("hub", "backup", "kept.sqlite", "--json", cwd=made)
+    rows = checked(kept.document(), HubKept).rows
+    assert (rows["model"], rows["fl_kit_slot"]) == (1, 2)
+    again = flip_fl("hub", "backup", "kept.sqlite", "--json", cwd=made)
+    assert (again.exit_code, again.document()["code"]) == (5, "FLIP-E1020")
+    restored = flip_fl("hub", "restore", "kept.sqlite", "--dir", "restored", "--json", cwd=made)
+    assert checked(restored.document(), HubKept).rows == rows
+    copied = flip_fl("hub", "copy", "--to", "copied", "--json", cwd=made)
+    assert checked(copied.document(), HubKept).rows == rows
+    keys = [
+        [line for line in (made / hub / "hub.env").read_text().splitlines() if "KEY_HASH" in line]
+        for hub in ("hub", "copied")
+    ]
+    assert keys[0] == keys[1] != []
+    for hub in ("restored", "copied"):
+        listed = flip_fl("hub", "model", "list", "--dir", hub, "--json", cwd=made)
+        assert [model.name for model in checked(listed.document(), Models).models] == ["Breast cancer"]
+    unsaid = flip_fl("hub", "prune", "--older-than", "30", cwd=made)
+    assert (unsaid.exit_code, "say either --dry-run or --yes" in unsaid.stderr) == (2, True)
+    pruned = flip_fl("hub", "prune", "--older-than", "30", "--yes", "--json", cwd=made)
+    assert checked(pruned.document(), HubPruned).runs == []

@@ -21,7 +21,9 @@ from sqlmodel import Session, SQLModel, select
 
 from flip_fl.errors import ExitCode, FlipError
 from flip_fl.hub import admin, database
+from flip_fl.hub.curves import scored_in
 from flip_fl.hub.ledger import claim
+from flip_fl.hub.plots import stored_series
 from flip_fl.hub.tables import EventLedger, FlLog, Model, Project, as_utc
 from flip_fl.values import ModelStatus
 from flip_fl.wire import new_event_id
@@ -71,10 +73,15 @@ def test_initialising_twice_keeps_what_is_there(empty_url: str) -> None:
         assert [project.name for project in admin.list_projects(session)] == ["p"]
 
 
-def test_a_filled_database_of_an_older_version_is_migrated(empty_url: str) -> None:
-    """Everything is kept: rows, ids, what came late; a copy is still a copy; a run under way was last heard of then."""
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_a_filled_database_of_an_older_version_is_migrated(empty_url: str, revision: str) -> None:
+    """Everything is kept: rows, ids, what came late; a copy is still a copy; a run under way was last heard of then.
+
+    What later versions keep beside (the count of each series) is made from the rows that are there.
+    """
     ids = [new_event_id() for _ in range(3)]
     _older_database(empty_url, ids)
+    _upgrade(empty_url, revision)
     admin.init_database(empty_url)
     engine = database.open_engine(empty_url)
     with Session(engine) as session:
@@ -85,6 +92,10 @@ def test_a_filled_database_of_an_older_version_is_migrated(empty_url: str) -> No
         assert set(late) == set(ids)
         assert (late[ids[2]].applied, late[ids[2]].status) == (False, ModelStatus.ERROR)
         assert late[ids[2]].occurred_at == datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)
+        counted = [(one.plot.label, one.slot, one.points, one.newest) for one in stored_series(model.id, session)]
+        newest = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)
+        assert sorted(counted, key=str) == [("dice", None, 1, newest), ("loss", "Trust_1", 3, newest)]
+        assert scored_in(model.id, session) == {1: {"Trust_1"}}
         fresh = new_event_id()
         assert claim(model.id, [*ids, fresh], session) == {fresh}
         with pytest.raises(IntegrityError):
@@ -100,11 +111,8 @@ def _older_database(url: str, ids: Sequence[UUID]) -> None:
     engine = database.open_engine(url)
     if engine.dialect.name == "sqlite":
         Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
-    config = Config()
-    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    _upgrade(url, "0001")
     with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
         kept = MetaData()
         kept.reflect(connection)
         tables = kept.tables
@@ -122,10 +130,26 @@ def _older_database(url: str, ids: Sequence[UUID]) -> None:
             connection.execute(
                 insert(tables["fl_logs"]), row | {"log_date": datetime(2026, 3, 1, 12, 0, seconds, tzinfo=UTC)}
             )
+        trust = spelt(uuid4())
+        connection.execute(insert(tables["trust"]), {"id": trust, "name": "t", "created_at": at})
+        point = {"model_id": model, "trust_id": trust, "global_round": 1, "result": 0.5, "x_label": "Step"}
+        for label, slot, task in (*[("loss", "Trust_1", "validate")] * 3, ("dice", None, "validate")):
+            facts = {"label": label, "fl_client_name": slot, "task": task, "x_value": 1.0, "occurred_at": at}
+            connection.execute(insert(tables["fl_metrics"]), point | facts)
         for number, event in enumerate(ids):
             late = number == 2
             facts = {"model_id": model, "event_id": spelt(event), "status": "ERROR" if late else None}
             connection.execute(insert(tables["fl_event_ledger"]), facts | {"applied": not late, "occurred_at": at})
+    engine.dispose()
+
+
+def _upgrade(url: str, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    engine = database.open_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
     engine.dispose()
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -21,6 +21,7 @@ from sqlmodel import Session, SQLModel, select
 from flip_fl.hub import admin, database, tokens
 from flip_fl.hub.app import create_app
 from flip_fl.hub.roles import Role
+from flip_fl.services.patience import PatientProtocol
 from flip_fl.settings import HubSettings
 from flip_fl.wire import new_event_id
 
@@ -103,6 +104,10 @@ class RunningHub:
             sent.setdefault("Authorization", f"Bearer {key or self.world.token}")
         return requests.request(method, f"{self.base}{path}", headers=sent, timeout=30, **options)
 
+    def root(self, method: str, path: str, **options: Any) -> requests.Response:
+        """One request above ``/api``."""
+        return replace(self, base=self.base.removesuffix("/api")).call(method, path, **options)
+
     def model(self, method: str, path: str = "", **options: Any) -> requests.Response:
         """One request on the model of the world."""
         return self.call(method, f"/model/{self.world.model_id}{path}", **options)
@@ -150,7 +155,8 @@ def hub_server(url: str, *, key_hash: str | None = None, wrong_keys: int = 1_000
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
-    server = uvicorn.Server(uvicorn.Config(app, ws="none", access_log=False, log_level="warning"))
+    config = uvicorn.Config(app, ws="none", access_log=False, log_level="warning", http=PatientProtocol)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

@@ -19,6 +19,7 @@ from flip_fl.hub.clients import Participant, older_participant, participants
 from flip_fl.hub.intake import check_client, metric_row, take_status, unattributed
 from flip_fl.hub.items import NoBatch, read_items
 from flip_fl.hub.ledger import claim, event_id, mark_late
+from flip_fl.hub.meters import Meters
 from flip_fl.hub.model_service import add_log, get_model_status
 from flip_fl.hub.routes.dependencies import IdempotencyKey, Rule, Writing, deleted, live_model
 from flip_fl.hub.silence import SilenceRule, hear, hear_of
@@ -120,6 +121,8 @@ def _store(state: State, model_id: UUID, body: bytes, rule: SilenceRule) -> str:
         raise RequestValidationError(error.errors) from None
     with database.writing(state.engine) as session:
         answer = store_batch(model_id, items, session, unreachable_after=rule.unreachable_after)
+    meters: Meters = state.meters
+    meters.count(result.outcome for result in answer.results)
     return answer.model_dump_json(exclude_none=True)
 
 

@@ -12,18 +12,16 @@ from pydantic import BaseModel, Field
 from flip_fl.dashboard.story import Story
 from flip_fl.hub import admin, audit
 from flip_fl.hub.access import Operator, Viewer, acting, visible_model
-from flip_fl.hub.curves import IModelMetrics
 from flip_fl.hub.feed import ILogRow, i_log_rows
 from flip_fl.hub.model_service import (
     IDetailedModelStatus,
     IModelDetails,
     edit_model,
-    get_metrics,
     get_model_status,
 )
 from flip_fl.hub.routes.dependencies import Reading, Rule, Writing, live_model, live_status, missing
 from flip_fl.hub.silence import silent_runs
-from flip_fl.hub.story import build_story
+from flip_fl.hub.story import Plots, build_story
 from flip_fl.hub.tables import utc_now
 from flip_fl.values import ModelStatus
 
@@ -41,14 +39,6 @@ class StatusOut(IDetailedModelStatus):
     """``GET /model/{id}/status``. ``unreachableSince`` is there while the FL server should report and does not."""
 
     unreachableSince: datetime | None = None
-
-
-@router.get("/metrics")
-def read_metrics(model_id: UUID, who: Viewer, session: Reading) -> list[IModelMetrics]:
-    """Every plot of the model. 404 if absent, 400 if deleted."""
-    visible_model(model_id, who, session)
-    live_status(model_id, session)
-    return get_metrics(model_id, session)
 
 
 @router.get("/logs")
@@ -71,11 +61,14 @@ def read_status(model_id: UUID, who: Viewer, session: Reading, rule: Rule) -> St
 
 
 @router.get("/story")
-def read_story(model_id: UUID, who: Viewer, session: Reading, rule: Rule) -> Story:
-    """The whole run as one document. 404 if absent, 400 if deleted."""
+def read_story(model_id: UUID, who: Viewer, session: Reading, rule: Rule, plots: Plots = "points") -> Story:
+    """The whole run as one document. `plots=listed` leaves the points out, `few` does so for more than 20,000.
+
+    404 if absent, 400 if deleted.
+    """
     visible_model(model_id, who, session)
     live_status(model_id, session)
-    story = build_story(model_id, session, rule=rule)
+    story = build_story(model_id, session, rule=rule, plots=plots)
     if story is None:
         raise missing(model_id)
     return story

@@ -1,0 +1,117 @@
+"""Which points of a long curve are drawn: the extremes of buckets that do not move while the curve grows.
+
+A bucket spans 2^k of the x-axis and begins at a multiple of that, so a point that arrives changes no pick to its left;
+when buckets double, what stays is a part of what was picked before. Every point that is shown is one that was stored.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One series in x order; all three of the same length. ``y`` is NaN where a value was refused as not finite."""
+
+    x: Numbers
+    y: Numbers
+    rounds: Integers
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, picked: Integers) -> Curve:
+        """The points at these positions."""
+        return Curve(self.x[picked], self.y[picked], self.rounds[picked])
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What is drawn of a curve: some of its points, ``total`` of how many, and where the line is cut.
+
+    ``breaks``: the positions in ``curve`` before which there is a gap.
+    """
+
+    curve: Curve
+    total: int
+    breaks: Integers
+
+
+def sampled(curve: Curve, plot_rounds: Integers, most: int) -> Sampled:
+    """``curve`` as it is up to ``most`` points; of a longer one smallest and largest of each bucket, first and last.
+
+    Both sides of every gap and every refused value stay too: only they can make the answer longer than ``most``.
+    ``plot_rounds`` are the rounds, sorted and each once, of all curves of the plot; a gap is a round that others
+    have. Raises ``ValueError`` unless ``most`` is at least 2.
+    """
+    if most < 2:
+        raise ValueError("a curve is drawn with 2 points at least")
+    cuts = gaps(curve, plot_rounds)
+    if len(curve) <= most:
+        return Sampled(curve, len(curve), np.flatnonzero(cuts))
+    picked = _picked(curve, cuts, most)
+    # Between two that were picked the line is cut if it was anywhere on the way.
+    run = np.cumsum(cuts)[picked]
+    return Sampled(curve.take(picked), len(curve), np.flatnonzero(np.diff(run, prepend=run[:1])))
+
+
+def window(curve: Curve, low: float, high: float) -> Curve:
+    """The points from ``low`` to ``high`` and one on either side, to which the line goes on."""
+    first = int(np.searchsorted(curve.x, low, side="left"))
+    last = int(np.searchsorted(curve.x, high, side="right"))
+    return curve.take(np.arange(max(0, first - 1), min(len(curve), last + 1)))
+
+
+def gaps(curve: Curve, plot_rounds: Integers) -> NDArray[np.bool_]:
+    """For each point whether the line is cut before it: a round that others have is missing, or a value was refused."""
+    cuts = np.zeros(len(curve), dtype=bool)
+    if len(curve) > 1:
+        before, after = curve.rounds[:-1], curve.rounds[1:]
+        between = np.searchsorted(plot_rounds, after, side="left") - np.searchsorted(plot_rounds, before, side="right")
+        refused = np.isnan(curve.y)
+        cuts[1:] = (between > 0) | refused[1:] | refused[:-1]
+    return cuts
+
+
+def _picked(curve: Curve, cuts: NDArray[np.bool_], most: int) -> Integers:
+    fixed = np.flatnonzero(cuts)
+    always = np.concatenate([[0, len(curve) - 1], fixed, fixed[fixed > 0] - 1, np.flatnonzero(np.isnan(curve.y))])
+    first, last = float(curve.x[0]), float(curve.x[-1])
+    # Halved, because the difference of two numbers may be larger than any number.
+    half = last / 2 - first / 2
+    # Two of each bucket: no narrower ones can do.
+    power = math.ceil(math.log2(half) + 2 - math.log2(most)) if half > 0 else 0
+    while True:
+        picked = np.unique(np.concatenate([always, _extremes(curve, cuts, power)]))
+        if len(picked) <= most or np.ptp(_buckets(curve.x[[0, -1]], power)) <= 1:
+            return picked
+        power += 1
+
+
+def _buckets(x: Numbers, power: int) -> Numbers:
+    # Exact, and without the factor itself, which may be larger than any number.
+    return np.floor(np.ldexp(x, -power))
+
+
+def _extremes(curve: Curve, cuts: NDArray[np.bool_], power: int) -> Integers:
+    """Where the first smallest and first largest value of each bucket of each unbroken run are."""
+    bucket = _buckets(curve.x, power)
+    opens = cuts.copy()
+    opens[0] = True
+    opens[1:] |= bucket[1:] != bucket[:-1]
+    starts = np.flatnonzero(opens)
+    group = np.cumsum(opens) - 1
+    found = []
+    for extreme in (np.minimum, np.maximum):
+        # A refused value stands alone in its run; it equals nothing, not even itself.
+        hits = np.flatnonzero(curve.y == extreme.reduceat(curve.y, starts)[group])
+        of = group[hits]
+        found.append(hits[np.diff(of, prepend=-1) != 0])
+    return np.concatenate(found)
