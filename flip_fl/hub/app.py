@@ -17,10 +17,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 
 from flip_fl import __version__
+from flip_fl.dashboard import assets
 from flip_fl.hub import database, presence
 from flip_fl.hub.points import PlotCache
 from flip_fl.hub.refusals import public_errors
-from flip_fl.hub.routes import fl, plots, read, slots
+from flip_fl.hub.routes import fl, lists, live, pages, plots, read, slots
 from flip_fl.hub.security import require_service_key
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.sweep import sweep
@@ -60,6 +61,11 @@ def create_app(settings: HubSettings) -> FastAPI:
     api.include_router(slots.router)
     api.add_api_route("/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
     app.include_router(api)
+    # Each route of these says itself whom it serves.
+    app.include_router(live.router, prefix="/api")
+    app.include_router(lists.router, prefix="/api")
+    app.state.assets = assets.served()
+    app.include_router(pages.router)
     return app
 
 

@@ -254,7 +254,7 @@ def test_the_csv_has_every_stored_point(browser: Browser, pages: dict[str, Path]
     _open(browser, pages["ragged"], query="?hide=0")
     rows = [line.split(",") for line in _saved(browser, "CSV").strip().split("\r\n")]
     plot = dashboard.ragged().plots[0]
-    assert rows[0] == ["slot", "site", "metric", "x_label", "x", "round", "value"]
+    assert rows[0] == ["slot", "site", "metric", "x_label", "x", "round", "value", "superseded"]
     stored = [
         (one.slot, p.x, p.round, p.y) for one in sorted(plot.series, key=lambda s: int(s.slot[6:])) for p in one.points
     ]
