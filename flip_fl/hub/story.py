@@ -63,12 +63,17 @@ _TRACEBACK = "Traceback (most recent call last)"
 
 
 def build_story(
-    model_id: UUID, session: Session, *, rule: SilenceRule | None = None, plots: Plots = "points"
+    model_id: UUID,
+    session: Session,
+    *,
+    rule: SilenceRule | None = None,
+    plots: Plots = "points",
+    feed: int | None = None,
 ) -> Story | None:
     """Everything the hub knows of a run, deleted ones too; None if the model is absent.
 
     ``rule`` says when a run counts as unreachable; without one none does. ``plots`` ``listed`` leaves their points out,
-    ``few`` does so when there are more than ``FEW_POINTS``.
+    ``few`` does so when there are more than ``FEW_POINTS``; ``feed`` is how many of the newest lines are told.
     """
     found = session.exec(
         select(Model, Project.name)
@@ -100,7 +105,8 @@ def build_story(
         plots=story_plots(metric_rows(model_id, session), refused, names, superseded(model_id, session))
         if plots == "points" or (plots == "few" and sum(one.points for one in series) <= FEW_POINTS)
         else empty_plots(series, refused, names),
-        feed=[feed_row(row) for row in sorted(rows, key=lambda row: (row.at, row.id))],
+        feed=[feed_row(row) for row in sorted(rows[-(feed or len(rows)) :], key=lambda row: (row.at, row.id))],
+        feed_more=feed is not None and len(rows) > feed,
         failures=grouped(failures),
         results=results_of(rows),
         unreachable=unreachable(model_id, session, rule, now),

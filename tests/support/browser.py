@@ -106,6 +106,26 @@ class Browser:
         done = "document.documentElement?.dataset.ready" if ready else "document.readyState === 'complete'"
         self.wait(f"location.href.startsWith('file:') && {done}")
 
+    def visit(self, url: str, *, width: int = 1280, dark: bool = False, ready: str = "true", height: int = 900) -> None:
+        """Show a page of a server at ``width`` CSS pixels; waits until it says that it is ``ready``."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", media="screen", features=[scheme])
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call("Page.navigate", url="about:blank")
+        self.wait("location.href === 'about:blank' && document.readyState === 'complete'")
+        self.requests.clear()
+        self.errors.clear()
+        self.call("Page.navigate", url=url)
+        self.wait(f"location.href.startsWith('http') && document.documentElement.dataset.ready === {json.dumps(ready)}")
+
+    def picture(self, *, whole: bool = True) -> bytes:
+        """The page as a PNG, all of it or what is in view."""
+        asked: dict[str, Any] = {"format": "png", "captureBeyondViewport": whole}
+        if whole:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            asked["clip"] = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 8000), "scale": 1}
+        return base64.b64decode(self.call("Page.captureScreenshot", timeout=60.0, **asked)["data"])
+
     def wait(self, expression: str, timeout: float = 20.0) -> None:
         """Until ``expression`` is truthy in the page. Raises ``PageError`` after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout

@@ -20,6 +20,7 @@ from sqlmodel import Session, SQLModel, select
 
 from flip_fl.hub import admin, database
 from flip_fl.hub.app import create_app
+from flip_fl.services.serving import Server
 from flip_fl.settings import HubSettings
 from flip_fl.wire import new_event_id
 
@@ -135,7 +136,7 @@ def hub_server(url: str, *, key_hash: str | None = None) -> Iterator[HubServer]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
-    server = uvicorn.Server(uvicorn.Config(app, ws="none", access_log=False, log_level="warning"))
+    server = Server(uvicorn.Config(app, ws="none", access_log=False, log_level="warning", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

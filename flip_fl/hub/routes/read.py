@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
 
 from flip_fl.dashboard.story import Story
@@ -61,13 +61,19 @@ def read_status(model_id: UUID, session: Reading, rule: Rule) -> StatusOut:
 
 
 @router.get("/story")
-def read_story(model_id: UUID, session: Reading, rule: Rule, plots: Plots = "points") -> Story:
+def read_story(
+    model_id: UUID,
+    session: Reading,
+    rule: Rule,
+    plots: Plots = "points",
+    feed: Annotated[int | None, Query(ge=1, le=100_000)] = None,
+) -> Story:
     """The whole run as one document. `plots=listed` leaves the points out, `few` does so for more than 20,000.
 
-    404 if absent, 400 if deleted.
+    `feed` keeps the newest so many lines of the activity. 404 if absent, 400 if deleted.
     """
     live_status(model_id, session)
-    story = build_story(model_id, session, rule=rule, plots=plots)
+    story = build_story(model_id, session, rule=rule, plots=plots, feed=feed)
     if story is None:
         raise missing(model_id)
     return story

@@ -92,7 +92,7 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   const plot = within(onAxis(whole_plot, view.x, view.model), view.from, view.to);
   const shown = plot.series.filter((one) => !view.hidden.has(one.slot) && one.points.length);
   const named = shown.filter((one) => one.gaps.length && (!view.log || one.gaps.at(-1).at(-1).y > 0));
-  const all_y = shown.flatMap((one) => one.gaps.flatMap((run) => run.map((p) => p.y)));
+  const all_y = shown.flatMap((one) => one.gaps.flatMap((run) => run.flatMap((p) => plot.spread?.get(`${one.slot} ${p.x}`) || [p.y])));
   // a logarithm has no place for a number that is not above 0: such values are counted and said
   const log = Boolean(view.log) && all_y.some((y) => y > 0), usable = (y) => !log || y > 0;
   const values = log ? all_y.filter(usable) : all_y, left_out = all_y.length - values.length;
@@ -158,6 +158,13 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   const path = (list) => "M" + list.map((p) => `${r(px(p.x))} ${r(py(p.y))}`).join("L");
   for (const one of shown) {
     const g = s("g", { class: `series c${one.hue}`, "data-slot": one.slot });
+    if (plot.spread) {
+      for (const run of one.gaps) {
+        const ends = run.map((p) => [p.x, ...(plot.spread.get(`${one.slot} ${p.x}`) || [p.y, p.y])]).filter((q) => usable(q[1]));
+        const edge = (k) => ends.map((q) => `${r(px(q[0]))} ${r(Math.max(box.top, Math.min(box.bottom, py(q[k]))))}`);
+        if (ends.length > 1) g.append(s("path", { class: "band", d: `M${edge(1).join("L")}L${edge(2).reverse().join("L")}Z` }));
+      }
+    }
     const smoothed = view.smooth ? new Map(smooth(one.points, view.smooth).map((p) => [p.x, p])) : null;
     // what an earlier attempt had measured stays, faint
     for (const run of gaps(one.earlier, new Set()).map((x) => x.filter((p) => usable(p.y)))) {
