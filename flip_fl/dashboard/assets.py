@@ -34,9 +34,14 @@ def script() -> str:
     return _scope([*_folder("js"), _read("report.js")])
 
 
-def live_script() -> str:
-    """The script of all pages that a hub serves."""
-    return _scope([*_folder("js"), _read("stream.js"), *_folder("live")])
+def run_script() -> str:
+    """The script of a run's page."""
+    return _scope([*_folder("js"), *map(_read, ("stream.js", "frame.js", "run.js")), _begin("runPage")])
+
+
+def lists_script() -> str:
+    """The script of the pages with lists, and of the comparison."""
+    return _scope([*_folder("js"), _read("frame.js"), *_folder("lists"), _begin("listPage")])
 
 
 def worker_script() -> str:
@@ -58,19 +63,21 @@ class ServedAssets:
     """What a hub's pages ask for."""
 
     style: Served
-    script: Served
+    run: Served
+    lists: Served
     worker: Served
 
     def named(self, name: str) -> Served | None:
         """The file of this name; None if there is none."""
-        return next((each for each in (self.style, self.script, self.worker) if each.name == name), None)
+        return next((each for each in (self.style, self.run, self.lists, self.worker) if each.name == name), None)
 
 
 def served() -> ServedAssets:
-    """Style, script and worker as a hub serves them."""
+    """Style, scripts and worker as a hub serves them."""
     return ServedAssets(
         _hashed("app", "css", "text/css; charset=utf-8", stylesheet()),
-        _hashed("app", "js", "text/javascript; charset=utf-8", live_script()),
+        _hashed("run", "js", "text/javascript; charset=utf-8", run_script()),
+        _hashed("lists", "js", "text/javascript; charset=utf-8", lists_script()),
         _hashed("worker", "js", "text/javascript; charset=utf-8", worker_script()),
     )
 
@@ -103,8 +110,16 @@ def _folder(name: str) -> list[str]:
     return [(folder / entry).read_text(encoding="utf-8") for entry in names]
 
 
+def _begin(make: str) -> str:
+    return _read("begin.js").replace("PAGE_MAKER", make)
+
+
 def _scope(parts: Sequence[str]) -> str:
-    return '"use strict";\n(() => {\nconst WORDS = ' + json.dumps(words.table()) + ";\n" + "\n".join(parts) + "})();\n"
+    code = "\n".join(parts)
+    # What only its authors need does not travel: whole lines of comment, and how lines are indented.
+    lines = [line.strip() for line in code.splitlines()]
+    kept = "\n".join(line for line in lines if line and not line.startswith("//"))
+    return '"use strict";\n(() => {\nconst WORDS = ' + json.dumps(words.table()) + ";\n" + kept + "\n})();\n"
 
 
 def _hashed(stem: str, ending: str, media_type: str, text: str) -> Served:

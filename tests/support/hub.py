@@ -126,15 +126,16 @@ class HubServer:
 
 
 @contextmanager
-def hub_server(url: str, *, key_hash: str | None = None) -> Iterator[HubServer]:
-    """Serve a hub on a free port of 127.0.0.1, in a thread; with a fresh key unless ``key_hash`` is given."""
+def hub_server(url: str, *, key_hash: str | None = None, port: int = 0) -> Iterator[HubServer]:
+    """Serve a hub on 127.0.0.1, in a thread; on a free port and with a fresh key unless these are given."""
     key, fingerprint = admin.new_service_key()
     settings = HubSettings(
         database_url=url, service_key_hash=fingerprint if key_hash is None else key_hash, _env_file=None
     )
     app = create_app(settings)
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     listener.listen(128)
     server = Server(uvicorn.Config(app, ws="none", access_log=False, log_level="warning", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

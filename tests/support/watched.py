@@ -150,13 +150,18 @@ class WatchedRun:
 
 
 @contextmanager
+def open_hub(url: str, port: int = 0) -> Iterator[WatchedHub]:
+    """A hub on an initialised database that asks nobody who he is."""
+    with hub_server(url, port=port) as server:
+        for asked in (access.viewer, access.page_viewer, require_service_key):
+            server.app.dependency_overrides[asked] = _anybody
+        yield WatchedHub(server, url, server.base.removesuffix("api"))
+
+
+@contextmanager
 def watched_hub(template: Path, folder: Path) -> Iterator[WatchedHub]:
-    """A hub on a copy of an initialised SQLite database; it asks nobody who he is."""
+    """An open hub on a copy of an initialised SQLite database."""
     path = folder / "hub.sqlite"
     shutil.copy(template, path)
-    url = f"sqlite:///{path}"
-    with hub_server(url) as server:
-        for asked in (access.viewer, access.page_viewer):
-            server.app.dependency_overrides[asked] = _anybody
-        server.app.dependency_overrides[require_service_key] = _anybody
-        yield WatchedHub(server, url, server.base.removesuffix("api"))
+    with open_hub(f"sqlite:///{path}") as hub:
+        yield hub

@@ -4,7 +4,7 @@ const SILENT_MS = 6000, POLL_MS = 2000, RETRY_MS = [300, 1000, 2000, 4000, 8000]
 class Source {
   // base: the address of the run in the API; tell: gets {type: delta|again|gone|state, …}
   constructor(base, cursor, tell) {
-    Object.assign(this, { base, cursor, tell, tries: 0, state: "", stream: null, timer: 0, quiet: 0, closed: false });
+    Object.assign(this, { base, cursor, tell, tries: 0, broken: 0, state: "", stream: null, timer: 0, quiet: 0, closed: false });
     this.connect();
   }
 
@@ -27,8 +27,8 @@ class Source {
     const stream = this.stream = new EventSource(`${this.base}/stream?since=${encodeURIComponent(this.cursor)}`);
     // a proxy that holds back what it should pass on looks like this
     clearTimeout(this.quiet);
-    this.quiet = setTimeout(() => { stream.close(); this.polled = Date.now(); this.poll(); }, SILENT_MS);
-    const heard = () => { clearTimeout(this.quiet); this.tries = 0; this.say("live"); };
+    this.quiet = setTimeout(() => { stream.close(); this.give_up(); }, SILENT_MS);
+    const heard = () => { clearTimeout(this.quiet); this.tries = this.broken = 0; this.say("live"); };
     stream.addEventListener("delta", (event) => { heard(); this.take(JSON.parse(event.data)); });
     for (const type of ["again", "gone"]) stream.addEventListener(type, () => { heard(); stream.close(); this.close(); this.tell({ type }); });
     stream.onerror = () => { stream.close(); clearTimeout(this.quiet); this.lost(this.retry); };
@@ -44,8 +44,12 @@ class Source {
     this.later(wait, next);
   }
 
+  give_up() { this.broken = 0; this.polled = Date.now(); this.poll(); }
+
+  // a hub that answers questions and never streams is asked
   async retry() {
-    if (await this.ask()) this.connect();
+    this.broken += 1;
+    if (this.broken > 3) this.give_up(); else if (await this.ask()) this.connect();
   }
 
   async poll() {

@@ -103,7 +103,7 @@ def _page(
             "icon": assets.icon("quiet"),
             "root": "../" * depth,
             "style": found.style.name,
-            "script": found.script.name,
+            "script": (found.run if page == "run" else found.lists).name,
             "worker": found.worker.name,
             "page": page,
             "who": escape(who.name),

@@ -171,7 +171,7 @@ function figure(first, view) {
     chart = drawChart(plot, view, width, forced ? PAPER : undefined);
     holder.replaceChildren(chart.svg);
     holder.setAttribute("aria-valuemax", String(Math.max(0, xs().length - 1)));
-    summary.textContent = clean(summarise(plot, view.hidden));
+    summary.textContent = clean((view.summarise || summarise)(plot, view.hidden));
     note.textContent = [view.smooth ? `smoothed ${view.smooth}` : "", chart.note].filter(Boolean).join(", ");
     if (view.focus) view.setFocus(view.focus);
     // whoever reads a point goes on reading it

@@ -30,8 +30,10 @@ function headline(model, view) {
   const notes = [], waits = awaited(model, view.now());
   if (story.reason && !head.text.includes(story.reason)) notes.push(`Reason: ${story.reason}`);
   if (waits && waits.slots.length) notes.push(waitingWords(waits, story, view));
-  if (waits) for (const x of waits.silent.slice(0, 3)) notes.push(h("b", { class: "stall" }, `No news from ${x.name} for `, ago(x.from, view.now(), ""), ` (usual round ${duration(x.usual)})`));
-  if (waits && waits.silent.length > 3) notes.push(h("b", { class: "stall" }, `and from ${waits.silent.length - 3} more`));
+  if (waits && waits.silent.length) {
+    const some = waits.silent.slice(0, 4), rest = waits.silent.length - some.length;
+    notes.push(h("b", { class: "stall" }, "No news from ", some.map((x, k) => [k ? ", from " : "", `${x.name} for `, ago(x.from, view.now(), ""), ` (usual round ${duration(x.usual)})`]), rest ? ` and from ${rest} more` : ""));
+  }
   const next = nextStep(model, waits, view);
   if (next) notes.push(next);
   const tone = waits && waits.silent.length && head.tone === "active" ? "warn" : head.tone;
@@ -187,6 +189,8 @@ function mount(story, root, prepare = () => {}) {
   };
   told();
   view.redraw();
+  // the newest round is the one that is looked for
+  for (const wide of main.querySelectorAll("#rounds .scroll")) wide.scrollLeft = view.live ? wide.scrollWidth : 0;
   let waiting = 0, printing = false;
   new ResizeObserver(() => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(() => { if (!printing) view.resize(); }); }).observe(main);
   // paper is narrower than the window: drawn anew at its width, so that the letters keep their size

@@ -127,7 +127,7 @@ async function trustsPage(root) {
       status.textContent = found.slots.length ? `${held} of ${plural(found.slots.length, "slot")} held, ${live} at work` : "";
       body.replaceChildren(...found.slots.map((x) => h("tr", {}, h("th", { scope: "row" }, x.slot),
         h("td", { class: "what" }, x.trust ? [x.trust, x.code ? h("span", { class: "soft small" }, x.code) : null] : h("span", { class: "soft" }, x.retired_at ? "retired: its credentials were withdrawn" : x.revoked ? "free again: the last holder's credentials were withdrawn" : "free")),
-        h("td", { class: "n" }, x.seen_at ? ago(x.seen_at, now) : x.trust ? h("span", { class: "soft" }, "not yet") : ""), h("td", { class: "n" }, x.trust ? String(x.live_runs) : "", x.trust ? h("span", { class: "unit" }, " runs under way") : null),
+        h("td", { class: "n" }, x.seen_at ? ago(x.seen_at, now) : x.trust ? h("span", { class: "soft" }, "not yet") : ""), h("td", { class: "n" }, x.trust ? String(x.live_runs) : "", x.trust ? h("span", { class: "unit" }, x.live_runs === 1 ? " run under way" : " runs under way") : null),
         h("td", { class: "n" }, x.assigned_at && x.trust ? time(x.assigned_at, day(x.assigned_at)) : ""))));
       if (!found.slots.length) body.append(h("tr", {}, h("td", { colspan: 5 }, h("div", { class: "empty" }, "There is no slot yet. An operator makes some:", h("pre", {}, "flip-fl hub init --slots 2")))));
       document.documentElement.dataset.ready = "true";

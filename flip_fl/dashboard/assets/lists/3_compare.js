@@ -26,7 +26,14 @@ function overlaid(models, label, xLabel, site, index) {
     return points.length ? { slot, name: m.name, points } : null;
   }).filter(Boolean);
   const bySlot = new Map(models.map((m, k) => [`run_${k + 1}`, { slot: `run_${k + 1}`, name: m.name, hue: k, dash: "" }]));
-  return { ...buildPlot({ label, x_label: xLabel, series }, index, bySlot), spread: site ? null : spread };
+  const plot = buildPlot({ label, x_label: xLabel, series }, index, bySlot);
+  // a run that ended earlier misses nothing
+  return { ...plot, series: plot.series.map((one) => ({ ...one, missed: [] })), spread: site ? null : spread };
+}
+
+function lastOfEach(plot) {
+  const named = plot.series.filter((one) => one.gaps.length).map((one) => { const p = one.gaps.at(-1).at(-1); return `${one.name} ${number(p.y, plot.places)}${plot.byRound ? ` in round ${p.x}` : ""}`; });
+  return named.length ? `Last: ${listing(named, 5)}.` : "No finite value.";
 }
 
 async function comparePage(root) {
@@ -52,7 +59,7 @@ async function comparePage(root) {
     same.length ? h("p", { class: "soft small" }, `The same in all: ${same.map((n) => `${n} ${facts[0][n]}`).join("; ")}.`) : null);
   const keys = [...new Map(models.flatMap((m) => m.plots.map((p) => [`${p.label}\n${p.xLabel}`, [p.label, p.xLabel]]))).values()];
   const slots = [...new Set(models.flatMap((m) => m.sites.map((x) => x.slot)))].sort(naturalOrder);
-  const shown = { ...readView({ sites: [] }), hidden: new Set(), model: { story: { rounds: [] } }, live: false, save() {} };
+  const shown = { ...readView({ sites: [] }), hidden: new Set(), model: { story: { rounds: [] } }, live: false, summarise: lastOfEach, save() {} };
   const site = h("select", { "aria-label": "Whose values", onchange: () => draw() }, h("option", { value: "" }, "Median and range of all sites"), slots.map((x) => h("option", { value: x }, `Only ${x}`)));
   site.value = slots.includes(given.get("site")) ? given.get("site") : "";
   const grid = h("div", { class: "charts", "data-cols": keys.length === 1 ? 1 : 2 });
@@ -72,4 +79,11 @@ async function comparePage(root) {
   done(table, charts);
   if (keys.length) draw();
   new ResizeObserver(() => figures.forEach((f) => f.draw(false))).observe(main);
+}
+
+async function listPage(root) {
+  const make = { runs: runsPage, trusts: trustsPage, compare: comparePage }[BODY().page];
+  if (make) return make(root);
+  root.prepend(frame("", plainView()));
+  document.documentElement.dataset.ready = "true";
 }

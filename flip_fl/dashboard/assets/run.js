@@ -58,7 +58,7 @@ async function runPage(root) {
   const id = BODY().model, base = api(`model/${id}`);
   let story = null, mounted = null, offset_ms = 0, dirty = false, drawn = 0, paused = false, away = null, source = null, said = 0, spoken = "", timer = 0, waiting = [];
   const state = h("span", { class: "link", role: "status" }), banner = h("p", { class: "banner", role: "status", hidden: true });
-  const pause = button("Pause", { class: "wide", "aria-pressed": "false", title: "keep what is shown; nothing is lost meanwhile" }, () => {
+  const pause = button("Pause", { class: "wide pause", "aria-pressed": "false", title: "keep what is shown; nothing is lost meanwhile" }, () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
     pause.textContent = paused ? "Go on" : "Pause";
