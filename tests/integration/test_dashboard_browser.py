@@ -577,6 +577,17 @@ def test_everything_that_can_be_used_has_a_name(browser: Browser, pages: dict[st
     assert browser.js("document.querySelectorAll('main').length") == 1
 
 
+def axe_violations(browser: Browser) -> list[object]:
+    """What axe-core, all its rules, finds wrong with the page that is shown; skips, visibly, where there is none."""
+    axe = _axe()
+    if axe is None:
+        pytest.skip("LEFT OUT: axe-core: neither is axe-core-python installed nor does AXE_CORE_JS name an axe.min.js")
+    browser.js(axe.read_text(encoding="utf-8") + "\n;undefined")
+    rules = "axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))"
+    found: list[object] = browser.js(rules, timeout=240.0)
+    return found
+
+
 def _axe() -> Path | None:
     package = importlib.util.find_spec("axe_core_python")
     places = [Path(os.environ["AXE_CORE_JS"])] if "AXE_CORE_JS" in os.environ else []
@@ -603,20 +614,11 @@ def test_axe_finds_nothing(
     browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, dark: bool, width: int
 ) -> None:
     """The accessibility checker axe-core, all its rules, finds no violation, in both themes, on telephone and desk."""
-    axe = _axe()
-    if axe is None:
-        pytest.skip("LEFT OUT: axe-core: neither is axe-core-python installed nor does AXE_CORE_JS name an axe.min.js")
     path = pages.get(name, tmp_path / "twenty.html")
     if name not in pages:
         report.write_report(dashboard.large(round_count=12, label_count=2), path)
-    browser.call("Page.setBypassCSP", enabled=True)
-    try:
-        _open(browser, path, dark=dark, width=width)
-        browser.js(axe.read_text(encoding="utf-8") + "\n;undefined")
-        rules = "axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))"
-        assert browser.js(rules, timeout=240.0) == []
-    finally:
-        browser.call("Page.setBypassCSP", enabled=False)
+    _open(browser, path, dark=dark, width=width)
+    assert axe_violations(browser) == []
 
 
 def test_a_broken_page_keeps_what_was_written_into_it(browser: Browser, tmp_path: Path) -> None:

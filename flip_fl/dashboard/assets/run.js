@@ -101,6 +101,7 @@ async function runPage(root) {
     drawn = performance.now();
     mounted.renew(story);
     performance.mark("drawn");
+    show();
     speak();
   }
   // at most two redraws a second, the first at once

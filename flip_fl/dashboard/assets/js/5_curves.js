@@ -21,7 +21,7 @@ function noCurves(model) {
 
 // The part lives as long as the page: charts stay where they are when numbers are added to them.
 function curves(first, view) {
-  if (!first.plots.length) return { node: noCurves(first), renew: (model) => (model.plots.length ? curves(model, view) : null) };
+  if (!first.plots.length) return { node: noCurves(first), renew: (model) => (model.plots.length || model.story.status !== first.story.status ? curves(model, view) : null) };
   let model = first;
   const figures = new Map(), near = new Set(), hint = h("span", {}), list = h("ul", { class: "legend", "aria-label": "Sites shown" });
   const grid = h("div", { class: "charts" });
