@@ -18,6 +18,7 @@ from tests.benchmarks import (
     flower_large_model,
     flower_wrapping,
     hub_load,
+    hub_page,
     hub_read,
     reporting_close,
     reporting_drain,
@@ -40,6 +41,7 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
     "reporting_nvflare": reporting_nvflare.measure,
     "hub_load": hub_load.measure,
     "hub_read": hub_read.measure,
+    "hub_page": hub_page.measure,
     "data": data.measure,
     "results": results.measure,
 }

@@ -141,15 +141,16 @@ def test_a_site_that_falls_silent_is_named(browser: Browser, hub: WatchedHub) ->
     assert len(browser.requests) == asked
 
 
-def test_a_page_catches_up_after_the_hub_was_away(  # noqa: PT019 - the path of a file
-    browser: Browser,
-    _sqlite_template: Path,
-    tmp_path: Path,
-) -> None:
-    """It says since when it is not connected, and afterwards shows every row once."""
+@pytest.fixture
+def address(_sqlite_template: Path, tmp_path: Path) -> str:
+    """A database of its own for a hub that is started twice."""
     (tmp_path / "hub.sqlite").write_bytes(_sqlite_template.read_bytes())
-    url = f"sqlite:///{tmp_path / 'hub.sqlite'}"
-    with open_hub(url) as first:
+    return f"sqlite:///{tmp_path / 'hub.sqlite'}"
+
+
+def test_a_page_catches_up_after_the_hub_was_away(browser: Browser, address: str) -> None:
+    """It says since when it is not connected, and afterwards shows every row once."""
+    with open_hub(address) as first:
         run = _under_way(first, "away")
         browser.visit(run.page)
         browser.wait("document.querySelector('.link').textContent === 'Live'")
@@ -158,7 +159,7 @@ def test_a_page_catches_up_after_the_hub_was_away(  # noqa: PT019 - the path of 
     told = _text(browser, ".banner")
     assert told.startswith("Not connected since ")
     assert "showing data up to" in told
-    with open_hub(url, port) as second:
+    with open_hub(address, port) as second:
         run.hub = second
         run.round(4, 6)
         browser.wait(

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Browser:
         self._buffer = b""
         self._next = 0
         self._session: str | None = None
+        self._heard: dict[str, Callable[[dict[str, Any]], None]] = {}
         self.requests: list[str] = []
         self.errors: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -155,6 +156,10 @@ class Browser:
         result = self.call("Page.printToPDF", preferCSSPageSize=True, printBackground=False, timeout=60.0)
         return base64.b64decode(result["data"])
 
+    def listen(self, event: str, heard: Callable[[dict[str, Any]], None]) -> None:
+        """Call ``heard`` with what Chromium tells of each ``event``, when the next command is answered."""
+        self._heard[event] = heard
+
     def close(self) -> None:
         """End Chromium and everything that it started."""
         with contextlib.suppress(ProcessLookupError):
@@ -176,6 +181,8 @@ class Browser:
 
     def _note(self, event: dict[str, Any]) -> None:
         method, params = event.get("method"), event.get("params", {})
+        if method in self._heard:
+            self._heard[method](params)
         if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Runtime.exceptionThrown":
