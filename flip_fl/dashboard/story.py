@@ -224,7 +224,8 @@ class Story(_Part):
     """Everything that can be told about a run.
 
     ``cursor`` is the place in the hub's rows up to which it is told: what comes later can be asked for by it.
-    ``queue_position`` is there while the run waits for its turn, ``feed_more`` when the feed has older lines still.
+    ``queue_position`` is there while the run waits for its turn, ``feed_more`` when the feed has older lines still, and
+    ``partial`` is told of a big run at once: rounds, activity and failures are not in it.
     """
 
     schema_: Literal["flip-fl.story/1"] = Field(SCHEMA, alias="schema")
@@ -247,6 +248,7 @@ class Story(_Part):
     cursor: str | None = None
     queue_position: int | None = None
     feed_more: bool = False
+    partial: bool = False
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -72,10 +72,16 @@ class _Raw(NamedTuple):
 
 
 def log_rows(
-    model_id: UUID, session: Session, *, after: int = 0, before: int | None = None, newest: int | None = None
+    model_id: UUID,
+    session: Session,
+    *,
+    after: int = 0,
+    before: int | None = None,
+    newest: int | None = None,
+    in_words: int | None = None,
 ) -> list[LogRow]:
     """The model's rows in the order in which they were stored; of those with ids between ``after`` and ``before``
-    (both excluded) the ``newest`` so many, or all."""
+    (both excluded) the ``newest`` so many, or all. ``in_words``: of so many of the newest, typed events are worded."""
     wanted = [col(FlLog.model_id) == model_id, col(FlLog.id) > after]
     if before is not None:
         wanted.append(col(FlLog.id) < before)
@@ -84,7 +90,8 @@ def log_rows(
     except ValueError:
         # A column of some row holds what its type cannot be: read the rows one by one to keep the rest.
         return _read_singly(and_(*wanted), session, newest)
-    return [_worded(row) for row in raw]
+    silent = 0 if in_words is None else max(0, len(raw) - in_words)
+    return [_worded(row, number >= silent) for number, row in enumerate(raw)]
 
 
 def i_log_rows(model_id: UUID, session: Session) -> list[ILogRow]:
@@ -146,7 +153,7 @@ def _read_singly(condition: ColumnElement[bool], session: Session, newest: int |
     return rows
 
 
-def _worded(raw: _Raw) -> LogRow:
+def _worded(raw: _Raw, in_words: bool = True) -> LogRow:
     try:
         details = json.loads(raw.details) if raw.details else {}
         if not isinstance(details, dict):
@@ -156,6 +163,8 @@ def _worded(raw: _Raw) -> LogRow:
             raw.log or ""
             if raw.event_type is None
             else event_text(raw.event_type, global_round=raw.global_round, details=details, who=who)
+            if in_words
+            else ""
         )
     except (ValueError, TypeError, RecursionError):
         _logger.warning("row %s of fl_logs cannot be worded", raw.id)

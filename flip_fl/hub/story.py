@@ -34,6 +34,7 @@ from flip_fl.hub.tables import (
     FlJob,
     FlJobTrust,
     FlKitSlot,
+    FlLog,
     Model,
     ModelTrustIntersect,
     Project,
@@ -69,11 +70,13 @@ def build_story(
     rule: SilenceRule | None = None,
     plots: Plots = "points",
     feed: int | None = None,
+    rows_at_once: int | None = None,
 ) -> Story | None:
     """Everything the hub knows of a run, deleted ones too; None if the model is absent.
 
     ``rule`` says when a run counts as unreachable; without one none does. ``plots`` ``listed`` leaves their points out,
     ``few`` does so when there are more than ``FEW_POINTS``; ``feed`` is how many of the newest lines are told.
+    A run of more than ``rows_at_once`` rows is told ``partial``: at once, without what its rows say.
     """
     found = session.exec(
         select(Model, Project.name)
@@ -83,7 +86,8 @@ def build_story(
     if found is None:
         return None
     model, project = found
-    rows = log_rows(model_id, session)
+    partial = rows_at_once is not None and _has_more(model_id, rows_at_once, session)
+    rows = _newest_start(model_id, session) if partial else log_rows(model_id, session, in_words=feed)
     series, refused = stored_series(model_id, session), refused_values(model_id, session)
     names = series_names(model_id, session)
     sites = _sites(model_id, rows, series, session)
@@ -107,6 +111,7 @@ def build_story(
         else empty_plots(series, refused, names),
         feed=[feed_row(row) for row in sorted(rows[-(feed or len(rows)) :], key=lambda row: (row.at, row.id))],
         feed_more=feed is not None and len(rows) > feed,
+        partial=partial,
         failures=grouped(failures),
         results=results_of(rows),
         unreachable=unreachable(model_id, session, rule, now),
@@ -114,6 +119,22 @@ def build_story(
         cursor=str(Cursor.at_end(model_id, session, late_statuses(model_id, model.status, session))),
         queue_position=queue_position(rows, model.status),
     )
+
+
+def _has_more(model_id: UUID, most: int, session: Session) -> bool:
+    query = select(FlLog.id).where(col(FlLog.model_id) == model_id).order_by(col(FlLog.id)).offset(most).limit(1)
+    return session.exec(query).first() is not None
+
+
+def _newest_start(model_id: UUID, session: Session) -> list[LogRow]:
+    """The row with which the newest round began: one step back through an index."""
+    newest = session.exec(
+        select(FlLog.id)
+        .where(col(FlLog.model_id) == model_id, col(FlLog.event_type) == EventType.ROUND_STARTED)
+        .order_by(col(FlLog.id).desc())
+        .limit(1)
+    ).first()
+    return [] if newest is None else log_rows(model_id, session, after=newest - 1, before=newest + 1)
 
 
 def queue_position(rows: Sequence[LogRow], status: ModelStatus) -> int | None:

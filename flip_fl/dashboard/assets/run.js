@@ -72,20 +72,30 @@ async function runPage(root) {
   const now = () => Date.now() + offset_ms;
   const setClock = (iso) => { offset_ms = ms(iso) - Date.now(); };
 
-  const fetching = new Set();
-  async function fetchPlot(plot, view) {
+  // two at a time, in the order in which they came into view; what is seen first is there first
+  const fetching = new Map();
+  let under_way = 0;
+  function fetchPlot(plot, view) {
     const inside = plot.byRound && (view.from !== null || view.to !== null), range = inside ? (view.from !== null ? `&from=${view.from}` : "") + (view.to !== null ? `&to=${view.to}` : "") : "";
-    const key = `${plot.label}\n${plot.xLabel}\n${range}`;
-    if (fetching.has(key)) return;
-    fetching.add(key);
+    // of a hundred lines a picture shows no more than this; a narrower range shows all of them
+    const points = plot.series.length > 20 ? 300 : 2000;
+    const path = `model/${id}/plot?label=${encodeURIComponent(plot.label)}&x_label=${encodeURIComponent(plot.xLabel)}&points=${points}${range}`;
+    if (!fetching.has(path)) fetching.set(path, { path, begun: false, label: plot.label, xLabel: plot.xLabel });
+    nextPlot();
+  }
+  async function nextPlot() {
+    const job = [...fetching.values()].find((x) => !x.begun);
+    if (!job || under_way >= 2) return;
+    job.begun = true;
+    under_way += 1;
     try {
-      const found = await read(`model/${id}/plot?label=${encodeURIComponent(plot.label)}&x_label=${encodeURIComponent(plot.xLabel)}&points=2000${range}`);
-      const at = story.plots.findIndex((p) => p.label === plot.label && p.x_label === plot.xLabel);
-      const plots = [...story.plots];
-      plots[at] = found;
-      story = { ...story, plots };
+      const found = await read(job.path);
+      story = { ...story, plots: story.plots.map((p) => (p.label === job.label && p.x_label === job.xLabel ? found : p)) };
       draw();
-    } catch (error) { if (error.status) console.error(error.message); } finally { fetching.delete(key); }
+    } catch (error) { if (error.status) console.error(error.message); }
+    fetching.delete(job.path);
+    under_way -= 1;
+    nextPlot();
   }
   function prepare(view) {
     Object.assign(view, { live: true, now, home: page(""), tools: [state, pause, bell, who()], fetch: fetchPlot });
@@ -182,9 +192,21 @@ async function runPage(root) {
     follow.stop = () => source.close();
   }
   async function reload() {
-    story = await read(`model/${id}/story?plots=few&feed=2000`);
-    setClock(story.generated_at);
-    if (mounted) draw(); else mounted = mount(story, root, prepare);
+    const path = `model/${id}/story?plots=few&feed=2000`, first = !mounted, found = await read(first ? `${path}&rows=few` : path);
+    setClock(found.generated_at);
+    // plots that were fetched already are in it only as names
+    const known = new Map(story ? story.plots.map((p) => [`${p.label}\n${p.x_label}`, p]) : []);
+    const merged = (next) => ({ ...next, plots: next.plots.map((p) => { const old = known.get(`${p.label}\n${p.x_label}`), count = (plot) => plot.series.reduce((sum, s) => sum + (s.total ?? s.points.length), 0); return old && count(old) === count(p) && p.series.every((s) => !s.points.length) ? old : p; }) });
+    story = merged(found);
+    if (first) mounted = mount(story, root, prepare); else draw();
+    if (story.partial) {
+      // a big run: what is in view first, then the rest of its story
+      do await new Promise((done) => setTimeout(done, 50)); while (fetching.size);
+      for (const p of story.plots) known.set(`${p.label}\n${p.x_label}`, p);
+      story = merged(await read(path));
+      setClock(story.generated_at);
+      draw();
+    }
     follow();
     show();
   }

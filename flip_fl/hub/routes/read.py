@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, HTTPException, Query
@@ -20,7 +20,7 @@ from flip_fl.hub.model_service import (
 )
 from flip_fl.hub.routes.dependencies import Reading, Rule, Writing, live_model, live_status, missing
 from flip_fl.hub.silence import silent_runs
-from flip_fl.hub.story import Plots, build_story
+from flip_fl.hub.story import FEW_POINTS, Plots, build_story
 from flip_fl.hub.tables import utc_now
 from flip_fl.values import ModelStatus
 
@@ -67,13 +67,17 @@ def read_story(
     rule: Rule,
     plots: Plots = "points",
     feed: Annotated[int | None, Query(ge=1, le=100_000)] = None,
+    rows: Literal["all", "few"] = "all",
 ) -> Story:
     """The whole run as one document. `plots=listed` leaves the points out, `few` does so for more than 20,000.
 
-    `feed` keeps the newest so many lines of the activity. 404 if absent, 400 if deleted.
+    `feed` keeps the newest so many lines of the activity. With `rows=few` a run of more than 20,000 lines is told
+    at once as `partial`, without its rounds and activity. 404 if absent, 400 if deleted.
     """
     live_status(model_id, session)
-    story = build_story(model_id, session, rule=rule, plots=plots, feed=feed)
+    story = build_story(
+        model_id, session, rule=rule, plots=plots, feed=feed, rows_at_once=FEW_POINTS if rows == "few" else None
+    )
     if story is None:
         raise missing(model_id)
     return story

@@ -225,10 +225,26 @@ function within(plot, from, to) {
   return { ...plot, series, xs, before, after };
 }
 
+const cellsOf = new WeakMap();
+function cellAt(round, slot) {
+  if (!cellsOf.has(round)) cellsOf.set(round, new Map(round.cells.map((c) => [c.slot, c])));
+  return cellsOf.get(round).get(slot);
+}
+
+// How long each site usually takes for a round: the median of those before the newest.
+const usualOf = new WeakMap();
+function usual(rounds, slot) {
+  if (!usualOf.has(rounds)) usualOf.set(rounds, new Map());
+  const known = usualOf.get(rounds), newest = rounds.reduce((a, r) => Math.max(a, r.number), 0);
+  if (!known.has(slot)) known.set(slot, median(rounds.filter((r) => r.number !== newest).map((r) => cellAt(r, slot)).filter((c) => c && (c.state === "returned" || c.state === "late")).map((c) => c.seconds ?? NaN)));
+  return known.get(slot);
+}
+
 // Who is awaited in a run that goes on, since when, and who of them is silent for three of his own usual rounds.
 function awaited(model, now) {
   const { story } = model;
   if (TERMINAL.has(story.status) || story.status === "PENDING") return null;
+  if (story.partial) return null;
   const name = (slot) => (model.bySlot.get(slot) || { name: slot }).name;
   const rounds = [...story.rounds].sort((a, b) => a.number - b.number), last = rounds.at(-1);
   if (!last) {
@@ -243,9 +259,8 @@ function awaited(model, now) {
     slots = came.filter((slot) => !last.scored.includes(slot));
   }
   const silent = slots.map((slot) => {
-    const usual = median(rounds.filter((r) => r !== last).flatMap((r) => r.cells.filter((c) => c.slot === slot && (c.state === "returned" || c.state === "late")).map((c) => c.seconds ?? NaN)));
     const seen = story.sites.find((x) => x.slot === slot)?.last_seen, from = largest([ms(since), seen ? ms(seen) : 0].filter(Number.isFinite));
-    return { slot, name: name(slot), usual, from: new Date(from).toISOString(), seconds: (now - from) / 1000 };
+    return { slot, name: name(slot), usual: usual(story.rounds, slot), from: new Date(from).toISOString(), seconds: (now - from) / 1000 };
   }).filter((x) => x.usual > 0 && x.seconds > Math.max(3 * x.usual, 5));
   const over = Boolean(last.aggregated_at) && !slots.length && story.total_rounds !== null && last.number >= story.total_rounds;
   return { kind: slots.length ? kind : over ? "upload" : last.aggregated_at ? "next" : "average", slots, names: slots.map(name), of: last.cells.length, since, silent, round: last };

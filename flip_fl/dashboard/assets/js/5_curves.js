@@ -129,6 +129,9 @@ function figure(first, view) {
   const summary = h("p", {});
   const title = plot.label + (plot.single ? (plot.xs[0] === 0 ? ", final" : plot.byRound ? `, round ${plot.xs[0]}` : ` at ${plot.xLabel} ${plot.xs[0]}`) : plot.byRound ? "" : ` by ${plot.xLabel}`);
   const holder = h("div", { class: "plot", role: "slider", tabindex: "0", "aria-label": `${title}: read values with the arrow keys`, "aria-valuemin": "0", "aria-valuemax": "0", "aria-valuenow": "0", "aria-valuetext": "no point chosen" });
+  // what is still to be fetched has its height already: only what is near is asked for
+  const coming = () => h("p", { class: "empty coming" }, `${plural(plot.total, "point")} are being fetched …`);
+  if (plot.listed) holder.append(coming());
   const tip = h("div", { class: "tip", hidden: true });
   const extra = h("div", {});
   const note = h("span", { class: "note" });
@@ -163,7 +166,7 @@ function figure(first, view) {
     const width = Math.round(forced || holder.clientWidth);
     if (!width || (!force && chart && chart.width === width)) return;
     if (plot.listed) {
-      holder.replaceChildren(h("p", { class: "empty" }, `${plural(plot.total, "point")} are being fetched …`));
+      holder.replaceChildren(coming());
       view.fetch?.(plot, view);
       return;
     }

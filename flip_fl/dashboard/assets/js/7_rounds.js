@@ -3,6 +3,7 @@ const WINDOW = 100;
 
 function roundsGrid(first) {
   let model = first, until = null, grid = null, buttons = [], rounds = [], sites = [], shape = "";
+  if (model.story.partial) return { node: section("rounds", "Rounds", null, h("p", { class: "empty" }, "Being fetched …")), renew: (next) => (next.story.partial ? null : roundsGrid(next)) };
   if (!model.story.rounds.length) {
     const over = TERMINAL.has(model.story.status);
     return {
@@ -17,7 +18,7 @@ function roundsGrid(first) {
   const word = (state) => (state === "awaited" ? "Awaited" : WORDS.cells[state].word);
   const open = () => !TERMINAL.has(model.story.status);
   const stateOf = (round, cell) => (open() && round.number === model.story.rounds.reduce((a, r) => Math.max(a, r.number), 0) && !round.aggregated_at && (cell.state === "missed" || cell.state === "not_asked") ? "awaited" : cell.state);
-  const cellOf = (round, slot) => round.cells.find((c) => c.slot === slot) || { state: "not_asked", slot };
+  const cellOf = (round, slot) => cellAt(round, slot) || { state: "not_asked", slot };
   const node = section("rounds", "Rounds", " ", holder, pager, key, picked);
   const sentence = node.querySelector(".head p");
 
@@ -134,7 +135,7 @@ function siteTimes(rounds, sites) {
 
 function roundsSentence(model, rounds, sites, stats, open) {
   const closed = open ? rounds.filter((r) => r.aggregated_at) : rounds;
-  const missing = sites.map((x) => ({ x, at: closed.filter((r) => r.cells.some((c) => c.slot === x.slot && (c.state === "missed" || c.state === "failed"))).map((r) => r.number) })).filter((m) => m.at.length);
+  const missing = sites.map((x) => ({ x, at: closed.filter((r) => ["missed", "failed"].includes(cellAt(r, x.slot)?.state)).map((r) => r.number) })).filter((m) => m.at.length);
   const out = [];
   if (!missing.length && closed.length) out.push(closed.length === 1 ? "Every site returned." : "Every site returned in every round.");
   else if (missing.length === sites.length && sites.length > 1 && missing[0].at.some((n) => missing.every((m) => m.at.includes(n)))) out.push(`No site returned in round ${ranges(missing[0].at.filter((n) => missing.every((m) => m.at.includes(n))))}.`);
@@ -147,7 +148,9 @@ function roundsSentence(model, rounds, sites, stats, open) {
 // Where the time goes: a bar a site, in one round or as medians of all.
 function times(first) {
   let model = first;
-  const parts = (round) => {
+  const known = new WeakMap();
+  const parts = (round) => known.get(round) || known.set(round, partsOf(round)).get(round);
+  const partsOf = (round) => {
     const begun = ms(round.started_at), closed = ms(round.aggregated_at);
     return round.cells.filter((c) => c.seconds !== null && Number.isFinite(c.seconds) && c.at).map((c) => {
       const worked = Number.isFinite(c.worked) && c.worked !== null ? Math.min(c.worked, c.seconds) : c.seconds;
@@ -158,8 +161,8 @@ function times(first) {
   if (model.sites.length < 2 || !measured().length) return { node: null, renew: (next) => { const part = times(next); return part.node ? part : null; } };
   const body = h("tbody", {}), said = h("p", {}), out = h("output", { class: "nowrap" });
   const slider = h("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Round whose times are shown; the first stop is the median of all", oninput: () => draw() });
-  function draw() {
-    const rounds = measured(), at = Number(slider.value), chosen = at ? [rounds[at - 1]] : rounds;
+  function draw(rounds = measured()) {
+    const at = Number(slider.value), chosen = at ? [rounds[at - 1]] : rounds;
     out.textContent = at ? `round ${rounds[at - 1].number}` : rounds.length > 1 ? `median of ${rounds.length} rounds` : `round ${rounds[0].number}`;
     slider.setAttribute("aria-valuetext", out.textContent);
     const all = new Map(model.sites.map((x) => [x.slot, []]));
@@ -188,9 +191,10 @@ function times(first) {
   const renew = (next) => {
     if (selecting(node)) return null;
     model = next;
-    slider.max = String(measured().length > 1 ? measured().length : 0);
-    controls.hidden = measured().length < 2;
-    draw();
+    const rounds = measured();
+    slider.max = String(rounds.length > 1 ? rounds.length : 0);
+    controls.hidden = rounds.length < 2;
+    draw(rounds);
     return null;
   };
   renew(first);

@@ -84,7 +84,7 @@ function activity(first, view) {
   let model = first, limit = STEP, all = [], drawn = null, fetching = false;
   const sorted = () => [...model.story.feed].sort((a, b) => ms(b.at) - ms(a.at) || b.id - a.id);
   all = sorted();
-  if (!all.length) return { node: section("activity", "Activity", null, h("p", { class: "empty" }, "Nothing has happened yet. Each status, round, result and message becomes a line here.")), renew: (next) => (next.story.feed.length ? activity(next, view) : null) };
+  if (!all.length) return { node: section("activity", "Activity", null, h("p", { class: "empty" }, first.story.partial ? "Being fetched …" : "Nothing has happened yet. Each status, round, result and message becomes a line here.")), renew: (next) => (next.story.feed.length ? activity(next, view) : null) };
   const list = h("ol", { class: "feed", tabindex: "0", role: "list", "aria-label": "Activity, newest first" });
   const count = h("span", {});
   const more = button("Show more", { class: "screen" }, async () => {

@@ -57,6 +57,7 @@ function waitingWords(waits, story, view) {
 function nextStep(model, waits, view) {
   const { story } = model;
   if (story.status === "PENDING") return "Nothing is awaited: the run begins when somebody submits it.";
+  if (story.partial) return "A big run: its rounds and its activity are being fetched.";
   if (!waits) return null;
   const last = [...(story.sites || [])].map((x) => ms(x.last_seen)).concat(story.feed.map((x) => ms(x.at))).filter(Number.isFinite);
   const news = last.length ? ["Last news ", ago(new Date(largest(last)).toISOString(), view.now()), "."] : ["No news yet."];
