@@ -25,8 +25,13 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
 def stylesheet() -> str:
-    """The one CSS sheet for screen, dark screen and paper."""
-    return _read("page.css")
+    """The report's CSS sheet for screen, dark screen and paper."""
+    return _unindented(_read("page.css"))
+
+
+def hub_stylesheet() -> str:
+    """The sheet of the pages that a hub serves: the report's, and what only they have."""
+    return stylesheet() + _unindented(_read("hub.css"))
 
 
 def script() -> str:
@@ -75,7 +80,7 @@ class ServedAssets:
 def served() -> ServedAssets:
     """Style, scripts and worker as a hub serves them."""
     return ServedAssets(
-        _hashed("app", "css", "text/css; charset=utf-8", stylesheet()),
+        _hashed("app", "css", "text/css; charset=utf-8", hub_stylesheet()),
         _hashed("run", "js", "text/javascript; charset=utf-8", run_script()),
         _hashed("lists", "js", "text/javascript; charset=utf-8", lists_script()),
         _hashed("worker", "js", "text/javascript; charset=utf-8", worker_script()),
@@ -115,11 +120,14 @@ def _begin(make: str) -> str:
 
 
 def _scope(parts: Sequence[str]) -> str:
-    code = "\n".join(parts)
-    # What only its authors need does not travel: whole lines of comment, and how lines are indented.
-    lines = [line.strip() for line in code.splitlines()]
-    kept = "\n".join(line for line in lines if line and not line.startswith("//"))
+    kept = _unindented("\n".join(parts))
     return '"use strict";\n(() => {\nconst WORDS = ' + json.dumps(words.table()) + ";\n" + kept + "\n})();\n"
+
+
+def _unindented(text: str) -> str:
+    """What only its authors need does not travel: whole lines of comment, and how lines are indented."""
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith(("//", "/*"))) + "\n"
 
 
 def _hashed(stem: str, ending: str, media_type: str, text: str) -> Served:

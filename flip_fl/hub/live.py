@@ -96,7 +96,7 @@ class LiveRun:
             if self._fold is None:
                 self._fold = _Fold(scored=scored_in(self.model_id, session), names=series_names(self.model_id, session))
                 self._fold.slots = set(members(self.model_id, session))
-                self._take(log_rows(self.model_id, session), [], session)
+                self._take(log_rows(self.model_id, session, in_words=0), [], session)
             elif end != self._cursor:
                 rows = log_rows(self.model_id, session, after=self._cursor.log)
                 metrics = metrics_after(self.model_id, self._cursor.metric, end.metric, session)

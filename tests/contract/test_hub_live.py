@@ -12,7 +12,7 @@ import requests
 from flip_fl.dashboard.delta import Delta
 from flip_fl.dashboard.story import Story
 from flip_fl.hub.access import Principal, Role, viewer
-from tests.support.hub import KEY_HEADER, HubServer, RunningHub, item, metric
+from tests.support.hub import HubServer, RunningHub, item, metric
 
 
 def _event(kind: str, number: int, seconds: float, client: str | None = None, **details: Any) -> dict[str, Any]:
@@ -146,8 +146,7 @@ def _events(response: requests.Response) -> Any:
 
 
 def _stream(hub: RunningHub, place: str, **headers: str) -> requests.Response:
-    address = f"{hub.base}/model/{hub.world.model_id}/stream?since={place}"
-    return requests.get(address, headers={KEY_HEADER: hub.key, **headers}, stream=True, timeout=30)
+    return hub.model("GET", f"/stream?since={place}", headers=headers, stream=True)
 
 
 def test_a_stream_tells_what_comes_and_resumes_where_it_was_cut(hub: RunningHub) -> None:

@@ -10,13 +10,13 @@ import requests
 
 from flip_fl.dashboard import assets
 from flip_fl.hub import admin
-from tests.support.hub import KEY_HEADER, RunningHub, item
+from tests.support.hub import RunningHub, item
 
 MOST_BYTES = 150_000
 
 
 def _page(hub: RunningHub, path: str) -> requests.Response:
-    return requests.get(hub.base.removesuffix("api") + path, headers={KEY_HEADER: hub.key}, timeout=30)
+    return hub.call("GET", f"/../{path}")
 
 
 PAGES = ["", "trusts", "compare", "models/{id}"]

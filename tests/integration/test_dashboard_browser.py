@@ -625,7 +625,7 @@ def test_a_broken_page_keeps_what_was_written_into_it(browser: Browser, tmp_path
     """If the inlined data cannot be read, the static run stays and nothing is blank."""
     path = tmp_path / "broken.html"
     html = report.render(dashboard.finished())
-    data = html.split('data-encoding="gzip+base64">', 1)[1].split("</script>", 1)[0]
+    data = html.split('data-encoding="gzip+base85">', 1)[1].split("</script>", 1)[0]
     path.write_text(html.replace(data, "AAAA"), encoding="utf-8")
     browser.open(path)
     assert browser.js("document.documentElement.dataset.ready") == "failed"

@@ -153,7 +153,7 @@ class WatchedRun:
 def open_hub(url: str, port: int = 0) -> Iterator[WatchedHub]:
     """A hub on an initialised database that asks nobody who he is."""
     with hub_server(url, port=port) as server:
-        for asked in (access.viewer, access.page_viewer, require_service_key):
+        for asked in (access.viewer, access.operator, access.page_viewer, require_service_key):
             server.app.dependency_overrides[asked] = _anybody
         yield WatchedHub(server, url, server.base.removesuffix("api"))
 

@@ -40,7 +40,7 @@ function logTicks(low, high) {
   for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e += 1) {
     for (const k of Math.log10(high / low) < 2 ? [1, 2, 5] : [1]) { const v = k * 10 ** e; if (v >= low * 0.999 && v <= high * 1.001) out.push(v); }
   }
-  return out.length > 1 ? out : [low, high];
+  return out.length > 2 ? out : ticks(low, high, 4, false).out.filter((v) => v > 0);
 }
 
 // Ticks of a time axis fall on whole seconds, minutes, hours or days.
@@ -145,8 +145,8 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
     if (mark.text) svg.append(s("text", { class: "rule", x: Math.min(x + 4, box.right - textWidth(mark.text)), y: box.top + 4 }, mark.text));
   }
   // what lies outside of the chosen rounds is counted at the edges
-  if (plot.before) svg.append(s("text", { class: "edge", x: box.left + 2, y: base - 6 }, `◂ ${plot.before}`));
-  if (plot.after) svg.append(s("text", { class: "edge", x: box.right - 2, y: base - 6, "text-anchor": "end" }, `${plot.after} ▸`));
+  if (plot.before) svg.append(s("text", { class: "edge", x: box.left, y: height - 3 }, `◂ ${plot.before}`));
+  if (plot.after) svg.append(s("text", { class: "edge", x: box.right, y: height - 3, "text-anchor": "end" }, `${plot.after} ▸`));
   svg.append(s("text", { x: (box.left + box.right) / 2, y: height - 3, "text-anchor": "middle" }, shorten(clean((plot.unit || (plot.byRound ? "round" : plot.xLabel)) + (view.smooth ? `, smoothed ${view.smooth}` : "")), box.right - box.left)));
 
   const labels = named.map((one) => ({ one, want: py(one.gaps.at(-1).at(-1).y) }));

@@ -161,13 +161,13 @@ function figure(first, view) {
     else chart = null;
   }
   // a thinned plot is fetched anew for the rounds that are shown
-  function zoomed() { if (view.fetch && plot.thinned) view.fetch(plot, view); }
+  function zoomed() { if (view.load && plot.thinned) view.load(plot, view); }
   function draw(force, forced) {
     const width = Math.round(forced || holder.clientWidth);
     if (!width || (!force && chart && chart.width === width)) return;
     if (plot.listed) {
       holder.replaceChildren(coming());
-      view.fetch?.(plot, view);
+      view.load?.(plot, view);
       return;
     }
     const was = chosen >= 0 && !tip.hidden ? xs()[chosen] : null;
