@@ -848,7 +848,7 @@ _ENTRIES = (
         "the hub cannot listen on {host}:{port}: {problem}",
         "another program may hold that port",
         "use --port 0 for a free one",
-        "The hub listens on 127.0.0.1, or on the address in FLIP_HUB_HOST; other machines reach it through a proxy that speaks TLS.",
+        "The hub listens on 127.0.0.1 or on FLIP_HUB_HOST; other machines reach it through a proxy that speaks TLS.",
     ),
     Entry(
         "E1007",

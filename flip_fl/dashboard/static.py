@@ -266,13 +266,19 @@ def _dash(dash: str) -> str:
 
 def _path(points: list[tuple[int, int]]) -> str:
     (x, y), rest = points[0], points[1:]
-    out = [f"M{x} {y}l0 0" if not rest else f"M{x} {y}l"]
+    steps: list[tuple[int, int]] = []
     for a, b in rest:
-        # relative steps are half as long as coordinates: the drawings of a large run stay small
-        step = f"{a - x}{'' if b - y < 0 else ' '}{b - y}"
-        out.append(step if len(out) == 1 or step.startswith("-") else f" {step}")
+        step, last = (a - x, b - y), steps[-1] if steps else None
+        # what goes on straight is one step, which draws the same
+        if last is not None and last[0] * step[1] == last[1] * step[0] and min(last[0], step[0]) > 0:
+            steps[-1] = (last[0] + step[0], last[1] + step[1])
+        else:
+            steps.append(step)
         x, y = a, b
-    return "".join(out)
+    # relative steps are half as long as coordinates: the drawings of a large run stay small
+    texts = [f"{across}{'' if down < 0 else ' '}{down}" for across, down in steps or [(0, 0)]]
+    path = "".join(text if k == 0 or text.startswith("-") else f" {text}" for k, text in enumerate(texts))
+    return f"M{points[0][0]} {points[0][1]}l{path}"
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -71,25 +71,31 @@ class StorySite(_Part):
 
 
 class Cell(_Part):
-    """What one site did in one round. ``size_bytes`` is the result's size, ``seconds`` since the round began."""
+    """What one site did in one round. ``size_bytes`` is the result's size, ``seconds`` since the round began.
+
+    ``worked`` are the seconds from asking the site to its answer: work at the site and both ways.
+    """
 
     slot: str
     state: CellState
     at: UtcTime | None = None
     size_bytes: int | None = None
     seconds: float | None = None
+    worked: float | None = None
 
 
 class StoryRound(_Part):
     """One round; its cells always add up to the participating sites.
 
     ``stage`` is the job's, or the model that was evaluated; ``task`` what the sites did where that is not training;
-    ``scored`` the slots that have measured the round's new model.
+    ``scored`` the slots that have measured the round's new model. ``attempt`` is above 1 in a round that was started
+    again, because its server was lost or the run was queued anew.
     """
 
     number: int
     stage: str | None = None
     task: str | None = None
+    attempt: int = 1
     started_at: UtcTime | None = None
     aggregated_at: UtcTime | None = None
     returned: int | None = None
@@ -111,6 +117,7 @@ class Series(_Part):
 
     Where not all points are shown ``total`` is how many there are, and ``breaks`` are the positions of those before
     which the line is cut.
+    ``earlier`` are points of rounds that were started again and measured again: they are shown, and count no more.
     """
 
     slot: str
@@ -118,6 +125,7 @@ class Series(_Part):
     points: list[Point]
     total: int | None = None
     breaks: list[int] = []
+    earlier: list[Point] = []
 
 
 class Plot(_Part):
@@ -213,7 +221,12 @@ class Headline(_Part):
 
 
 class Story(_Part):
-    """Everything that can be told about a run."""
+    """Everything that can be told about a run.
+
+    ``cursor`` is the place in the hub's rows up to which it is told: what comes later can be asked for by it.
+    ``queue_position`` is there while the run waits for its turn, ``feed_more`` when the feed has older lines still, and
+    ``partial`` is told of a big run at once: rounds, activity and failures are not in it.
+    """
 
     schema_: Literal["flip-fl.story/1"] = Field(SCHEMA, alias="schema")
     generated_at: UtcTime
@@ -232,6 +245,10 @@ class Story(_Part):
     samples: Samples | None = None
     unreachable: Silence | None = None
     losses: list[Loss] = []
+    cursor: str | None = None
+    queue_position: int | None = None
+    feed_more: bool = False
+    partial: bool = False
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -244,6 +261,7 @@ class Story(_Part):
             stage=self.last_stage,
             by=self._stopped_by(),
             cause=self._cause(),
+            queue_position=self.queue_position,
             evaluating=self._evaluating(),
         )
         if self.unreachable is None:

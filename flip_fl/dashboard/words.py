@@ -69,6 +69,11 @@ CELL_WORDS: Mapping[str, str] = MappingProxyType(
     {"returned": "Returned", "late": "Late", "failed": "Failed", "missed": "Missed", "not_asked": "Not asked"}
 )
 
+# The tab's icon; its shape is always the same, so it never says a state alone.
+TONE_COLOURS: Mapping[Tone, str] = MappingProxyType(
+    {"good": "#0b6b4f", "active": "#0a58a8", "warn": "#8a4b00", "bad": "#b3261e", "quiet": "#4c5a67"}
+)
+
 PICTURES = "Generated pictures"
 # A model can learn a picture by heart: nobody may read this as a promise.
 PICTURES_NOTE = (
@@ -177,6 +182,7 @@ def ordinal(number: int) -> str:
 def table() -> dict[str, Any]:
     """The words that the page's script needs, as plain data."""
     return {
+        "tones": dict(TONE_COLOURS),
         "states": {status.value: {"word": status_word(status), "tone": STATES[status].tone} for status in STATES},
         "cells": {state: {"word": CELL_WORDS[state], "text": text} for state, text in CELLS.items()},
         "kinds": dict(KINDS),

@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 
 from flip_fl import __version__
+from flip_fl.dashboard import assets
 from flip_fl.errors import FlipError
 from flip_fl.hub import database, openapi, presence, tallies
 from flip_fl.hub.access import viewer
@@ -25,7 +26,7 @@ from flip_fl.hub.meters import Meters
 from flip_fl.hub.observed import Observed
 from flip_fl.hub.points import PlotCache
 from flip_fl.hub.refusals import public_errors
-from flip_fl.hub.routes import credentials, fl, login, manage, operations, plots, read, slots
+from flip_fl.hub.routes import credentials, fl, lists, live, login, manage, operations, pages, plots, read, slots
 from flip_fl.hub.service_keys import KeyRing
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.sweep import sweep
@@ -71,15 +72,16 @@ def create_app(settings: HubSettings) -> FastAPI:
     for path in ("/health", "/api/health"):
         app.add_api_route(path, _health, methods=["GET"], tags=["health"])
     api = APIRouter(prefix="/api")
-    for part in (fl, plots, read, manage, slots, credentials, login):
+    for part in (fl, plots, read, live, lists, manage, slots, credentials, login):
         api.include_router(part.router)
     api.add_api_route(
         "/openapi.json", _openapi, methods=["GET"], include_in_schema=False, dependencies=[Depends(viewer)]
     )
     app.include_router(api)
-    app.include_router(login.pages)
-    # At the root, where orchestrators and Prometheus look for them.
-    app.include_router(operations.router)
+    app.state.assets = assets.served()
+    # The pages, and at the root what orchestrators and Prometheus look for there.
+    for router in (login.pages, pages.router, operations.router):
+        app.include_router(router)
     openapi.describe(app)
     # Added last, it stands around all others.
     app.add_middleware(Observed, meters=app.state.meters)

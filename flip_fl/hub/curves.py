@@ -159,6 +159,12 @@ def _stage(details: str | None) -> str | None:
     return stage_of(facts) if isinstance(facts, dict) else None
 
 
+def metrics_after(model_id: UUID, after: int, until: int, session: Session) -> list[MetricRow]:
+    """The model's metrics with ids above ``after``, up to ``until``, in stable x order."""
+    newer = (col(FlMetric.id) > after) & (col(FlMetric.id) <= until)
+    return _stored(session, (col(FlMetric.model_id) == model_id) & newer)
+
+
 def _stored(session: Session, condition: ColumnElement[bool]) -> list[MetricRow]:
     rows = session.exec(
         select(  # type: ignore[call-overload, misc]

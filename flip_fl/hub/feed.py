@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, and_
 from sqlmodel import Session, col, select
 
 from flip_fl.hub.tables import FlLog, Trust, utc_now
@@ -71,14 +71,27 @@ class _Raw(NamedTuple):
     trust_code: str | None
 
 
-def log_rows(model_id: UUID, session: Session) -> list[LogRow]:
-    """The model's rows in the order in which they were stored."""
+def log_rows(
+    model_id: UUID,
+    session: Session,
+    *,
+    after: int = 0,
+    before: int | None = None,
+    newest: int | None = None,
+    in_words: int | None = None,
+) -> list[LogRow]:
+    """The model's rows in the order in which they were stored; of those with ids between ``after`` and ``before``
+    (both excluded) the ``newest`` so many, or all. ``in_words``: of so many of the newest, typed events are worded."""
+    wanted = [col(FlLog.model_id) == model_id, col(FlLog.id) > after]
+    if before is not None:
+        wanted.append(col(FlLog.id) < before)
     try:
-        raw = _read(session, col(FlLog.model_id) == model_id)
+        raw = _read(session, and_(*wanted), newest)
     except ValueError:
         # A column of some row holds what its type cannot be: read the rows one by one to keep the rest.
-        return _read_singly(model_id, session)
-    return [_worded(row) for row in raw]
+        return _read_singly(and_(*wanted), session, newest)
+    silent = 0 if in_words is None else max(0, len(raw) - in_words)
+    return [_worded(row, number >= silent) for number, row in enumerate(raw)]
 
 
 def i_log_rows(model_id: UUID, session: Session) -> list[ILogRow]:
@@ -100,8 +113,8 @@ def i_log_rows(model_id: UUID, session: Session) -> list[ILogRow]:
     ]
 
 
-def _read(session: Session, condition: ColumnElement[bool]) -> list[_Raw]:
-    rows = session.exec(
+def _read(session: Session, condition: ColumnElement[bool], newest: int | None = None) -> list[_Raw]:
+    query = (
         select(  # type: ignore[call-overload, misc]
             FlLog.id,
             FlLog.occurred_at,
@@ -119,13 +132,15 @@ def _read(session: Session, condition: ColumnElement[bool]) -> list[_Raw]:
         )
         .outerjoin(Trust, col(Trust.id) == col(FlLog.trust_id))
         .where(condition)
-        .order_by(col(FlLog.id))
+        .order_by(col(FlLog.id).desc())
     )
-    return [_Raw(*row) for row in rows]
+    rows = session.exec(query if newest is None else query.limit(newest)).all()
+    return [_Raw(*row) for row in reversed(rows)]
 
 
-def _read_singly(model_id: UUID, session: Session) -> list[LogRow]:
-    ids = session.exec(select(FlLog.id).where(col(FlLog.model_id) == model_id).order_by(col(FlLog.id))).all()
+def _read_singly(condition: ColumnElement[bool], session: Session, newest: int | None) -> list[LogRow]:
+    query = select(FlLog.id).where(condition).order_by(col(FlLog.id).desc())
+    ids = list(reversed(session.exec(query if newest is None else query.limit(newest)).all()))
     rows: list[LogRow] = []
     for row_id in ids:
         try:
@@ -138,7 +153,7 @@ def _read_singly(model_id: UUID, session: Session) -> list[LogRow]:
     return rows
 
 
-def _worded(raw: _Raw) -> LogRow:
+def _worded(raw: _Raw, in_words: bool = True) -> LogRow:
     try:
         details = json.loads(raw.details) if raw.details else {}
         if not isinstance(details, dict):
@@ -148,6 +163,8 @@ def _worded(raw: _Raw) -> LogRow:
             raw.log or ""
             if raw.event_type is None
             else event_text(raw.event_type, global_round=raw.global_round, details=details, who=who)
+            if in_words
+            else ""
         )
     except (ValueError, TypeError, RecursionError):
         _logger.warning("row %s of fl_logs cannot be worded", raw.id)

@@ -224,8 +224,15 @@ def _add_refused(curves: dict[_SeriesKey, StoredCurve], refused: Iterable[Refuse
         curves[slot, trust_id] = merged([marks] if known is None else [known, marks])
 
 
-def story_plots(metrics: Sequence[MetricRow], refused: Iterable[Refused], names: SeriesNames) -> list[Plot]:
-    """The plots with all their points, for a story that is kept."""
+def story_plots(
+    metrics: Sequence[MetricRow], refused: Iterable[Refused], names: SeriesNames, old: Iterable[MetricRow] = ()
+) -> list[Plot]:
+    """The plots with all their points, for a story that is kept; ``old`` are points that do not count any more."""
+    earlier: dict[tuple[str, str, _SeriesKey], list[Point]] = {}
+    for metric in old:
+        where = (metric.label, metric.x_label, (metric.slot or str(metric.trust_id), metric.trust_id))
+        point = Point(x=metric.x_value, y=metric.result, round=metric.global_round)
+        earlier.setdefault(where, []).append(point)
     plots: dict[tuple[str, str], dict[_SeriesKey, list[Point]]] = {}
     for metric in metrics:
         series = plots.setdefault((metric.label, metric.x_label), {})
@@ -241,7 +248,12 @@ def story_plots(metrics: Sequence[MetricRow], refused: Iterable[Refused], names:
             label=label,
             x_label=x_label,
             series=[
-                Series(slot=slot, name=names.of(trust_id, slot), points=points)
+                Series(
+                    slot=slot,
+                    name=names.of(trust_id, slot),
+                    points=points,
+                    earlier=earlier.get((label, x_label, (slot, trust_id)), []),
+                )
                 for (slot, trust_id), points in sorted(series.items(), key=_in_natural_order)
             ],
         )

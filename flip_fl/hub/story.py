@@ -23,16 +23,18 @@ from flip_fl.dashboard.story import (
     StorySite,
     Transition,
 )
-from flip_fl.hub.curves import metric_rows, scored_in, series_names
+from flip_fl.hub.cursor import Cursor, late_statuses
+from flip_fl.hub.curves import metric_rows, scored_in, series_names, superseded
 from flip_fl.hub.feed import LogRow, log_rows
 from flip_fl.hub.plots import StoredSeries, empty_plots, refused_values, stored_series, story_plots
-from flip_fl.hub.rounds import story_rounds, total_rounds
+from flip_fl.hub.rounds import Rounds
 from flip_fl.hub.silence import SilenceRule, silent_runs
 from flip_fl.hub.tables import (
     EventLedger,
     FlJob,
     FlJobTrust,
     FlKitSlot,
+    FlLog,
     Model,
     ModelTrustIntersect,
     Project,
@@ -41,7 +43,7 @@ from flip_fl.hub.tables import (
     utc_now,
 )
 from flip_fl.hub.words import whole
-from flip_fl.values import EventType, natural_key
+from flip_fl.values import EventType, ModelStatus, natural_key
 
 _KINDS: Mapping[str, str] = {
     EventType.ROUND_STARTED: "round",
@@ -62,12 +64,19 @@ _TRACEBACK = "Traceback (most recent call last)"
 
 
 def build_story(
-    model_id: UUID, session: Session, *, rule: SilenceRule | None = None, plots: Plots = "points"
+    model_id: UUID,
+    session: Session,
+    *,
+    rule: SilenceRule | None = None,
+    plots: Plots = "points",
+    feed: int | None = None,
+    rows_at_once: int | None = None,
 ) -> Story | None:
     """Everything the hub knows of a run, deleted ones too; None if the model is absent.
 
     ``rule`` says when a run counts as unreachable; without one none does. ``plots`` ``listed`` leaves their points out,
-    ``few`` does so when there are more than ``FEW_POINTS``.
+    ``few`` does so when there are more than ``FEW_POINTS``; ``feed`` is how many of the newest lines are told.
+    A run of more than ``rows_at_once`` rows is told ``partial``: at once, without what its rows say.
     """
     found = session.exec(
         select(Model, Project.name)
@@ -77,12 +86,15 @@ def build_story(
     if found is None:
         return None
     model, project = found
-    rows = log_rows(model_id, session)
+    partial = rows_at_once is not None and _has_more(model_id, rows_at_once, session)
+    rows = _newest_start(model_id, session) if partial else log_rows(model_id, session, in_words=feed)
     series, refused = stored_series(model_id, session), refused_values(model_id, session)
     names = series_names(model_id, session)
     sites = _sites(model_id, rows, series, session)
-    failures = [row for row in rows if _kind(row) == "failure"]
-    history = _history(model_id, session)
+    failures = [row for row in rows if kind_of(row) == "failure"]
+    history = status_history(model_id, session)
+    rounds = Rounds(rows, failures)
+    slots = [site.slot for site in sites]
     now = utc_now()
     return Story(
         schema=SCHEMA,
@@ -90,32 +102,60 @@ def build_story(
         model=StoryModel(id=str(model_id), name=model.name, description=model.description, project=project),
         status=model.status,
         reason=next((change.reason for change in reversed(history) if change.applied), None),
-        total_rounds=total_rounds(rows),
+        total_rounds=rounds.total,
         history=history,
         sites=sites,
-        rounds=story_rounds(
-            rows,
-            failures,
-            [site.slot for site in sites],
-            scored_in(model_id, session),
-            ended=model.status.is_terminal,
-        ),
-        plots=story_plots(metric_rows(model_id, session), refused, names)
+        rounds=rounds.table(slots, scored_in(model_id, session), ended=model.status.is_terminal),
+        plots=story_plots(metric_rows(model_id, session), refused, names, superseded(model_id, session))
         if plots == "points" or (plots == "few" and sum(one.points for one in series) <= FEW_POINTS)
         else empty_plots(series, refused, names),
-        feed=[_feed_row(row) for row in sorted(rows, key=lambda row: (row.at, row.id))],
-        failures=_failures(failures),
-        results=_results(rows),
-        unreachable=_unreachable(model_id, session, rule, now),
-        losses=[
-            Loss(at=row.at, text=row.text.removeprefix(_LOSS), slot=row.slot, round=row.global_round)
-            for row in rows
-            if _is_loss(row)
-        ],
+        feed=[feed_row(row) for row in sorted(rows[-(feed or len(rows)) :], key=lambda row: (row.at, row.id))],
+        feed_more=feed is not None and len(rows) > feed,
+        partial=partial,
+        failures=grouped(failures),
+        results=results_of(rows),
+        unreachable=unreachable(model_id, session, rule, now),
+        losses=losses_of(rows),
+        cursor=str(Cursor.at_end(model_id, session, late_statuses(model_id, model.status, session))),
+        queue_position=queue_position(rows, model.status),
     )
 
 
-def _unreachable(model_id: UUID, session: Session, rule: SilenceRule | None, now: datetime) -> Silence | None:
+def _has_more(model_id: UUID, most: int, session: Session) -> bool:
+    query = select(FlLog.id).where(col(FlLog.model_id) == model_id).order_by(col(FlLog.id)).offset(most).limit(1)
+    return session.exec(query).first() is not None
+
+
+def _newest_start(model_id: UUID, session: Session) -> list[LogRow]:
+    """The row with which the newest round began: one step back through an index."""
+    newest = session.exec(
+        select(FlLog.id)
+        .where(col(FlLog.model_id) == model_id, col(FlLog.event_type) == EventType.ROUND_STARTED)
+        .order_by(col(FlLog.id).desc())
+        .limit(1)
+    ).first()
+    return [] if newest is None else log_rows(model_id, session, after=newest - 1, before=newest + 1)
+
+
+def queue_position(rows: Sequence[LogRow], status: ModelStatus) -> int | None:
+    """The run's place in the queue as the hub last said it; None unless it waits for its turn."""
+    if status is not ModelStatus.INITIATED:
+        return None
+    told = [whole(row.details.get("position")) for row in rows if row.event_type == EventType.QUEUE_POSITION]
+    return told[-1] if told else None
+
+
+def losses_of(rows: Iterable[LogRow]) -> list[Loss]:
+    """What was reported and never came, as whoever counted it says."""
+    return [
+        Loss(at=row.at, text=row.text.removeprefix(_LOSS), slot=row.slot, round=row.global_round)
+        for row in rows
+        if is_loss(row)
+    ]
+
+
+def unreachable(model_id: UUID, session: Session, rule: SilenceRule | None, now: datetime) -> Silence | None:
+    """Since when the FL server is not heard of, if the rule calls that silent; None otherwise."""
     found = [] if rule is None else silent_runs(session, rule.unreachable_after, now, model_id)
     if rule is None or not found:
         return None
@@ -123,11 +163,13 @@ def _unreachable(model_id: UUID, session: Session, rule: SilenceRule | None, now
     return Silence(since=found[0].since, ends_at=ends_at)
 
 
-def _is_loss(row: LogRow) -> bool:
+def is_loss(row: LogRow) -> bool:
+    """Whether the row tells of reports that were lost."""
     return not row.success and row.event_type is None and row.text.startswith(_LOSS)
 
 
-def _history(model_id: UUID, session: Session) -> list[Transition]:
+def status_history(model_id: UUID, session: Session) -> list[Transition]:
+    """Every change of the status, and the late ones that were ignored, put where they came."""
     changes = session.exec(
         select(StatusHistory).where(col(StatusHistory.model_id) == model_id).order_by(col(StatusHistory.id))
     ).all()
@@ -151,12 +193,12 @@ def _history(model_id: UUID, session: Session) -> list[Transition]:
     return history
 
 
-def _sites(model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries], session: Session) -> list[StorySite]:
-    """The slots of the newest job's trusts (without a job: of the model's), and whoever else was heard of."""
+def members(model_id: UUID, session: Session) -> dict[str, tuple[str, str | None]]:
+    """Slot → name and code of its trust, for the trusts of the newest job, without a job: of the model."""
     job = session.exec(
         select(FlJob.id).where(col(FlJob.model_id) == model_id).order_by(col(FlJob.created_at).desc()).limit(1)
     ).first()
-    members = (
+    trusts = (
         select(ModelTrustIntersect.trust_id).where(col(ModelTrustIntersect.model_id) == model_id)
         if job is None
         else select(FlJobTrust.trust_id).where(col(FlJobTrust.job_id) == job)
@@ -164,9 +206,14 @@ def _sites(model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries
     held = session.exec(
         select(FlKitSlot.slot_name, Trust.name, Trust.code)
         .join(Trust, col(Trust.id) == col(FlKitSlot.assigned_to_trust_id))
-        .where(col(Trust.id).in_(members))
+        .where(col(Trust.id).in_(trusts))
     ).all()
-    trusts: dict[str, tuple[str, str | None]] = {slot: (name, code) for slot, name, code in held}
+    return {slot: (name, code) for slot, name, code in held}
+
+
+def _sites(model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries], session: Session) -> list[StorySite]:
+    """The members' slots, and whoever else was heard of."""
+    trusts = members(model_id, session)
     seen: dict[str, datetime] = {}
     for row in rows:
         if row.slot is not None:
@@ -182,12 +229,13 @@ def _sites(model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries
     ]
 
 
-def _kind(row: LogRow) -> str:
+def kind_of(row: LogRow) -> str:
+    """What kind of line a row is in the feed."""
     if row.status is not None:
         return "status"
     if row.event_type is not None:
         return _KINDS.get(row.event_type, "event")
-    if row.success or _KEPT_BACK.search(row.text) or _is_loss(row):
+    if row.success or _KEPT_BACK.search(row.text) or is_loss(row):
         return "log"
     # Rows of the hub and the server that report a loss are no failure of anybody; a traceback is.
     marks = row.text.startswith(_UNATTRIBUTED) or _TRACEBACK in row.text or _LEFT_OUT.match(row.text) is not None
@@ -195,11 +243,12 @@ def _kind(row: LogRow) -> str:
     return "failure" if reported else "log"
 
 
-def _feed_row(row: LogRow) -> FeedRow:
+def feed_row(row: LogRow) -> FeedRow:
+    """A row as a line of the feed."""
     return FeedRow(
         id=row.id,
         at=row.at,
-        kind=_kind(row),
+        kind=kind_of(row),
         text=row.text,
         success=row.success,
         slot=row.slot,
@@ -207,7 +256,7 @@ def _feed_row(row: LogRow) -> FeedRow:
     )
 
 
-def _failures(rows: Iterable[LogRow]) -> list[Failure]:
+def grouped(rows: Iterable[LogRow]) -> list[Failure]:
     """Equal texts are one failure, first seen when and where the first was."""
     groups: dict[str, list[LogRow]] = {}
     for row in rows:
@@ -234,7 +283,8 @@ def headline(text: str) -> str:
     return (after[0] if after else lines[-1]).strip()
 
 
-def _results(rows: Sequence[LogRow]) -> StoredResults | None:
+def results_of(rows: Sequence[LogRow]) -> StoredResults | None:
+    """What the newest upload said of itself; None without one."""
     for row in reversed(rows):
         address = row.details.get("address")
         if row.event_type == EventType.RESULTS_STORED and isinstance(address, str):

@@ -50,15 +50,24 @@ def serve(app: ASGIApp, listener: socket.socket, port_file: Path | None = None) 
         limit_concurrency=MAX_CONNECTIONS,
     )
     with listener:
-        _Server(config, port_file).run(sockets=[listener])
+        Server(config, port_file).run(sockets=[listener])
 
 
-class _Server(uvicorn.Server):
-    """A server that says in a file when it is ready."""
+class Server(uvicorn.Server):
+    """A server that says in a file when it is ready, and to its application when it leaves.
 
-    def __init__(self, config: uvicorn.Config, port_file: Path | None) -> None:
+    An application whose answers do not end by themselves has ``state.leave``, which ends them.
+    """
+
+    def __init__(self, config: uvicorn.Config, port_file: Path | None = None) -> None:
         super().__init__(config)
         self._port_file = port_file
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        leave = getattr(getattr(self.config.app, "state", None), "leave", None)
+        if leave is not None:
+            leave()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

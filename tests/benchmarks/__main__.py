@@ -18,6 +18,7 @@ from tests.benchmarks import (
     flower_large_model,
     flower_wrapping,
     hub_load,
+    hub_page,
     hub_read,
     hub_trusts,
     reporting_close,
@@ -42,6 +43,7 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
     "hub_load": hub_load.measure,
     "hub_read": hub_read.measure,
     "hub_trusts": hub_trusts.measure,
+    "hub_page": hub_page.measure,
     "data": data.measure,
     "results": results.measure,
 }

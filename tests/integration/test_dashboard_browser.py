@@ -254,7 +254,7 @@ def test_the_csv_has_every_stored_point(browser: Browser, pages: dict[str, Path]
     _open(browser, pages["ragged"], query="?hide=0")
     rows = [line.split(",") for line in _saved(browser, "CSV").strip().split("\r\n")]
     plot = dashboard.ragged().plots[0]
-    assert rows[0] == ["slot", "site", "metric", "x_label", "x", "round", "value"]
+    assert rows[0] == ["slot", "site", "metric", "x_label", "x", "round", "value", "superseded"]
     stored = [
         (one.slot, p.x, p.round, p.y) for one in sorted(plot.series, key=lambda s: int(s.slot[6:])) for p in one.points
     ]
@@ -625,7 +625,7 @@ def test_a_broken_page_keeps_what_was_written_into_it(browser: Browser, tmp_path
     """If the inlined data cannot be read, the static run stays and nothing is blank."""
     path = tmp_path / "broken.html"
     html = report.render(dashboard.finished())
-    data = html.split('data-encoding="gzip+base64">', 1)[1].split("</script>", 1)[0]
+    data = html.split('data-encoding="gzip+base85">', 1)[1].split("</script>", 1)[0]
     path.write_text(html.replace(data, "AAAA"), encoding="utf-8")
     browser.open(path)
     assert browser.js("document.documentElement.dataset.ready") == "failed"

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Browser:
         self._buffer = b""
         self._next = 0
         self._session: str | None = None
+        self._heard: dict[str, Callable[[dict[str, Any]], None]] = {}
         self.requests: list[str] = []
         self.errors: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -106,6 +107,26 @@ class Browser:
         done = "document.documentElement?.dataset.ready" if ready else "document.readyState === 'complete'"
         self.wait(f"location.href.startsWith('file:') && {done}")
 
+    def visit(self, url: str, *, width: int = 1280, dark: bool = False, ready: str = "true", height: int = 900) -> None:
+        """Show a page of a server at ``width`` CSS pixels; waits until it says that it is ``ready``."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", media="screen", features=[scheme])
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call("Page.navigate", url="about:blank")
+        self.wait("location.href === 'about:blank' && document.readyState === 'complete'")
+        self.requests.clear()
+        self.errors.clear()
+        self.call("Page.navigate", url=url)
+        self.wait(f"location.href.startsWith('http') && document.documentElement.dataset.ready === {json.dumps(ready)}")
+
+    def picture(self, *, whole: bool = True) -> bytes:
+        """The page as a PNG, all of it or what is in view."""
+        asked: dict[str, Any] = {"format": "png", "captureBeyondViewport": whole}
+        if whole:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            asked["clip"] = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 8000), "scale": 1}
+        return base64.b64decode(self.call("Page.captureScreenshot", timeout=60.0, **asked)["data"])
+
     def wait(self, expression: str, timeout: float = 20.0) -> None:
         """Until ``expression`` is truthy in the page. Raises ``PageError`` after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
@@ -135,6 +156,10 @@ class Browser:
         result = self.call("Page.printToPDF", preferCSSPageSize=True, printBackground=False, timeout=60.0)
         return base64.b64decode(result["data"])
 
+    def listen(self, event: str, heard: Callable[[dict[str, Any]], None]) -> None:
+        """Call ``heard`` with what Chromium tells of each ``event``, when the next command is answered."""
+        self._heard[event] = heard
+
     def close(self) -> None:
         """End Chromium and everything that it started."""
         with contextlib.suppress(ProcessLookupError):
@@ -156,6 +181,8 @@ class Browser:
 
     def _note(self, event: dict[str, Any]) -> None:
         method, params = event.get("method"), event.get("params", {})
+        if method in self._heard:
+            self._heard[method](params)
         if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Runtime.exceptionThrown":

@@ -556,5 +556,6 @@ ALL: Mapping[str, Callable[[], Story]] = {
 
 def inlined(html: str) -> str:
     """The JSON that a rendered page carries."""
-    packed = html.split('data-encoding="gzip+base64">', 1)[1].split("</script>", 1)[0]
-    return gzip.decompress(base64.b64decode(packed)).decode("utf-8")
+    packed = html.split('data-encoding="gzip+base85">', 1)[1].split("</script>", 1)[0]
+    digits = packed.encode("ascii").translate(bytes.maketrans(b"./:[", b"&<>`"))
+    return gzip.decompress(base64.b85decode(digits)).decode("utf-8")

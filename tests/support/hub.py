@@ -22,6 +22,7 @@ from flip_fl.hub import admin, database, tokens
 from flip_fl.hub.app import create_app
 from flip_fl.hub.roles import Role
 from flip_fl.services.patience import PatientProtocol
+from flip_fl.services.serving import Server
 from flip_fl.settings import HubSettings
 from flip_fl.wire import new_event_id
 
@@ -139,8 +140,10 @@ class HubServer:
 
 
 @contextmanager
-def hub_server(url: str, *, key_hash: str | None = None, wrong_keys: int = 1_000_000) -> Iterator[HubServer]:
-    """Serve a hub on a free port of 127.0.0.1, in a thread; with a fresh key unless ``key_hash`` is given.
+def hub_server(
+    url: str, *, key_hash: str | None = None, wrong_keys: int = 1_000_000, port: int = 0
+) -> Iterator[HubServer]:
+    """Serve a hub on 127.0.0.1, in a thread; on a free port and with a fresh key unless these are given.
 
     It hears ``wrong_keys`` a minute: the tests of many come from one address.
     """
@@ -153,10 +156,13 @@ def hub_server(url: str, *, key_hash: str | None = None, wrong_keys: int = 1_000
     )
     app = create_app(settings)
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     listener.listen(128)
-    config = uvicorn.Config(app, ws="none", access_log=False, log_level="warning", http=PatientProtocol)
-    server = uvicorn.Server(config)
+    config = uvicorn.Config(
+        app, ws="none", access_log=False, log_level="warning", timeout_graceful_shutdown=5, http=PatientProtocol
+    )
+    server = Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

@@ -82,7 +82,7 @@ def test_hostile_texts_stay_text() -> None:
     html = report.render(dashboard.hostile())
     page = _Outline(html)
     assert [dict(s) for s in page.named("script")] == [
-        {"type": "application/octet-stream", "id": "story", "data-encoding": "gzip+base64"},
+        {"type": "application/octet-stream", "id": "story", "data-encoding": "gzip+base85"},
         {},
     ]
     assert not page.named("img")

@@ -20,7 +20,7 @@ from flip_fl.hub.intake import check_client, metric_row, take_status, unattribut
 from flip_fl.hub.items import NoBatch, read_items
 from flip_fl.hub.ledger import claim, event_id, mark_late
 from flip_fl.hub.meters import Meters
-from flip_fl.hub.model_service import add_log, get_model_status
+from flip_fl.hub.model_service import add_log, lock_model
 from flip_fl.hub.routes.dependencies import IdempotencyKey, Rule, Writing, deleted, live_model
 from flip_fl.hub.silence import SilenceRule, hear, hear_of
 from flip_fl.hub.tables import utc_now
@@ -133,13 +133,16 @@ def _claimed(model_id: UUID, body: MetricIn | LogIn, session: Session) -> Partic
 
 
 def _attributed(model_id: UUID, body: MetricIn | LogIn, session: Session) -> Participant:
-    """The participant a body names. 400 if there is none; an unknown model has none either."""
+    """The participant a body names. 400 if there is none; an unknown model has none either.
+
+    Holds the model's row, as a batch does: ids of its rows must grow in the order in which they are committed.
+    """
     participant = _claimed(model_id, body, session)
     refusal = check_client(participant, str(body.fl_client_name or body.trust), model_id)
     if refusal is not None or participant is None:
         raise HTTPException(400, refusal.detail if refusal else None)
-    status = get_model_status(model_id, session)
-    if status is not None and status.deleted:
+    model = lock_model(model_id, session)
+    if model is not None and model.deleted:
         raise deleted(model_id)
     return participant
 

@@ -11,11 +11,12 @@ from starlette.concurrency import run_in_threadpool
 
 from flip_fl.dashboard.story import Plot
 from flip_fl.hub import database
-from flip_fl.hub.access import Principal, Viewer, visible_model
+from flip_fl.hub.access import Viewer, visible_model
 from flip_fl.hub.curves import IModelMetrics, PlotKey
 from flip_fl.hub.export import metrics_csv, metrics_json
 from flip_fl.hub.plots import ListedPlot, list_plots, plot_json
 from flip_fl.hub.points import PlotCache
+from flip_fl.hub.roles import Principal
 from flip_fl.hub.routes.dependencies import Reading, live_status
 from flip_fl.values import DEFAULT_X_LABEL
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
 
 from flip_fl.dashboard.story import Story
@@ -21,7 +21,7 @@ from flip_fl.hub.model_service import (
 )
 from flip_fl.hub.routes.dependencies import Reading, Rule, Writing, live_model, live_status, missing
 from flip_fl.hub.silence import silent_runs
-from flip_fl.hub.story import Plots, build_story
+from flip_fl.hub.story import FEW_POINTS, Plots, build_story
 from flip_fl.hub.tables import utc_now
 from flip_fl.values import ModelStatus
 
@@ -61,14 +61,25 @@ def read_status(model_id: UUID, who: Viewer, session: Reading, rule: Rule) -> St
 
 
 @router.get("/story")
-def read_story(model_id: UUID, who: Viewer, session: Reading, rule: Rule, plots: Plots = "points") -> Story:
+def read_story(
+    model_id: UUID,
+    who: Viewer,
+    session: Reading,
+    rule: Rule,
+    plots: Plots = "points",
+    feed: Annotated[int | None, Query(ge=1, le=100_000)] = None,
+    rows: Literal["all", "few"] = "all",
+) -> Story:
     """The whole run as one document. `plots=listed` leaves the points out, `few` does so for more than 20,000.
 
-    404 if absent, 400 if deleted.
+    `feed` keeps the newest so many lines of the activity. With `rows=few` a run of more than 20,000 lines is told
+    at once as `partial`, without its rounds and activity. 404 if absent, 400 if deleted.
     """
     visible_model(model_id, who, session)
     live_status(model_id, session)
-    story = build_story(model_id, session, rule=rule, plots=plots)
+    story = build_story(
+        model_id, session, rule=rule, plots=plots, feed=feed, rows_at_once=FEW_POINTS if rows == "few" else None
+    )
     if story is None:
         raise missing(model_id)
     return story

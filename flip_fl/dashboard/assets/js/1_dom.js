@@ -34,9 +34,35 @@ function button(label, attrs, onclick) {
   return h("button", { type: "button", onclick, ...attrs }, label);
 }
 
-function announce(text) {
-  const region = document.getElementById("said");
+function announce(text, now = false) {
+  const region = document.getElementById(now ? "alarm" : "said");
   if (region) region.textContent = clean(text);
+}
+
+const regions = () => [h("div", { id: "said", class: "sr", role: "status", "aria-live": "polite" }), h("div", { id: "alarm", class: "sr", role: "alert" })];
+
+// What a person has done to a part stays when the part is drawn anew: what was unfolded, where it was scrolled, the focus.
+function swap(old, next) {
+  const inside = old instanceof Element && old.contains(document.activeElement) ? document.activeElement : null;
+  const name = inside && (inside.id ? `#${CSS.escape(inside.id)}` : inside.getAttribute("aria-label") ? `[aria-label="${CSS.escape(inside.getAttribute("aria-label"))}"]` : inside.href ? `a[href="${CSS.escape(inside.getAttribute("href"))}"]` : inside.tagName.toLowerCase());
+  const opened = old instanceof Element ? [...old.querySelectorAll("[id] details[open]")].map((d) => d.closest("[id]").id) : [];
+  const rolled = old instanceof Element ? [...old.querySelectorAll(".scroll, .feed, pre")].map((x) => [x.scrollLeft, x.scrollTop]) : [];
+  old.replaceWith(next);
+  if (!(next instanceof Element)) return next;
+  for (const id of opened) for (const d of next.querySelectorAll(`#${CSS.escape(id)} details`)) d.open = true;
+  [...next.querySelectorAll(".scroll, .feed, pre")].forEach((x, k) => { if (rolled[k]) [x.scrollLeft, x.scrollTop] = rolled[k]; });
+  if (name) next.querySelector(name)?.focus({ preventScroll: true });
+  return next;
+}
+
+function selecting(node) {
+  const chosen = window.getSelection();
+  return Boolean(chosen && !chosen.isCollapsed && node.contains(chosen.anchorNode));
+}
+
+function showIcon(tone) {
+  const disc = `<circle cx="8" cy="8" r="7" fill="${WORDS.tones[tone]}"/>`;
+  document.querySelector("link[rel=icon]")?.setAttribute("href", "data:image/svg+xml," + encodeURIComponent(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">${disc}</svg>`));
 }
 
 function copyButton(text, what) {

@@ -45,9 +45,9 @@ function bytes(n) {
 
 // Numbers that stand together get the same number of decimals: chosen by the largest of them.
 function decimals(values) {
-  const largest = Math.max(0, ...values.filter(Number.isFinite).map(Math.abs));
-  if (largest === 0) return 2;
-  return Math.min(6, Math.max(0, (largest < 1 ? 4 : 3) - Math.max(0, Math.floor(Math.log10(largest)))  + (largest < 0.01 ? 2 : 0)));
+  const most = values.reduce((a, b) => (Number.isFinite(b) && Math.abs(b) > a ? Math.abs(b) : a), 0);
+  if (most === 0) return 2;
+  return Math.min(6, Math.max(0, (most < 1 ? 4 : 3) - Math.max(0, Math.floor(Math.log10(most))) + (most < 0.01 ? 2 : 0)));
 }
 
 function number(value, places) {
@@ -85,3 +85,19 @@ function median(values) {
   const mid = sorted.length >> 1;
   return sorted.length % 2 ? sorted[mid] : (sorted[mid - 1] + sorted[mid]) / 2;
 }
+
+// A moment as people read it while it ages: "12 s ago", drawn anew by the page's own clock.
+function ago(iso, now, ending = " ago") {
+  const seconds = Math.max(0, Math.floor((now - ms(iso)) / 1000));
+  return h("time", { class: "age", datetime: iso, title: iso, "data-ending": ending }, duration(seconds >= 60 ? seconds - (seconds % (seconds >= 3600 ? 60 : 1)) : Math.max(1, seconds)) + ending);
+}
+
+function agelast(now) {
+  for (const node of document.querySelectorAll("time.age")) {
+    const text = ago(node.dateTime, now, node.dataset.ending).textContent;
+    if (node.textContent !== text) node.firstChild.data = text;
+  }
+}
+
+const largest = (values) => values.reduce((a, b) => (b > a ? b : a), -Infinity);
+const smallest = (values) => values.reduce((a, b) => (b < a ? b : a), Infinity);

@@ -25,7 +25,7 @@ function identities(slots) {
   return new Map([...out].map(([slot, id]) => [slot, { hue: id % HUES, dash: DASHES[Math.floor(id / HUES)] }]));
 }
 
-function buildModel(story) {
+function buildModel(story, before = null) {
   const names = new Map(story.sites.map((x) => [x.slot, x.code || x.trust || x.slot]));
   for (const plot of story.plots) for (const one of plot.series) names.set(one.slot, one.name || one.slot);
   for (const round of story.rounds) for (const cell of round.cells) if (!names.has(cell.slot)) names.set(cell.slot, cell.slot);
@@ -41,8 +41,20 @@ function buildModel(story) {
     story, sites, bySlot,
     start: begun.length ? Math.min(...begun) : times.length ? Math.min(...times) : ms(story.generated_at),
     end: endOf(story, times),
-    plots: story.plots.map((plot, index) => buildPlot(plot, index, bySlot)),
+    // what did not change is not built anew
+    plots: story.plots.map((plot, index) => {
+      const known = before && before.plots.find((x) => x.source === plot);
+      return known && before.sites.length === sites.length ? known : buildPlot(plot, index, bySlot);
+    }),
   };
+}
+
+// The rounds' times, by number: when it began, and when its model was there or, while it is open, its last sign.
+function roundTimes(story) {
+  return new Map(story.rounds.filter((r) => r.started_at).map((r) => {
+    const signs = r.cells.map((c) => (c.at ? ms(c.at) : NaN)).filter(Number.isFinite);
+    return [r.number, [ms(r.started_at), r.aggregated_at ? ms(r.aggregated_at) : signs.length ? largest(signs) : NaN]];
+  }));
 }
 
 const TERMINAL = new Set(["RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED", "STOPPED", "ERROR"]);
@@ -60,19 +72,22 @@ function buildPlot(plot, index, bySlot) {
   const everyRound = new Set(plot.series.flatMap((one) => one.points.map((p) => p.round)));
   const byRound = plot.series.every((one) => one.points.every((p) => p.x === p.round));
   const series = plot.series
-    .map((one) => ({ ...bySlot.get(one.slot), points: one.points, at: new Map(one.points.map((p) => [p.x, p])) }))
+    .map((one) => ({ ...bySlot.get(one.slot), points: one.points, earlier: one.earlier || [], breaks: one.breaks, total: one.total ?? one.points.length, at: new Map(one.points.map((p) => [p.x, p])) }))
     .sort((a, b) => naturalOrder(a.slot, b.slot));
   for (const one of series) {
-    one.gaps = gaps(one.points, everyRound);
-    one.missed = byRound ? xs.filter((x) => !one.at.has(x)) : [];
+    one.gaps = one.breaks && one.total > one.points.length ? broken(one.points, one.breaks) : gaps(one.points, everyRound);
+    one.missed = byRound && one.total <= one.points.length ? xs.filter((x) => !one.at.has(x)) : [];
     one.refused = one.points.filter((p) => p.y === null);
   }
   const values = series.flatMap((one) => one.points.map((p) => p.y).filter((y) => y !== null));
+  const total = plot.series.reduce((sum, one) => sum + (one.total ?? one.points.length), 0);
   return {
-    index, label: plot.label, xLabel: plot.x_label, series, xs, byRound, values,
+    source: plot, index, total, listed: total > 0 && plot.series.every((one) => !one.points.length) && plot.series.length > 0,
+    thinned: plot.series.some((one) => (one.total ?? 0) > one.points.length) && plot.series.some((one) => one.points.length),
+    label: plot.label, xLabel: plot.x_label, series, xs, byRound, values,
     places: decimals(values),
     better: LOWER.test(plot.label.replace(/_/g, " ")) ? -1 : HIGHER.test(plot.label.replace(/_/g, " ")) ? 1 : 0,
-    single: xs.length === 1,
+    single: xs.length === 1 && !plot.series.some((one) => (one.total ?? 0) > one.points.length),
     // in a job of several stages a label begins with its stage
     training: /^train_/.test(plot.label.split("/").at(-1)),
   };
@@ -93,6 +108,17 @@ function gaps(points, everyRound) {
   }
   if (run.length) runs.push(run);
   return runs;
+}
+
+// A series that the hub has thinned says itself before which points it is cut.
+function broken(points, breaks) {
+  const cuts = new Set(breaks), runs = [];
+  let run = [];
+  points.forEach((p, k) => {
+    if ((cuts.has(k) || p.y === null) && run.length) { runs.push(run); run = []; }
+    if (p.y !== null) run.push(p);
+  });
+  return run.length ? [...runs, run] : runs;
 }
 
 // Smallest and largest of every bucket; buckets are powers of two, so old picks stay when points are added.
@@ -160,3 +186,82 @@ function summarise(plot, hidden) {
 }
 
 const cap = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+// The same numbers on another axis: "rounds" puts local steps between rounds, "elapsed" and "clock" are the hub's time.
+function onAxis(plot, axis, model) {
+  if (!axis || (axis === "rounds" && plot.byRound) || plot.single) return plot;
+  const times = axis === "rounds" ? null : roundTimes(model.story);
+  const place = (p, k, n) => {
+    const part = plot.byRound ? 1 : (k + 1) / n;
+    if (!times) return p.round - 1 + part;
+    const [from, to] = times.get(p.round) || [NaN, NaN];
+    return Math.round(from + (to - from) * part - (axis === "elapsed" ? model.start : 0)) / (axis === "elapsed" ? 1000 : 1);
+  };
+  const move = (points) => {
+    const counts = new Map(), at = new Map();
+    for (const p of points) counts.set(p.round, (counts.get(p.round) || 0) + 1);
+    return points.map((p) => { const k = at.get(p.round) || 0; at.set(p.round, k + 1); return { ...p, x: place(p, k, counts.get(p.round)), own: p.x }; }).filter((p) => Number.isFinite(p.x));
+  };
+  const rounds = new Set(plot.series.flatMap((one) => one.points.map((p) => p.round)));
+  const series = plot.series.map((one) => {
+    const points = move(one.points);
+    return { ...one, points, earlier: times ? [] : move(one.earlier), at: new Map(points.map((p) => [p.x, p])), gaps: gaps(points, rounds), missed: [], refused: points.filter((p) => p.y === null) };
+  });
+  const xs = [...new Set(series.flatMap((one) => one.points.map((p) => p.x)))].sort((a, b) => a - b);
+  return { ...plot, axis, series, xs, byRound: false, unit: { rounds: "round", elapsed: "time since the start", clock: "time, UTC" }[axis] };
+}
+
+// Only the rounds from..to of a plot, and how many points are before and after them.
+function within(plot, from, to) {
+  if (from === null && to === null) return plot;
+  const low = from ?? -Infinity, high = to ?? Infinity, inside = (p) => p.round >= low && p.round <= high;
+  let before = 0, after = 0;
+  const series = plot.series.map((one) => {
+    for (const p of one.points) { if (p.round < low) before += 1; else if (p.round > high) after += 1; }
+    const points = one.points.filter(inside);
+    return { ...one, points, earlier: one.earlier.filter(inside), at: new Map(points.map((p) => [p.x, p])), gaps: one.gaps.map((run) => run.filter(inside)).filter((run) => run.length), missed: plot.byRound ? one.missed.filter((x) => x >= low && x <= high) : [], refused: one.refused.filter(inside) };
+  });
+  const xs = [...new Set(series.flatMap((one) => one.points.map((p) => p.x)))].sort((a, b) => a - b);
+  return { ...plot, series, xs, before, after };
+}
+
+const cellsOf = new WeakMap();
+function cellAt(round, slot) {
+  if (!cellsOf.has(round)) cellsOf.set(round, new Map(round.cells.map((c) => [c.slot, c])));
+  return cellsOf.get(round).get(slot);
+}
+
+// How long each site usually takes for a round: the median of those before the newest.
+const usualOf = new WeakMap();
+function usual(rounds, slot) {
+  if (!usualOf.has(rounds)) usualOf.set(rounds, new Map());
+  const known = usualOf.get(rounds), newest = rounds.reduce((a, r) => Math.max(a, r.number), 0);
+  if (!known.has(slot)) known.set(slot, median(rounds.filter((r) => r.number !== newest).map((r) => cellAt(r, slot)).filter((c) => c && (c.state === "returned" || c.state === "late")).map((c) => c.seconds ?? NaN)));
+  return known.get(slot);
+}
+
+// Who is awaited in a run that goes on, since when, and who of them is silent for three of his own usual rounds.
+function awaited(model, now) {
+  const { story } = model;
+  if (TERMINAL.has(story.status) || story.status === "PENDING") return null;
+  if (story.partial) return null;
+  const name = (slot) => (model.bySlot.get(slot) || { name: slot }).name;
+  const rounds = [...story.rounds].sort((a, b) => a.number - b.number), last = rounds.at(-1);
+  if (!last) {
+    const never = story.sites.filter((x) => !x.last_seen).map((x) => x.slot), since = [...story.history].reverse().find((t) => t.applied)?.at;
+    return { kind: "join", slots: never, names: never.map(name), of: story.sites.length, since, silent: [] };
+  }
+  let kind = "result", slots = [], since = last.started_at;
+  if (!last.aggregated_at) slots = last.cells.filter((c) => c.state === "missed" || c.state === "not_asked").map((c) => c.slot);
+  else if (!last.task && rounds.some((r) => r.scored.length)) {
+    const came = last.cells.filter((c) => c.state === "returned").map((c) => c.slot);
+    [kind, since] = ["score", last.aggregated_at];
+    slots = came.filter((slot) => !last.scored.includes(slot));
+  }
+  const silent = slots.map((slot) => {
+    const seen = story.sites.find((x) => x.slot === slot)?.last_seen, from = largest([ms(since), seen ? ms(seen) : 0].filter(Number.isFinite));
+    return { slot, name: name(slot), usual: usual(story.rounds, slot), from: new Date(from).toISOString(), seconds: (now - from) / 1000 };
+  }).filter((x) => x.usual > 0 && x.seconds > Math.max(3 * x.usual, 5));
+  const over = Boolean(last.aggregated_at) && !slots.length && story.total_rounds !== null && last.number >= story.total_rounds;
+  return { kind: slots.length ? kind : over ? "upload" : last.aggregated_at ? "next" : "average", slots, names: slots.map(name), of: last.cells.length, since, silent, round: last };
+}

@@ -34,6 +34,29 @@ function shorten(text, room) {
   return text.slice(0, cut) + "…";
 }
 
+// Ticks of a logarithmic axis: powers of ten, with 2 and 5 between them where there is room.
+function logTicks(low, high) {
+  const out = [];
+  for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e += 1) {
+    for (const k of Math.log10(high / low) < 2 ? [1, 2, 5] : [1]) { const v = k * 10 ** e; if (v >= low * 0.999 && v <= high * 1.001) out.push(v); }
+  }
+  return out.length > 2 ? out : ticks(low, high, 4, false).out.filter((v) => v > 0);
+}
+
+// Ticks of a time axis fall on whole seconds, minutes, hours or days.
+function timeTicks(low, high, count) {
+  const steps = [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800];
+  const step = steps.find((x) => (high - low) / x <= count) || niceStep(high - low, count), out = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k += 1) out.push(k * step);
+  return { step, out };
+}
+
+function axisText(plot, value, step) {
+  if (plot.axis === "elapsed") return duration(value).replace("0 ms", "0");
+  if (plot.axis === "clock") { const iso = new Date(value).toISOString(); return step >= 86400000 ? day(iso).slice(0, -5) : clock(iso).slice(0, step >= 60000 ? 5 : 8); }
+  return tickText(value, step);
+}
+
 // Ends of lines are named without two names on one another: pushed down from the top, then up from the bottom.
 function spread(labels, top, bottom) {
   labels.sort((a, b) => a.want - b.want);
@@ -61,51 +84,70 @@ function drawDots(plot, view, width) {
   });
   const cursor = s("g", { class: "cursor" });
   svg.append(cursor);
-  return { svg, box: { left, right, top: 0, bottom: height }, px: () => left, py: () => 0, shown, cursor, width, height, note: "", still: true };
+  return { plot, svg, box: { left, right, top: 0, bottom: height }, px: () => left, py: () => 0, shown, cursor, width, height, note: "", still: true };
 }
 
-function drawChart(plot, view, width, lowest = width < 420 ? 210 : 240) {
-  if (plot.single) return drawDots(plot, view, width);
+function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
+  if (whole_plot.single) return drawDots(whole_plot, view, width);
+  const plot = within(onAxis(whole_plot, view.x, view.model), view.from, view.to);
   const shown = plot.series.filter((one) => !view.hidden.has(one.slot) && one.points.length);
-  const named = shown.filter((one) => one.gaps.length);
-  const values = shown.flatMap((one) => one.gaps.flat().map((p) => p.y));
+  const named = shown.filter((one) => one.gaps.length && (!view.log || one.gaps.at(-1).at(-1).y > 0));
+  const all_y = shown.flatMap((one) => one.gaps.flatMap((run) => run.flatMap((p) => plot.spread?.get(`${one.slot} ${p.x}`) || [p.y])));
+  // a logarithm has no place for a number that is not above 0: such values are counted and said
+  const log = Boolean(view.log) && all_y.some((y) => y > 0), usable = (y) => !log || y > 0;
+  const values = log ? all_y.filter(usable) : all_y, left_out = all_y.length - values.length;
   const room = Math.min(width * 0.28, 150);
   const withValue = width > 460;
   const texts = new Map(named.map((one) => [one.slot, shorten(clean(one.name), room) + (withValue ? `  ${number(one.gaps.at(-1).at(-1).y, plot.places)}` : "")]));
   const right = named.length ? Math.max(...[...texts.values()].map(textWidth)) + 18 : 12;
   const height = Math.max(lowest, Math.min(named.length, 40) * LINE + 44);
-  let low = Math.min(...values), high = Math.max(...values);
+  let low = smallest(values), high = largest(values);
   if (!values.length) { low = 0; high = 1; }
   if (low === high) { const pad = Math.abs(low) * 0.05 || 0.5; low -= pad; high += pad; }
-  const yt = ticks(low, high, 4, false);
-  low = Math.min(low, yt.out.length ? Math.floor(low / yt.step + 1e-9) * yt.step : low);
-  high = Math.max(high, Math.ceil(high / yt.step - 1e-9) * yt.step);
-  yt.out = ticks(low, high, Math.round((high - low) / yt.step), false).out;
-  const left = Math.max(...yt.out.map((v) => textWidth(tickText(v, yt.step))), 16) + 9;
+  const yt = log ? { step: 1, out: logTicks(low = low > 0 ? low : high / 10, high) } : ticks(low, high, 4, false);
+  if (!log) {
+    low = Math.min(low, yt.out.length ? Math.floor(low / yt.step + 1e-9) * yt.step : low);
+    high = Math.max(high, Math.ceil(high / yt.step - 1e-9) * yt.step);
+    yt.out = ticks(low, high, Math.round((high - low) / yt.step), false).out;
+  }
+  const yText = (v) => (log ? (v >= 1e5 || v < 1e-4 ? v.toExponential(0).replace("e+", "e").replace("-", "−") : String(Number(v.toPrecision(2)))) : tickText(v, yt.step));
+  const left = Math.max(...yt.out.map((v) => textWidth(yText(v))), 16) + 9;
   const box = { left, top: 8, right: width - right, bottom: height - 30 };
   let x0 = plot.xs[0] ?? 0, x1 = plot.xs.at(-1) ?? 1;
   if (x0 === x1) { x0 -= 0.5; x1 += 0.5; }
   const px = (x) => box.left + ((x - x0) / (x1 - x0)) * (box.right - box.left);
-  const py = (y) => box.bottom - ((y - low) / (high - low)) * (box.bottom - box.top);
+  const part = log ? (y) => Math.log(y / low) / Math.log(high / low) : (y) => (y - low) / (high - low);
+  const py = (y) => box.bottom - part(y) * (box.bottom - box.top);
   const r = (v) => Math.round(v * 10) / 10;
   const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true", class: named.length > 8 ? "dense" : null });
 
   for (const v of yt.out) {
     const y = Math.round(py(v)) + 0.5;
     svg.append(s("line", { class: "gridline", x1: box.left, x2: box.right, y1: y, y2: y }),
-      s("text", { x: box.left - 7, y: y + 3.5, "text-anchor": "end" }, tickText(v, yt.step)));
+      s("text", { x: box.left - 7, y: y + 3.5, "text-anchor": "end" }, yText(v)));
   }
   const whole = plot.xs.every(Number.isInteger);
-  const xt = plot.single ? { out: plot.xs, step: 1 } : ticks(plot.xs[0] ?? 0, plot.xs.at(-1) ?? 1, Math.min(plot.byRound ? plot.xs.length - 1 : 8, (box.right - box.left) / 46), whole);
+  const most = Math.min(8, (box.right - box.left) / 62);
+  const xt = plot.axis === "elapsed" ? timeTicks(x0, x1, most) : plot.axis === "clock" ? timeTicks(x0 / 1000, x1 / 1000, most) : plot.single ? { out: plot.xs, step: 1 } : ticks(plot.xs[0] ?? 0, plot.xs.at(-1) ?? 1, Math.min(plot.byRound ? plot.xs.length - 1 : 8, (box.right - box.left) / 46), whole);
   // the first round belongs on the axis, whatever the step
   if (plot.byRound && !plot.single && xt.out[0] > plot.xs[0] && xt.step > 1) xt.out = [plot.xs[0], ...xt.out.filter((v) => px(v) - px(plot.xs[0]) > 26)];
+  if (plot.axis === "clock") { xt.step *= 1000; xt.out = xt.out.map((v) => v * 1000); }
   const base = Math.round(box.bottom) + 0.5;
   svg.append(s("line", { class: "axis", x1: box.left, x2: box.right, y1: base, y2: base }));
   for (const v of xt.out) {
     svg.append(s("line", { class: "axis", x1: Math.round(px(v)) + 0.5, x2: Math.round(px(v)) + 0.5, y1: base, y2: base + 4 }),
-      s("text", { x: r(px(v)), y: base + 15, "text-anchor": "middle" }, tickText(v, xt.step)));
+      s("text", { x: r(px(v)), y: base + 15, "text-anchor": "middle" }, axisText(plot, v, xt.step)));
   }
-  svg.append(s("text", { x: (box.left + box.right) / 2, y: height - 3, "text-anchor": "middle" }, shorten(clean(plot.byRound ? "round" : plot.xLabel), box.right - box.left)));
+  for (const mark of marks(plot, view)) {
+    const x = Math.round(px(mark.x)) + 0.5;
+    if (x < box.left - 1 || x > box.right + 1) continue;
+    svg.append(s("line", { class: `rule ${mark.kind}`, x1: x, x2: x, y1: box.top - 4, y2: base }, s("title", {}, mark.title)));
+    if (mark.text) svg.append(s("text", { class: "rule", x: Math.min(x + 4, box.right - textWidth(mark.text)), y: box.top + 4 }, mark.text));
+  }
+  // what lies outside of the chosen rounds is counted at the edges
+  if (plot.before) svg.append(s("text", { class: "edge", x: box.left, y: height - 3 }, `◂ ${plot.before}`));
+  if (plot.after) svg.append(s("text", { class: "edge", x: box.right, y: height - 3, "text-anchor": "end" }, `${plot.after} ▸`));
+  svg.append(s("text", { x: (box.left + box.right) / 2, y: height - 3, "text-anchor": "middle" }, shorten(clean((plot.unit || (plot.byRound ? "round" : plot.xLabel)) + (view.smooth ? `, smoothed ${view.smooth}` : "")), box.right - box.left)));
 
   const labels = named.map((one) => ({ one, want: py(one.gaps.at(-1).at(-1).y) }));
   spread(labels, box.top + 2, box.bottom - 2);
@@ -113,13 +155,27 @@ function drawChart(plot, view, width, lowest = width < 420 ? 210 : 240) {
   const keep = labels.length <= fits ? null : Math.ceil(labels.length / fits);
   const stacked = new Map();
   let kept = 0, all = 0;
+  const path = (list) => "M" + list.map((p) => `${r(px(p.x))} ${r(py(p.y))}`).join("L");
   for (const one of shown) {
     const g = s("g", { class: `series c${one.hue}`, "data-slot": one.slot });
+    if (plot.spread) {
+      for (const run of one.gaps) {
+        const ends = run.map((p) => [p.x, ...(plot.spread.get(`${one.slot} ${p.x}`) || [p.y, p.y])]).filter((q) => usable(q[1]));
+        const edge = (k) => ends.map((q) => `${r(px(q[0]))} ${r(Math.max(box.top, Math.min(box.bottom, py(q[k]))))}`);
+        if (ends.length > 1) g.append(s("path", { class: "band", d: `M${edge(1).join("L")}L${edge(2).reverse().join("L")}Z` }));
+      }
+    }
     const smoothed = view.smooth ? new Map(smooth(one.points, view.smooth).map((p) => [p.x, p])) : null;
-    for (const run of one.gaps) {
+    // what an earlier attempt had measured stays, faint
+    for (const run of gaps(one.earlier, new Set()).map((x) => x.filter((p) => usable(p.y)))) {
+      if (run.length > 1) g.append(s("path", { class: "raw", d: path(run) }, s("title", {}, `${one.name}, an earlier attempt`)));
+      else for (const p of run) g.append(s("circle", { class: "raw", cx: r(px(p.x)), cy: r(py(p.y)), r: 2.6 }, s("title", {}, `${one.name}, an earlier attempt`)));
+    }
+    for (const whole_run of one.gaps) {
+      const run = whole_run.filter((p) => usable(p.y));
+      if (!run.length) continue;
       const points = sample(run, one.points.length);
       all += run.length; kept += points.length;
-      const path = (list) => "M" + list.map((p) => `${r(px(p.x))} ${r(py(p.y))}`).join("L");
       if (run.length > 1) {
         if (smoothed) g.append(s("path", { class: "raw", d: path(points) }));
         g.append(s("path", { d: path(smoothed ? points.map((p) => smoothed.get(p.x)) : points), "stroke-dasharray": one.dash || null }));
@@ -148,5 +204,22 @@ function drawChart(plot, view, width, lowest = width < 420 ? 210 : 240) {
   }
   const cursor = s("g", { class: "cursor" });
   svg.append(cursor);
-  return { svg, box, px, py, shown, cursor, width, height, note: kept < all ? `showing ${kept} of ${all} points` : "" };
+  const stored = plot.thinned ? plot.total : all;
+  const notes = [kept < stored ? `showing ${kept} of ${stored} points` : "", log ? "logarithmic" : "", left_out ? `${plural(left_out, "value")} not above 0 left out` : ""];
+  return { plot, svg, box, px, py, usable, shown, cursor, width, height, note: notes.filter(Boolean).join(", ") };
+}
+
+// Rules of a chart: where a run went on after its server was lost, and, beside local steps, where rounds begin.
+function marks(plot, view) {
+  const out = [], rounds = [...view.model.story.rounds].sort((a, b) => a.number - b.number);
+  const first = new Map();
+  for (const one of plot.series) for (const p of one.points) if (!(first.get(p.round) <= p.x)) first.set(p.round, p.x);
+  rounds.forEach((q, k) => {
+    if (!first.has(q.number) || !((q.attempt || 1) > ((rounds[k - 1] || {}).attempt || 1)) || !q.started_at) return;
+    out.push({ kind: "resume", x: first.get(q.number), text: `resumed ${clock(q.started_at).slice(0, 5)}`, title: `Round ${q.number} was started again at ${clock(q.started_at)} UTC, attempt ${q.attempt}` });
+  });
+  if (!plot.byRound && !plot.axis && first.size > 1 && first.size <= 30 && plot.series.length) {
+    for (const [number, x] of first) if (number > 1) out.push({ kind: "turn", x, title: `round ${number} begins` });
+  }
+  return out;
 }

@@ -76,10 +76,15 @@ function buildBetter(label) {
   return LOWER.test(text) ? -1 : HIGHER.test(text) ? 1 : 0;
 }
 
-function fairness(model, view) {
-  const plots = model.plots.filter((p) => p.byRound && p.series.length > 1 && p.values.length);
-  if (!plots.length) return null;
-  const xs = [...new Set(plots.flatMap((p) => p.xs))].sort((a, b) => a - b);
+function fairness(first, view) {
+  let model = first, plots = [], xs = [];
+  const gather = () => {
+    plots = model.plots.filter((p) => p.byRound && p.series.length > 1 && p.values.length);
+    xs = [...new Set(plots.flatMap((p) => p.xs))].sort((a, b) => a - b);
+  };
+  gather();
+  const none = { node: null, renew: (next) => { const part = fairness(next, view); return part.node ? part : null; } };
+  if (!plots.length) return none;
   const body = h("tbody", {});
   const said = h("span", {});
   const slider = h("input", { type: "range", min: 0, max: xs.length - 1, value: xs.length - 1, "aria-label": "Round to compare the sites in", oninput: () => draw() });
@@ -100,12 +105,26 @@ function fairness(model, view) {
     said.textContent = sentences.join(" ");
   }
   draw();
+  const controls = h("div", { class: "controls" }, slider, out);
+  controls.hidden = xs.length < 2;
   const node = section("sites", "Across sites", null,
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Across sites" }, h("table", { class: "sites" },
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Metric"), h("th", { scope: "col", class: "stripcol" }, "Every site, and the median"), ["Best*", "Median", "Worst*"].map((t) => h("th", { scope: "col" }, t)), h("th", { scope: "col", class: "num" }, "Gap"))), body)),
     h("p", { class: "small soft", id: "better-note" }, "* Highest and lowest where the name does not tell which way is better."));
-  node.querySelector(".head").append(h("p", {}, said), xs.length > 1 ? h("div", { class: "controls" }, slider, out) : "");
-  return node;
+  node.querySelector(".head").append(h("p", {}, said), controls);
+  // whoever looks at the last round sees the next one, too; whoever chose a round stays there
+  const renew = (next) => {
+    if (selecting(node)) return null;
+    const chosen = xs[Number(slider.value)], newest = Number(slider.value) === xs.length - 1;
+    model = next;
+    gather();
+    slider.max = String(xs.length - 1);
+    slider.value = String(newest ? xs.length - 1 : Math.max(0, xs.indexOf(chosen)));
+    controls.hidden = xs.length < 2;
+    draw();
+    return null;
+  };
+  return { node, renew };
 }
 
 function strip(plot, a) {

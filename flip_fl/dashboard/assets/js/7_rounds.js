@@ -1,32 +1,44 @@
 // The grid round x site, and who is slow.
-function roundsGrid(model) {
-  const rounds = [...model.story.rounds].sort((a, b) => a.number - b.number);
-  if (!rounds.length) {
+const WINDOW = 100;
+
+function roundsGrid(first) {
+  let model = first, until = null, grid = null, buttons = [], rounds = [], sites = [], shape = "";
+  if (model.story.partial) return { node: section("rounds", "Rounds", null, h("p", { class: "empty" }, "Being fetched …")), renew: (next) => (next.story.partial ? null : roundsGrid(next)) };
+  if (!model.story.rounds.length) {
     const over = TERMINAL.has(model.story.status);
-    return section("rounds", "Rounds", null, h("p", { class: "empty" }, over ? "The run ended before its first round." : "No round has begun. Rounds appear here as soon as the sites are asked to train."));
+    return {
+      node: section("rounds", "Rounds", null, h("p", { class: "empty" }, over ? "The run ended before its first round." : "No round has begun. Rounds appear here as soon as the sites are asked to train.")),
+      renew: (next) => (next.story.rounds.length || TERMINAL.has(next.story.status) !== over ? roundsGrid(next) : null),
+    };
   }
-  const open = !TERMINAL.has(model.story.status);
-  const lookup = new Map(rounds.flatMap((r) => r.cells.map((c) => [`${r.number}\n${c.slot}`, c])));
-  const sites = model.sites.filter((x) => rounds.some((r) => lookup.has(`${r.number}\n${x.slot}`)));
-  const size = rounds.length > 60 ? "tiny" : rounds.length > 30 ? "mid" : "";
-  const every = size === "tiny" ? 10 : size === "mid" ? 5 : 1;
   const picked = h("p", { class: "picked soft screen", role: "status" }, "Choose a cell to see when it came, its size and its error.");
-  const stats = new Map(sites.map((x) => {
-    const cells = rounds.map((r) => lookup.get(`${r.number}\n${x.slot}`)).filter(Boolean);
-    return [x.slot, { asked: cells.filter((c) => c.state !== "not_asked").length, in: cells.filter((c) => c.state === "returned").length, seconds: median(cells.filter((c) => c.state === "returned" || c.state === "late").map((c) => c.seconds ?? NaN)) }];
-  }));
-  const stateOf = (round, cell) => (open && round === rounds.at(-1) && !round.aggregated_at && cell.state === "missed" ? "awaited" : cell.state);
+  const holder = h("div", { class: "scroll" }), key = h("ul", { class: "key", "aria-label": "What the cells mean" });
+  const earlier = button("Earlier rounds", { class: "screen" }, () => turn(-1)), later = button("Later rounds", { class: "screen" }, () => turn(1));
+  const where = h("span", { class: "soft small" }), pager = h("div", { class: "acts" }, earlier, later, where);
   const word = (state) => (state === "awaited" ? "Awaited" : WORDS.cells[state].word);
-  const buttons = sites.map((x) => rounds.map((r) => {
-    const cell = lookup.get(`${r.number}\n${x.slot}`) || { state: "not_asked", slot: x.slot };
-    const state = stateOf(r, cell);
-    return h("button", { type: "button", class: `cell ${state}`, tabindex: "-1", "aria-label": `${x.name}, round ${inStage(r)}: ${word(state)}`, onclick: (e) => pick(e.currentTarget, x, r, cell, state) });
-  }));
-  function pick(node, site, round, cell, state) {
+  const open = () => !TERMINAL.has(model.story.status);
+  const stateOf = (round, cell) => (open() && round.number === model.story.rounds.reduce((a, r) => Math.max(a, r.number), 0) && !round.aggregated_at && (cell.state === "missed" || cell.state === "not_asked") ? "awaited" : cell.state);
+  const cellOf = (round, slot) => cellAt(round, slot) || { state: "not_asked", slot };
+  const node = section("rounds", "Rounds", " ", holder, pager, key, picked);
+  const sentence = node.querySelector(".head p");
+
+  function turn(way) {
+    const all = model.story.rounds.length, end = until ?? all;
+    until = Math.max(Math.min(WINDOW, all), Math.min(all, end + way * WINDOW));
+    if (until === all) until = null;
+    shape = "";
+    renew(model);
+    announce(where.textContent);
+  }
+  function pick(i, j) {
     grid.querySelector("[aria-current]")?.removeAttribute("aria-current");
-    node.setAttribute("aria-current", "true");
+    buttons[i][j].setAttribute("aria-current", "true");
+    tell(sites[i], rounds[j]);
+  }
+  function tell(site, round) {
+    const cell = cellOf(round, site.slot), state = stateOf(round, cell);
     const failure = model.story.failures.findIndex((f) => f.round === round.number && f.slots.includes(site.slot));
-    const facts = [cell.at ? ["at ", time(cell.at)] : null, cell.seconds !== null && cell.seconds !== undefined ? `after ${duration(cell.seconds)}` : null, cell.size_bytes ? bytes(cell.size_bytes) : null].filter(Boolean);
+    const facts = [cell.at ? ["at ", time(cell.at)] : null, Number.isFinite(cell.seconds) && cell.seconds !== null ? `after ${duration(cell.seconds)}` : null, cell.size_bytes ? bytes(cell.size_bytes) : null].filter(Boolean);
     picked.replaceChildren(siteName(site), ` · round ${inStage(round)} · `, h("b", {}, word(state)), ...facts.flatMap((f) => [" · ", ...[f].flat()]));
     if (failure >= 0 && state === "failed") append(picked, [" · ", h("a", { href: `#failure-${failure}` }, model.story.failures[failure].headline)]);
     picked.classList.remove("soft");
@@ -40,40 +52,151 @@ function roundsGrid(model) {
     const to = buttons[Math.max(0, Math.min(buttons.length - 1, i + step[0]))][Math.max(0, Math.min(rounds.length - 1, j + step[1]))];
     event.target.tabIndex = -1; to.tabIndex = 0; to.focus();
   }
-  if (buttons.length) buttons[0][0].tabIndex = 0;
-  const times = sites.some((x) => Number.isFinite(stats.get(x.slot).seconds));
-  const stages = rounds.reduce((all, r) => { if (all.length && all.at(-1).stage === r.stage) all.at(-1).rounds += 1; else all.push({ stage: r.stage, rounds: 1 }); return all; }, []);
-  const grid = h("table", { class: `rounds ${size}`, onkeydown: go },
-    h("thead", {}, stages.some((x) => x.stage) ? h("tr", { class: "stages" }, h("td", { class: "corner" }), h("td", { class: "stat" }), times ? h("td", { class: "stat" }) : null,
-      stages.map((x) => h("th", { scope: "colgroup", colspan: x.rounds }, x.stage || ""))) : null, h("tr", {}, h("th", { class: "corner", scope: "col" }, "Site"), h("th", { class: "stat", scope: "col" }, "Returned"), times ? h("th", { class: "stat", scope: "col" }, "Median time") : null,
-      rounds.map((r, k) => h("th", { scope: "col", class: "n" }, every === 1 || r.number % every === 0 || k === 0 ? String(r.number) : h("span", { class: "sr" }, String(r.number)))))),
-    h("tbody", {}, sites.map((x, i) => h("tr", {}, h("th", { scope: "row" }, siteName(x), x.name === x.slot ? null : h("span", { class: "slot" }, x.slot)), h("td", { class: "stat" }, `${stats.get(x.slot).in} of ${stats.get(x.slot).asked}`),
-      times ? h("td", { class: "stat" }, duration(stats.get(x.slot).seconds)) : null, buttons[i].map((b) => h("td", {}, b))))),
-    every === 1 ? h("tfoot", {}, h("tr", {}, h("td", { class: "corner" }), h("td", { class: "stat" }), times ? h("td", { class: "stat" }) : null,
-      rounds.map((r) => h("td", { title: `${r.returned ?? "?"} of ${r.expected ?? "?"} sites in round ${r.number}` }, r.expected === null ? "" : `${r.returned ?? 0}/${r.expected}`)))) : null);
-  const seen = new Set(buttons.flat().map((b) => b.classList[1]));
-  const node = section("rounds", "Rounds", roundsSentence(model, rounds, sites, stats, open),
-    h("div", { class: "scroll" }, grid),
-    h("ul", { class: "key", "aria-label": "What the cells mean" }, Object.keys(WORDS.cells).concat("awaited").filter((k) => seen.has(k)).map((k) => h("li", {}, h("span", { class: `cell ${k}` }), k === "awaited" ? "awaited" : WORDS.cells[k].text))),
-    picked);
-  return node;
+
+  function renew(next) {
+    model = next;
+    const all = [...model.story.rounds].sort((a, b) => a.number - b.number);
+    const end = until ?? all.length;
+    rounds = all.slice(Math.max(0, end - WINDOW), end);
+    sites = model.sites.filter((x) => all.some((r) => r.cells.some((c) => c.slot === x.slot)));
+    const stats = siteTimes(all, sites), times = sites.some((x) => Number.isFinite(stats.get(x.slot).seconds));
+    const states = sites.map((x) => rounds.map((r) => stateOf(r, cellOf(r, x.slot))));
+    const now = JSON.stringify([sites.map((x) => [x.slot, x.name]), rounds.map((r) => [r.number, r.stage]), times]);
+    if (now === shape) patch(states, stats, times); else { shape = now; build(states, stats, times); }
+    const seen = new Set(states.flat());
+    const keys = Object.keys(WORDS.cells).concat("awaited").filter((k) => seen.has(k));
+    if (key.dataset.of !== keys.join()) { key.dataset.of = keys.join(); key.replaceChildren(...keys.map((k) => h("li", {}, h("span", { class: `cell ${k}` }), k === "awaited" ? "awaited" : WORDS.cells[k].text))); }
+    pager.hidden = all.length <= WINDOW;
+    earlier.disabled = end <= WINDOW; later.disabled = end >= all.length;
+    where.textContent = rounds.length ? `rounds ${rounds[0].number} to ${rounds.at(-1).number} of ${all.length}` : "";
+    const text = roundsSentence(model, all, sites, stats, open());
+    if (sentence.textContent !== text) sentence.textContent = text;
+    return null;
+  }
+  const label = (x, r, state) => `${x.name}, round ${inStage(r)}: ${word(state)}`;
+  const foot = (r) => (r.expected === null || r.expected === undefined ? "" : `${r.returned ?? 0}/${r.expected}`);
+  function patch(states, stats, times) {
+    const rows = grid.tBodies[0].rows;
+    states.forEach((row, i) => {
+      row.forEach((state, j) => {
+        const b = buttons[i][j], name = clean(label(sites[i], rounds[j], state));
+        if (b.getAttribute("aria-label") === name) return;
+        b.className = `cell ${state}`;
+        b.setAttribute("aria-label", name);
+        if (b.getAttribute("aria-current")) tell(sites[i], rounds[j]);
+      });
+      const stat = stats.get(sites[i].slot);
+      rows[i].cells[1].textContent = `${stat.in} of ${stat.asked}`;
+      if (times) rows[i].cells[2].textContent = duration(stat.seconds);
+    });
+    rounds.forEach((r, j) => { const cell = grid.tFoot?.rows[0].cells[j + (times ? 3 : 2)]; if (cell && cell.textContent !== foot(r)) cell.textContent = foot(r); });
+  }
+  function build(states, stats, times) {
+    const size = rounds.length > 60 ? "tiny" : rounds.length > 30 ? "mid" : "";
+    const every = size === "tiny" ? 10 : size === "mid" ? 5 : 1;
+    buttons = sites.map((x, i) => rounds.map((r, j) => h("button", { type: "button", class: `cell ${states[i][j]}`, tabindex: "-1", "aria-label": label(x, r, states[i][j]), onclick: () => pick(i, j) })));
+    if (buttons.length && rounds.length) buttons[0][0].tabIndex = 0;
+    const stages = rounds.reduce((all, r) => { if (all.length && all.at(-1).stage === r.stage) all.at(-1).rounds += 1; else all.push({ stage: r.stage, rounds: 1 }); return all; }, []);
+    const stat = () => h("td", { class: "stat" }), second = () => (times ? stat() : null);
+    const fresh = h("table", { class: `rounds ${size}`, onkeydown: go },
+      h("thead", {}, stages.some((x) => x.stage) ? h("tr", { class: "stages" }, h("td", { class: "corner" }), stat(), second(),
+        stages.map((x) => h("th", { scope: "colgroup", colspan: x.rounds }, x.stage || ""))) : null, h("tr", {}, h("th", { class: "corner", scope: "col" }, "Site"), h("th", { class: "stat", scope: "col" }, "Returned"), times ? h("th", { class: "stat", scope: "col" }, "Median time") : null,
+        rounds.map((r, k) => h("th", { scope: "col", class: "n" }, every === 1 || r.number % every === 0 || k === 0 ? String(r.number) : h("span", { class: "sr" }, String(r.number)))))),
+      h("tbody", {}, sites.map((x, i) => h("tr", {}, h("th", { scope: "row" }, siteName(x), x.name === x.slot ? null : h("span", { class: "slot" }, x.slot)), h("td", { class: "stat" }, `${stats.get(x.slot).in} of ${stats.get(x.slot).asked}`),
+        times ? h("td", { class: "stat" }, duration(stats.get(x.slot).seconds)) : null, buttons[i].map((b) => h("td", {}, b))))),
+      every === 1 ? h("tfoot", {}, h("tr", {}, h("td", { class: "corner" }), stat(), second(),
+        rounds.map((r) => h("td", { title: `${r.returned ?? "?"} of ${r.expected ?? "?"} sites in round ${r.number}` }, foot(r))))) : null);
+    const rolled = holder.scrollLeft, atEnd = holder.scrollLeft + holder.clientWidth >= holder.scrollWidth - 30;
+    if (grid) swap(grid, fresh); else holder.append(fresh);
+    grid = fresh;
+    // the newest round stays in view for whoever has it in view
+    holder.scrollLeft = atEnd ? holder.scrollWidth : rolled;
+  }
+  renew(first);
+  return { node, renew };
 }
 
 const inStage = (round) => (round.stage ? `${round.number} (${round.stage})` : String(round.number));
 
+function siteTimes(rounds, sites) {
+  const out = new Map(sites.map((x) => [x.slot, { asked: 0, in: 0, all: [] }]));
+  for (const r of rounds) {
+    for (const c of r.cells) {
+      const stat = out.get(c.slot);
+      if (!stat) continue;
+      if (c.state !== "not_asked") stat.asked += 1;
+      if (c.state === "returned") stat.in += 1;
+      if (c.state === "returned" || c.state === "late") stat.all.push(c.seconds ?? NaN);
+    }
+  }
+  for (const stat of out.values()) stat.seconds = median(stat.all);
+  return out;
+}
+
 function roundsSentence(model, rounds, sites, stats, open) {
   const closed = open ? rounds.filter((r) => r.aggregated_at) : rounds;
-  const missing = sites.map((x) => ({ x, at: closed.filter((r) => r.cells.some((c) => c.slot === x.slot && (c.state === "missed" || c.state === "failed"))).map((r) => r.number) })).filter((m) => m.at.length);
+  const missing = sites.map((x) => ({ x, at: closed.filter((r) => ["missed", "failed"].includes(cellAt(r, x.slot)?.state)).map((r) => r.number) })).filter((m) => m.at.length);
   const out = [];
   if (!missing.length && closed.length) out.push(closed.length === 1 ? "Every site returned." : "Every site returned in every round.");
   else if (missing.length === sites.length && sites.length > 1 && missing[0].at.some((n) => missing.every((m) => m.at.includes(n)))) out.push(`No site returned in round ${ranges(missing[0].at.filter((n) => missing.every((m) => m.at.includes(n))))}.`);
   else if (missing.length) out.push(`Without ${listing(missing.map((m) => `${m.x.name} (round ${ranges(m.at)})`), 3)}.`);
-  const timed = sites.filter((x) => Number.isFinite(stats.get(x.slot).seconds));
-  if (timed.length > 1) {
-    const mid = median(timed.map((x) => stats.get(x.slot).seconds));
-    const slow = timed.reduce((a, b) => (stats.get(b.slot).seconds > stats.get(a.slot).seconds ? b : a));
-    const times = stats.get(slow.slot).seconds / mid;
-    if (times >= 1.2) out.push(`Slowest: ${slow.name}, ${duration(stats.get(slow.slot).seconds)} a round, ${times.toFixed(1)} times the median.`);
-  }
+  const again = rounds.filter((r) => (r.attempt || 1) > 1);
+  if (again.length) out.push(`Started again: round ${ranges(again.map((r) => r.number))}.`);
   return out.join(" ");
+}
+
+// Where the time goes: a bar a site, in one round or as medians of all.
+function times(first) {
+  let model = first;
+  const known = new WeakMap();
+  const parts = (round) => known.get(round) || known.set(round, partsOf(round)).get(round);
+  const partsOf = (round) => {
+    const begun = ms(round.started_at), closed = ms(round.aggregated_at);
+    return round.cells.filter((c) => c.seconds !== null && Number.isFinite(c.seconds) && c.at).map((c) => {
+      const worked = Number.isFinite(c.worked) && c.worked !== null ? Math.min(c.worked, c.seconds) : c.seconds;
+      return { slot: c.slot, before: c.seconds - worked, worked, after: Number.isFinite(closed) ? Math.max(0, (closed - begun) / 1000 - c.seconds) : 0 };
+    });
+  };
+  const measured = () => model.story.rounds.filter((r) => r.started_at && parts(r).length).sort((a, b) => a.number - b.number);
+  if (model.sites.length < 2 || !measured().length) return { node: null, renew: (next) => { const part = times(next); return part.node ? part : null; } };
+  const body = h("tbody", {}), said = h("p", {}), out = h("output", { class: "nowrap" });
+  const slider = h("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Round whose times are shown; the first stop is the median of all", oninput: () => draw() });
+  function draw(rounds = measured()) {
+    const at = Number(slider.value), chosen = at ? [rounds[at - 1]] : rounds;
+    out.textContent = at ? `round ${rounds[at - 1].number}` : rounds.length > 1 ? `median of ${rounds.length} rounds` : `round ${rounds[0].number}`;
+    slider.setAttribute("aria-valuetext", out.textContent);
+    const all = new Map(model.sites.map((x) => [x.slot, []]));
+    for (const r of chosen) for (const q of parts(r)) all.get(q.slot)?.push(q);
+    const rows = model.sites.map((site) => {
+      const list = all.get(site.slot), of = (name) => median(list.map((q) => q[name]));
+      return { site, before: of("before"), worked: of("worked"), after: of("after"), count: list.length };
+    }).filter((q) => q.count);
+    const most = largest(rows.map((q) => q.before + q.worked + q.after)) || 1, mid = median(rows.map((q) => q.before + q.worked));
+    const slow = rows.reduce((a, b) => (b.before + b.worked > a.before + a.worked ? b : a)), ratio = (slow.before + slow.worked) / mid;
+    said.textContent = rows.length > 1 && ratio >= 1.2 ? `Slowest: ${clean(slow.site.name)}, ${duration(slow.before + slow.worked)} a round, ${ratio.toFixed(1)} times the median.` : rows.length > 1 ? "No site is much slower than the others." : "";
+    body.replaceChildren(...rows.sort((a, b) => b.before + b.worked - a.before - a.worked).map((q) => {
+      let x = 0;
+      const bar = (name, value) => { const from = x; x += (value / most) * 100; return s("rect", { class: name, x: `${from.toFixed(2)}%`, y: 3, width: `${((value / most) * 100).toFixed(2)}%`, height: 12 }); };
+      return h("tr", {}, h("th", { scope: "row" }, siteName(q.site)),
+        h("td", { class: "barcol" }, s("svg", { class: "bars", role: "img", "aria-label": `${q.site.name}: asked after ${duration(q.before)}, worked and sent ${duration(q.worked)}, waited for the others ${duration(q.after)}` }, bar("before", q.before), bar("worked", q.worked), bar("after", q.after))),
+        h("td", { class: "num" }, duration(q.before + q.worked)), h("td", { class: "num" }, mid ? `${((q.before + q.worked) / mid).toFixed(1)} ×` : ""));
+    }));
+  }
+  const node = section("times", "Time of the sites", null,
+    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Time of the sites" }, h("table", { class: "sites" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Site"), h("th", { scope: "col", class: "barcol" }, "In a round"), h("th", { scope: "col", class: "num" }, "Until it returned"), h("th", { scope: "col", class: "num" }, "Median"))), body)),
+    h("ul", { class: "key", "aria-label": "What the bars mean" }, [["before", "not asked yet"], ["worked", "works and sends"], ["after", "waits for the others"]].map(([name, text]) => h("li", {}, h("span", { class: `patch ${name}` }), text))));
+  const controls = h("div", { class: "controls" }, slider, out);
+  node.querySelector(".head").append(said, controls);
+  const renew = (next) => {
+    if (selecting(node)) return null;
+    model = next;
+    const rounds = measured();
+    slider.max = String(rounds.length > 1 ? rounds.length : 0);
+    controls.hidden = rounds.length < 2;
+    draw(rounds);
+    return null;
+  };
+  renew(first);
+  return { node, renew };
 }

@@ -80,36 +80,66 @@ function brief(row, model) {
 }
 
 const STEP = 200;
-function activity(model, view) {
-  const all = [...model.story.feed].sort((a, b) => ms(b.at) - ms(a.at) || b.id - a.id);
-  if (!all.length) return section("activity", "Activity", null, h("p", { class: "empty" }, "Nothing has happened yet. Each status, round, result and message becomes a line here."));
-  let limit = STEP;
+function activity(first, view) {
+  let model = first, limit = STEP, all = [], drawn = null, fetching = false;
+  const sorted = () => [...model.story.feed].sort((a, b) => ms(b.at) - ms(a.at) || b.id - a.id);
+  all = sorted();
+  if (!all.length) return { node: section("activity", "Activity", null, h("p", { class: "empty" }, first.story.partial ? "Being fetched …" : "Nothing has happened yet. Each status, round, result and message becomes a line here.")), renew: (next) => (next.story.feed.length ? activity(next, view) : null) };
   const list = h("ol", { class: "feed", tabindex: "0", role: "list", "aria-label": "Activity, newest first" });
-  const count = h("span", { role: "status" });
-  const more = button("Show more", { class: "screen" }, () => { limit += STEP * 5; draw(); });
-  const slots = [...new Set(all.map((x) => x.slot).filter(Boolean))].sort(naturalOrder);
-  const kinds = [...new Set(all.map((x) => x.kind))];
+  const count = h("span", {});
+  const more = button("Show more", { class: "screen" }, async () => {
+    limit += STEP * 5;
+    if (limit >= all.length && model.story.feed_more && view.older && !fetching) { fetching = true; await view.older(); fetching = false; }
+    draw();
+  });
   const nameOf = (slot) => (model.bySlot.has(slot) ? model.bySlot.get(slot).name : slot);
-  const choose = (label, options) => h("select", { "aria-label": label, onchange: () => { limit = STEP; draw(); } }, h("option", { value: "" }, label), options.map(([v, t]) => h("option", { value: v }, t)));
-  const site = choose("Every site", slots.map((x) => [x, nameOf(x)])), kind = choose("Every kind", kinds.map((k) => [k, kindWord(k)]));
-  const bad = h("input", { type: "checkbox", onchange: () => { limit = STEP; draw(); } });
-  const words = h("input", { type: "search", placeholder: "Search", "aria-label": "Search the activity", oninput: () => { limit = STEP; draw(); } });
-  function draw() {
+  const again = () => { limit = STEP; draw(); };
+  const choose = (label) => h("select", { "aria-label": label, onchange: again }, h("option", { value: "" }, label));
+  const site = choose("Every site"), kind = choose("Every kind");
+  const options = (node, pairs) => {
+    const known = new Set([...node.options].map((o) => o.value));
+    for (const [value, text] of pairs) if (!known.has(value)) node.append(h("option", { value }, text));
+    node.hidden = pairs.length < 2;
+  };
+  const bad = h("input", { type: "checkbox", onchange: again });
+  const words = h("input", { type: "search", placeholder: "Search", "aria-label": "Search the activity", oninput: again });
+  const line = (x) => h("li", { id: `feed-${x.id}`, class: [x.success ? "" : "no", x.kind === "round" ? "turn" : ""].join(" ").trim() || null },
+    h("a", { href: `#feed-${x.id}` }, time(x.at)), h("span", { class: "soft" }, Number.isFinite(model.start) ? offset((ms(x.at) - model.start) / 1000) : ""),
+    h("span", { class: "soft" }, kindWord(x.kind)), x.slot && model.bySlot.has(x.slot) ? siteName(model.bySlot.get(x.slot)) : h("span", {}),
+    h("span", { class: "text" }, x.success ? null : h("span", { class: "sr" }, "Failure: "), brief(x, model)));
+  function wanted() {
     const text = words.value.trim().toLowerCase();
-    const rows = all.filter((x) => (!site.value || x.slot === site.value) && (!kind.value || x.kind === kind.value) && (!bad.checked || !x.success) && (!text || x.text.toLowerCase().includes(text)));
-    list.replaceChildren(...rows.slice(0, limit).map((x) => h("li", { id: `feed-${x.id}`, class: [x.success ? "" : "no", x.kind === "round" ? "turn" : ""].join(" ").trim() || null },
-      h("a", { href: `#feed-${x.id}` }, time(x.at)), h("span", { class: "soft" }, Number.isFinite(model.start) ? offset((ms(x.at) - model.start) / 1000) : ""),
-      h("span", { class: "soft" }, kindWord(x.kind)), x.slot && model.bySlot.has(x.slot) ? siteName(model.bySlot.get(x.slot)) : h("span", {}),
-      h("span", { class: "text" }, x.success ? null : h("span", { class: "sr" }, "Failure: "), brief(x, model)))));
+    return all.filter((x) => (!site.value || x.slot === site.value) && (!kind.value || x.kind === kind.value) && (!bad.checked || !x.success) && (!text || x.text.toLowerCase().includes(text)));
+  }
+  function draw() {
+    const rows = wanted(), ids = new Map([...list.children].map((node) => [node.id, node])), keep = drawn === model.bySlot;
+    drawn = model.bySlot;
+    const next = rows.slice(0, limit).map((x) => (keep && ids.get(`feed-${x.id}`)) || line(x));
+    // new lines are put above what is there: nothing that is read moves
+    const before = list.scrollTop, high = list.scrollHeight;
+    const kept = new Set(next);
+    for (const node of [...list.children]) if (!kept.has(node)) node.remove();
+    next.forEach((node, k) => { if (list.children[k] !== node) list.insertBefore(node, list.children[k] || null); });
+    if (before > 0) list.scrollTop = before + (list.scrollHeight - high);
     if (!rows.length) list.append(h("li", {}, h("span", { class: "text" }, "No line matches.")));
-    const shown = Math.min(limit, rows.length);
-    count.textContent = shown < rows.length ? `newest ${shown} of ${rows.length} lines` : plural(rows.length, "line");
-    more.hidden = shown >= rows.length;
+    const shown = Math.min(limit, rows.length), further = model.story.feed_more ? ", older ones at the hub" : "";
+    count.textContent = shown < rows.length ? `newest ${shown} of ${rows.length} lines${further}` : plural(rows.length, "line") + further;
+    more.hidden = shown >= rows.length && !model.story.feed_more;
   }
   // paper cannot be unfolded: it gets the newest lines and says how many there are
   view.brief = (paper) => { limit = paper ? Math.min(limit, 60) : Math.max(limit, STEP); draw(); };
-  draw();
-  const node = section("activity", "Activity", null, h("div", { class: "controls" }, slots.length > 1 ? site : null, kinds.length > 1 ? kind : null, h("label", {}, bad, "Failures only"), words), list, h("div", { class: "acts" }, more));
+  const node = section("activity", "Activity", null, h("div", { class: "controls" }, site, kind, h("label", {}, bad, "Failures only"), words), list, h("div", { class: "acts" }, more));
   node.querySelector(".head").append(h("p", {}, count));
-  return node;
+  function renew(next) {
+    const same = next.sites.map((x) => x.name).join("\n") === model.sites.map((x) => x.name).join("\n");
+    if (same) drawn = drawn && next.bySlot;
+    model = next;
+    all = sorted();
+    options(site, [...new Set(all.map((x) => x.slot).filter(Boolean))].sort(naturalOrder).map((x) => [x, nameOf(x)]));
+    options(kind, [...new Set(all.map((x) => x.kind))].map((k) => [k, kindWord(k)]));
+    draw();
+    return null;
+  }
+  renew(first);
+  return { node, renew };
 }

@@ -1,0 +1,93 @@
+"""The lists that the hub's pages show: runs, live too, and slots."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from flip_fl.hub import database, overview
+from flip_fl.hub.access import Viewer
+from flip_fl.hub.overview import RunList, SlotList, State, Wanted
+from flip_fl.hub.routes.dependencies import Reading, Rule
+from flip_fl.hub.routes.live import watches
+from flip_fl.hub.silence import SilenceRule
+from flip_fl.hub.watches import COMMENT_EVERY_S, STREAM_S
+
+router = APIRouter(tags=["pages"])
+
+_LOOK_EVERY_S = 2.0
+_STREAM: dict[str, Any] = {
+    "description": "Server-sent events `runs`: the list anew whenever it is another one.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+_Name = Annotated[str | None, Query(max_length=255)]
+_Before = Annotated[UUID | None, Query(description="the id of a run; older ones are told")]
+_Count = Annotated[int, Query(ge=1, le=200)]
+
+
+@router.get("/runs")
+def read_runs(
+    session: Reading,
+    who: Viewer,
+    rule: Rule,
+    state: State | None = None,
+    project: _Name = None,
+    trust: _Name = None,
+    text: _Name = None,
+    before: _Before = None,
+    count: _Count = 50,
+) -> RunList:
+    """The newest runs first, of the projects that one may see, each with its state in words."""
+    return overview.runs(session, Wanted(who.projects, state, project, trust, text, before, count), rule)
+
+
+@router.get("/runs/stream", response_class=StreamingResponse, responses={200: _STREAM})
+async def stream_runs(
+    request: Request,
+    who: Viewer,
+    rule: Rule,
+    state: State | None = None,
+    project: _Name = None,
+    trust: _Name = None,
+    text: _Name = None,
+    count: _Count = 50,
+) -> StreamingResponse:
+    """The list of ``/runs`` as it changes; a comment every 15 s."""
+    wanted = Wanted(who.projects, state, project, trust, text, None, count)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_events(request, wanted, rule), media_type="text/event-stream", headers=headers)
+
+
+@router.get("/sites")
+def read_sites(session: Reading, who: Viewer) -> SlotList:
+    """Every kit slot, who holds it, and when that trust was last heard of."""
+    return overview.slots(session)
+
+
+async def _events(request: Request, wanted: Wanted, rule: SilenceRule) -> AsyncIterator[str]:
+    watched = watches(request)
+    yield "retry: 2000\n\n"
+    told, begun, spoke = "", time.monotonic(), time.monotonic()
+    while not watched.leaving and time.monotonic() - begun < STREAM_S:
+        found = await run_in_threadpool(_look, request, wanted, rule)
+        now = time.monotonic()
+        # That time goes by and that servers report is no news.
+        kept = found.model_dump_json(exclude={"at": True, "runs": {"__all__": {"heard_at"}}})
+        if kept != told:
+            told, spoke = kept, now
+            yield f"event: runs\ndata: {found.model_dump_json()}\n\n"
+        elif now - spoke >= COMMENT_EVERY_S:
+            spoke = now
+            yield ":\n\n"
+        await watched.pause(_LOOK_EVERY_S)
+
+
+def _look(request: Request, wanted: Wanted, rule: SilenceRule) -> RunList:
+    with database.reading(request.app.state.engine) as session:
+        return overview.runs(session, wanted, rule)

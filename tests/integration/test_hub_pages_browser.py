@@ -1,0 +1,310 @@
+"""The hub's pages in a real browser: watched while a run goes on, cut off, filtered, by keyboard, at two widths."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.integration.test_dashboard_browser import NAMELESS, axe_violations
+from tests.support.browser import Browser, chromium
+from tests.support.watched import WatchedHub, WatchedRun, open_hub, watched_hub
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chromium")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests of this file."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hub(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedHub]:
+    """One hub for all tests of this file."""
+    with watched_hub(_sqlite_template, tmp_path_factory.mktemp("watched")) as running:
+        yield running
+
+
+def _under_way(hub: WatchedHub, name: str, rounds: int = 3, ago: float = 0.0) -> WatchedRun:
+    run = hub.run(name)
+    run.clock = datetime.now(UTC) - timedelta(seconds=ago + 45 * rounds)
+    run.begin()
+    for number in range(1, rounds + 1):
+        run.round(number, 6)
+    return run
+
+
+def _text(browser: Browser, selector: str) -> str:
+    found: str = browser.js(f"document.querySelector({json.dumps(selector)})?.textContent ?? ''")
+    return found
+
+
+def _foreign(browser: Browser, hub: WatchedHub) -> list[str]:
+    mine = urlsplit(hub.pages).netloc
+    return [r for r in browser.requests if not r.startswith(("data:", "blob:")) and urlsplit(r).netloc != mine]
+
+
+def test_a_run_is_watched_to_its_end(browser: Browser, hub: WatchedHub) -> None:
+    """From the first 200 pixels to the end: what is said, what is drawn, the tab, no reload and no other host."""
+    run = _under_way(hub, "watched")
+    run.start(4, 6)
+    run.returned("Trust_1", 4)
+    browser.visit(run.page, width=1440)
+    assert len(browser.requests) <= 5, browser.requests
+    assert "Waiting for KCH, UCLH, BARTS and ICHT (1 of 5 in), since" in _text(browser, "#top")
+    said = browser.js(
+        "[...document.querySelectorAll('.state .line p, .state .more')].slice(0, 3)"
+        ".map((e) => [e.getBoundingClientRect().bottom, e.textContent])"
+    )
+    assert [bottom <= 200 for bottom, _ in said] == [True, True, True]
+    assert said[0][1] == "Training, round 4 of 6"
+    assert "Last news" in said[2][1]
+    assert "Next: their results are averaged when they are in." in said[2][1]
+    loaded = len(browser.requests)
+
+    for slot in ("Trust_2", "Trust_3", "Trust_4"):
+        run.returned(slot, 4)
+    browser.wait("document.querySelector('#top').textContent.includes('Waiting for ICHT (4 of 5 in)')")
+    assert browser.js("document.querySelectorAll('.cell.awaited[aria-label]').length") == 1
+    run.returned("Trust_5", 4)
+    run.aggregated(4, 5)
+    run.scores(4)
+    browser.wait("document.querySelector('#plot-1 figcaption').textContent.includes('Round 4:')")
+    run.fail("Trust_2", 5)
+    browser.wait("document.querySelector('#alarm').textContent.includes('CUDA out of memory')")
+    run.status("ERROR", "a site failed")
+    browser.wait("document.title.startsWith('✕')")
+    assert "Failed in round 4 – Trust_2: RuntimeError" in _text(browser, "#top")
+    assert _text(browser, ".link") == "Over"
+    assert len(browser.requests) == loaded, browser.requests[loaded:]
+    assert _foreign(browser, hub) == []
+    assert browser.errors == []
+
+
+def test_an_update_moves_nothing_that_somebody_reads(browser: Browser, hub: WatchedHub) -> None:
+    """Focus, scroll, unfolded texts, a marked text, the chosen point and the zoom stay when news comes; pause holds."""
+    run = _under_way(hub, "calm")
+    run.fail("Trust_2", 2)
+    browser.visit(run.page + "?from=1&to=3", width=1440)
+    browser.js(
+        "(() => { document.querySelector('details').open = true; const feed = document.querySelector('.feed');"
+        " feed.scrollTop = 90; const line = feed.querySelectorAll('li')[6];"
+        " window.offset = () => line.getBoundingClientRect().top - feed.getBoundingClientRect().top;"
+        " window.before = offset(); document.querySelector('#plot-0 .plot').focus();"
+        " getSelection().selectAllChildren(document.querySelector('#failures .where')); })()"
+    )
+    browser.key("ArrowLeft", 37)
+    chosen = browser.js("document.querySelector('#plot-0 .plot').getAttribute('aria-valuetext')")
+    run.round(4, 6)
+    browser.wait("document.querySelector('#top').textContent.includes('4 of 6')")
+    assert browser.js("document.activeElement.closest('figure').id") == "plot-0"
+    assert browser.js("document.querySelector('#plot-0 .plot').getAttribute('aria-valuetext')") == chosen
+    assert browser.js("document.querySelector('details').open")
+    assert browser.js("getSelection().toString()") == "trainer.py, line 41, in train"
+    assert browser.js("Math.abs(offset() - before) < 2")
+    assert browser.js("document.querySelector('#plot-0 .edge').textContent").endswith("▸")
+    assert "from=1&to=3" in browser.js("location.search")
+
+    browser.js("document.querySelector('.pause').click()")
+    run.round(5, 6)
+    time.sleep(1.5)
+    assert "4 of 6" in _text(browser, "#top")
+    browser.js("document.querySelector('.pause').click()")
+    browser.wait("document.querySelector('#top').textContent.includes('5 of 6')")
+    assert browser.errors == []
+
+
+def test_a_site_that_falls_silent_is_named(browser: Browser, hub: WatchedHub) -> None:
+    """Three of its own usual rounds without a sign: the page says who, for how long and what is usual; status stays."""
+    run = _under_way(hub, "stalled", ago=200.0)
+    run.start(4, 6)
+    for slot in ("Trust_1", "Trust_2", "Trust_3", "Trust_5"):
+        run.returned(slot, 4)
+    browser.visit(run.page)
+    browser.wait("document.querySelector('.stall')", timeout=5)
+    assert _text(browser, ".stall").startswith("No news from BARTS for 3 min")
+    assert "(usual round" in _text(browser, ".stall")
+    assert _text(browser, ".state .line b") == "Training"
+    assert browser.js("document.title.startsWith('!') && document.title.includes('BARTS silent')")
+    before = browser.js("[document.querySelector('.stall').textContent, 0][0]")
+    asked = len(browser.requests)
+    time.sleep(2.2)
+    assert _text(browser, ".stall") != before
+    assert len(browser.requests) == asked
+
+
+@pytest.fixture
+def address(_sqlite_template: Path, tmp_path: Path) -> str:
+    """A database of its own for a hub that is started twice."""
+    (tmp_path / "hub.sqlite").write_bytes(_sqlite_template.read_bytes())
+    return f"sqlite:///{tmp_path / 'hub.sqlite'}"
+
+
+def test_a_page_catches_up_after_the_hub_was_away(browser: Browser, address: str) -> None:
+    """It says since when it is not connected, and afterwards shows every row once."""
+    with open_hub(address) as first:
+        run = _under_way(first, "away")
+        browser.visit(run.page)
+        browser.wait("document.querySelector('.link').textContent === 'Live'")
+        port = urlsplit(first.pages).port or 0
+    browser.wait("!document.querySelector('.banner').hidden")
+    told = _text(browser, ".banner")
+    assert told.startswith("Not connected since ")
+    assert "showing data up to" in told
+    with open_hub(address, port) as second:
+        run.hub = second
+        run.round(4, 6)
+        browser.wait(
+            "document.querySelector('.banner').hidden && document.querySelector('#top').textContent.includes('4 of 6')"
+        )
+        rows = browser.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
+        stored = browser.js("fetch(`../api/model/${document.body.dataset.model}/feed`).then((r) => r.json())")["rows"]
+        assert sorted(rows) == sorted(f"feed-{row['id']}" for row in stored)
+        browser.call("Page.navigate", url="about:blank")
+
+
+def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: WatchedHub) -> None:
+    """A proxy that cuts streams: the page asks with the same place, and says so."""
+    run = _under_way(hub, "polled")
+    cut = (
+        "delete window.SharedWorker; window.EventSource = class { addEventListener() {} close() {}"
+        " constructor() { setTimeout(() => this.onerror(), 1); } };"
+    )
+    script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=cut)["identifier"]
+    try:
+        browser.visit(run.page)
+        browser.wait("document.querySelector('.link').textContent === 'Asking'")
+        run.round(4, 6)
+        browser.wait("document.querySelector('#top').textContent.includes('4 of 6')")
+        ids = browser.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
+        assert len(ids) == len(set(ids))
+    finally:
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+
+
+def test_a_resumed_run_shows_both_attempts(browser: Browser, hub: WatchedHub) -> None:
+    """A rule marks where the run went on; what was measured before stays, faint; no line runs backwards."""
+    run = _under_way(hub, "resumed")
+    browser.visit(run.page)
+    run.wait(100)
+    run.round(3, 6)
+    run.round(4, 6)
+    browser.wait("document.querySelector('#plot-0 text.rule')")
+    assert _text(browser, "#plot-0 text.rule").startswith("resumed ")
+    assert browser.js("document.querySelectorAll('#plot-0 circle.raw, #plot-0 path.raw').length") == 5
+    paths = browser.js(
+        "[...document.querySelectorAll('#plot-0 .series path:not(.raw):not(.leader)')].map((p) => p.getAttribute('d'))"
+    )
+    for path in paths:
+        xs = [float(pair.split(" ")[0]) for pair in path.removeprefix("M").split("L")]
+        assert all(a < b for a, b in itertools.pairwise(xs))
+    assert "Started again: round 3." in _text(browser, "#rounds .head p")
+
+
+def test_a_run_that_waits_says_for_whom(browser: Browser, hub: WatchedHub) -> None:
+    """Before the first round: who was never heard of, and what happens then; a draft awaits nothing."""
+    run = hub.run("waiting")
+    browser.visit(run.page)
+    assert "Nothing is awaited" in _text(browser, "#top")
+    run.status("INITIATED")
+    told = "Waiting for GSTT, KCH, UCLH and 2 more (0 of 5 heard of)"
+    browser.wait(f"document.querySelector('#top').textContent.includes('{told}')")
+    assert "the first is awaited at the end of round 1" in _text(browser, "#curves")
+
+
+def test_a_run_that_is_deleted_while_it_is_watched(browser: Browser, hub: WatchedHub) -> None:
+    """The page says what happened and leads on; it is never an empty box."""
+    run = _under_way(hub, "deleted", rounds=1)
+    browser.visit(run.page)
+    browser.js("fetch(`../api/model/${document.body.dataset.model}`, {method: 'DELETE'})")
+    browser.wait("document.documentElement.dataset.ready === 'refused'")
+    assert _text(browser, "h1") == "This run was deleted"
+    browser.visit(run.page)
+    assert "was deleted" in _text(browser, "main")
+
+
+def test_axes_and_scale_are_chosen_and_kept_in_the_link(browser: Browser, hub: WatchedHub) -> None:
+    """Rounds, time and clock along the axis, a logarithmic scale: each redraws, and a link shows the same."""
+    run = _under_way(hub, "axes")
+    browser.visit(run.page + "?x=clock&log=1", width=1440)
+    shown = browser.js("[...document.querySelectorAll('#plot-1 svg text')].map((t) => t.textContent)")
+    assert "time, UTC" in shown
+    assert "logarithmic" in _text(browser, "#plot-1 .note")
+    browser.js(
+        "(() => { const s = [...document.querySelectorAll('#curves select')][1]; s.value = 'elapsed';"
+        " s.dispatchEvent(new Event('change')); })()"
+    )
+    shown = browser.js("[...document.querySelectorAll('#plot-1 svg text')].map((t) => t.textContent)")
+    assert "time since the start" in shown
+    assert browser.js("location.search") == "?x=elapsed&log=1"
+    assert len(browser.js("location.href")) < 300
+
+
+def test_the_list_is_live_filtered_and_used_by_keyboard(browser: Browser, hub: WatchedHub) -> None:
+    """A run's progress appears by itself, filters stand in the address, two runs are compared without a mouse."""
+    one, other = _under_way(hub, "listed one"), _under_way(hub, "listed two", rounds=2)
+    browser.visit(hub.pages + "?text=listed")
+    names = "[...document.querySelectorAll('.runs tbody th a')].map((a) => a.textContent)"
+    assert browser.js(names) == ["listed two", "listed one"]
+    one.status("STOPPED", "wrong cohort")
+    browser.wait("document.querySelector('.runs').textContent.includes('Stopped in round 3 – wrong cohort')")
+    browser.js(
+        "(() => { const s = document.querySelector('[aria-label=State]'); s.value = 'live';"
+        " s.dispatchEvent(new Event('change')); })()"
+    )
+    browser.wait(f"{names}.length === 1")
+    assert browser.js("new URLSearchParams(location.search).get('state')") == "live"
+    browser.visit(hub.pages + "?text=listed")
+    for name in ("listed one", "listed two"):
+        browser.js(f"document.querySelector('[aria-label=\"Compare {name}\"]').focus()")
+        browser.call(
+            "Input.dispatchKeyEvent", type="keyDown", key=" ", code="Space", windowsVirtualKeyCode=32, text=" "
+        )
+        browser.call("Input.dispatchKeyEvent", type="keyUp", key=" ", code="Space", windowsVirtualKeyCode=32)
+    browser.js("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Compare 2 runs').click()")
+    browser.wait("document.body?.dataset.page === 'compare' && document.documentElement.dataset.ready === 'true'")
+    rows = browser.js("[...document.querySelectorAll('.differ tbody th')].map((e) => e.textContent)")
+    assert {"State", "Rounds"} <= set(rows)
+    assert "Sites" not in rows
+    assert browser.js("document.querySelectorAll('.band').length") == 4
+    assert str(other.id) in browser.js("location.search")
+
+
+@pytest.mark.parametrize(
+    ("dark", "width"), [pytest.param(False, 360, id="light-360"), pytest.param(True, 1440, id="dark-1440")]
+)
+@pytest.mark.parametrize("name", ["live", "stalled", "failed", "draft", "runs", "trusts", "compare", "absent"])
+def test_axe_finds_nothing_on_any_page(browser: Browser, hub: WatchedHub, name: str, dark: bool, width: int) -> None:
+    """The accessibility checker finds no violation, everything has a name, and nothing scrolls sideways."""
+    browser.visit(_pages(hub)[name], width=width, dark=dark)
+    if name == "stalled":
+        browser.wait("document.querySelector('.stall')")
+    assert axe_violations(browser) == []
+    assert browser.js(NAMELESS) == []
+    assert browser.js("document.documentElement.scrollWidth") <= width
+
+
+_MADE: dict[str, str] = {}
+
+
+def _pages(hub: WatchedHub) -> dict[str, str]:
+    if not _MADE:
+        live, stalled = _under_way(hub, "axe live"), _under_way(hub, "axe stalled", ago=300.0)
+        for run in (live, stalled):
+            run.start(4, 6)
+            run.returned("Trust_1", 4)
+        failed = _under_way(hub, "axe failed", rounds=1)
+        failed.fail("Trust_2", 1)
+        failed.status("ERROR", "a site failed")
+        _MADE.update(live=live.page, stalled=stalled.page, failed=failed.page, draft=hub.run("axe draft").page)
+        _MADE.update(runs=hub.pages, trusts=f"{hub.pages}trusts", absent=f"{hub.pages}models/none")
+        _MADE["compare"] = f"{hub.pages}compare?runs={live.id},{failed.id}"
+    return _MADE
