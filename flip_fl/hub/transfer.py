@@ -7,12 +7,12 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, Table, func, insert, select, text
+from sqlalchemy import Connection, Engine, Table, func, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from flip_fl.errors import FlipError
-from flip_fl.hub import database
+from flip_fl.hub import database, tables  # noqa: F401 - the tables fill the metadata
 
 _ROWS = 2_000
 _TIMEOUT_S = 60.0
@@ -33,7 +33,7 @@ def copy_all(source_url: str, target_url: str, done: Callable[[str, int], None] 
         with _snapshot(source) as reader, target.begin() as writer:
             _require_empty(writer, target)
             found = {}
-            for table in SQLModel.metadata.sorted_tables:
+            for table in _tables(reader):
                 found[table.name] = _copy(table, reader, writer)
                 if done is not None:
                     done(table.name, found[table.name])
@@ -110,7 +110,7 @@ def check(file: Path) -> dict[str, int]:
     try:
         database.require_current_schema(engine)
         with _snapshot(engine) as connection:
-            return {table.name: _count(table, connection) for table in SQLModel.metadata.sorted_tables}
+            return {table.name: _count(table, connection) for table in _tables(connection)}
     finally:
         engine.dispose()
 
@@ -122,8 +122,18 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def _tables(connection: Connection) -> list[Table]:
+    """The hub's tables, in the order of their references; all that the database has, or one would be left behind."""
+    known = SQLModel.metadata.sorted_tables
+    there = set(inspect(connection).get_table_names()) - {"alembic_version"}
+    unknown = there ^ {table.name for table in known}
+    if unknown:
+        raise FlipError("E1021", file=database.shown(connection.engine.url), problem=f"it has other tables: {unknown}")
+    return known
+
+
 def _require_empty(connection: Connection, engine: Engine) -> None:
-    for table in SQLModel.metadata.sorted_tables:
+    for table in _tables(connection):
         rows = _count(table, connection)
         if rows:
             raise FlipError("E1020", target=database.shown(engine.url), holds=f"{table.name} has {rows} rows")
@@ -145,7 +155,7 @@ def _continue_numbers(connection: Connection) -> None:
     """PostgreSQL counts row ids by itself: it has to go on after those that were given."""
     if connection.dialect.name != "postgresql":
         return
-    for table in SQLModel.metadata.sorted_tables:
+    for table in _tables(connection):
         for column in table.primary_key.columns:
             facts: Mapping[str, str] = {"table": table.name, "column": column.name}
             name = connection.execute(text("SELECT pg_get_serial_sequence(:table, :column)"), facts).scalar_one()

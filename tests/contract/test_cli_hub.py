@@ -27,7 +27,7 @@ from flip_fl.commands.answers import (
     Trusts,
 )
 from tests.contract.test_cli_json import checked
-from tests.support.cli import SCRIPT, environment, flip_fl, served_hub
+from tests.support.cli import SCRIPT, environment, flip_fl, installed, served_hub
 
 
 @pytest.fixture
@@ -284,6 +284,9 @@ def test_a_hub_is_backed_up_restored_copied_and_pruned(made: Path) -> None:
     for hub in ("restored", "copied"):
         listed = flip_fl("hub", "model", "list", "--dir", hub, "--json", cwd=made)
         assert [model.name for model in checked(listed.document(), Models).models] == ["Breast cancer"]
+    # Where nothing is loaded yet, as at a shell.
+    fresh = installed("hub", "backup", "fresh.sqlite", "--json", cwd=made)
+    assert checked(fresh.document(), HubKept).rows == rows
     unsaid = flip_fl("hub", "prune", "--older-than", "30", cwd=made)
     assert (unsaid.exit_code, "say either --dry-run or --yes" in unsaid.stderr) == (2, True)
     pruned = flip_fl("hub", "prune", "--older-than", "30", "--yes", "--json", cwd=made)
