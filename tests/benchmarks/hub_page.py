@@ -179,6 +179,8 @@ def _big(found: Looked, browser: Browser, hub: WatchedHub, effort: Effort) -> No
     browser.wait("document.querySelector('figure.chart svg g.series path')", timeout=60)
     found.first_s = time.perf_counter() - begun
     browser.wait("document.querySelectorAll('figure.chart svg').length > 2", timeout=60)
+    # What comes after the plots is not what is measured.
+    browser.wait("document.querySelector('table.rounds')", timeout=240)
     time.sleep(3)
     focus = (
         "(() => { const b = document.querySelectorAll('.legend button')[%d], t = performance.now();"

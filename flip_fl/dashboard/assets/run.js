@@ -198,7 +198,12 @@ async function runPage(root) {
     const known = new Map(story ? story.plots.map((p) => [`${p.label}\n${p.x_label}`, p]) : []);
     const merged = (next) => ({ ...next, plots: next.plots.map((p) => { const old = known.get(`${p.label}\n${p.x_label}`), count = (plot) => plot.series.reduce((sum, s) => sum + (s.total ?? s.points.length), 0); return old && count(old) === count(p) && p.series.every((s) => !s.points.length) ? old : p; }) });
     story = merged(found);
-    if (first) mounted = mount(story, root, prepare); else draw();
+    if (first) {
+      mounted = mount(story, root, prepare);
+      root.querySelector(".bar").after(banner);
+      spoken = story.headline.text;
+      document.documentElement.dataset.ready = "true";
+    } else draw();
     if (story.partial) {
       // a big run: what is in view first, then the rest of its story
       do await new Promise((done) => setTimeout(done, 50)); while (fetching.size);
@@ -218,9 +223,6 @@ async function runPage(root) {
       await new Promise((done) => setTimeout(done, wait));
     }
   }
-  root.querySelector(".bar").after(banner);
-  spoken = story.headline.text;
-  document.documentElement.dataset.ready = "true";
   setInterval(() => { if (document.hidden && TERMINAL.has(story.status)) return; agelast(now()); if (!TERMINAL.has(story.status)) mounted.tick(); }, TICK_MS);
   window.addEventListener("pagehide", () => follow.stop?.());
   window.addEventListener("pageshow", (event) => { if (event.persisted) reload().catch(fail); });
