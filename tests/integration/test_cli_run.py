@@ -29,12 +29,13 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.xdist_group("cli_run")
 def test_a_run_tells_its_progress_on_stderr_and_its_answer_on_stdout(tmp_path: Path) -> None:
     """Protects pipes and scripts: one JSON document or one table on stdout, lines of progress beside it."""
-    write_app(tmp_path / "app", GLOBAL_ROUNDS=2)
+    # Long enough to be seen by whoever looks three times a second at what a hub is told once a second.
+    write_app(tmp_path / "app", GLOBAL_ROUNDS=2, in_train="import time; time.sleep(1)")
     text = installed("run", "app", "--out", "text", cwd=tmp_path, timeout_s=300)
     assert text.exit_code == 0, text.stderr
     assert "\r" not in text.stderr
     assert "\x1b" not in text.stderr + text.stdout
-    assert [line for line in text.stderr.splitlines() if line.startswith("train, round 2/2")]
+    assert [line for line in text.stderr.splitlines() if line.startswith(("train, round 2/2", "validate, round 2/2"))]
     assert "status   Finished - results ready" in text.stdout.splitlines()
     assert f"report   {tmp_path / 'text' / 'report.html'}" in text.stdout.splitlines()
     story = Story.model_validate_json((tmp_path / "text" / "story.json").read_bytes())
