@@ -48,8 +48,8 @@ class BestModel:
         """Why no round was kept, in words; None where one was."""
         if self.round is not None:
             return None
-        given = ", ".join(sorted(self._offered)) or "nothing"
-        return f"no round was kept as the best: BEST_MODEL_METRIC is {self.metric}, and the sites validated {given}"
+        given = f"; there were {', '.join(sorted(self._offered))}" if self._offered else ""
+        return f"no round was kept as the best: no site validated {self.metric}, the BEST_MODEL_METRIC{given}"
 
     def offer(self, round: int, scores: Sequence[Score]) -> bool:
         """Whether ``round`` beats every earlier one.

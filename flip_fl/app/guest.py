@@ -67,7 +67,7 @@ def check(request: Request) -> dict[str, Any]:
             continue
         module = app.module(function.module)
         found = getattr(module, function.name, None)
-        if not takes(found, function.arguments) and not (app.script is not None and takes(found, 0)):
+        if not takes(found, function.arguments) and not (app.form is not FormKind.NEUTRAL and takes(found, 0)):
             raise FlipError(
                 "E0204",
                 where=str(app.config.app_dir / f"{function.module}.py"),

@@ -48,7 +48,7 @@ _MODEL = Function("models", "get_model", ())
 _TRAIN = (Function("trainer", "train", _TASK), Function("trainer", "validate", _TASK))
 _TRAINED = Needs((CONFIG, "models.py", "trainer.py"), (_MODEL, *_TRAIN))
 
-_PACKAGE = Needs((CONFIG, "models.py", FLOWER_FILE), (_MODEL,))
+_PACKAGE_FILES = (CONFIG, "models.py", FLOWER_FILE)
 
 _NEEDS = {
     JobType.STANDARD: _TRAINED,
@@ -90,6 +90,7 @@ def takes(function: Any, arguments: int) -> bool:
 
 def needs_of(job_type: JobType, kind: FormKind = FormKind.NEUTRAL) -> Needs:
     """What an app of ``job_type`` and this form must have; nobody looks at functions but ours before they run."""
+    needs = _NEEDS[job_type]
     if kind is FormKind.FLOWER_PACKAGE:
-        return _PACKAGE
-    return _NEEDS[job_type]
+        return Needs(_PACKAGE_FILES, tuple(each for each in needs.functions if each.module == "models"))
+    return needs

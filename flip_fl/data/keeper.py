@@ -36,6 +36,7 @@ def start_keeper(index: ImageIndex, slot: str, lease_s: float) -> None:
     quiet = subprocess.DEVNULL
     # Taken here, so that the job does not seem to be over if this process ends before the keeper is awake.
     lock = job_lock(index.folder, index.job)
+    assert lock.descriptor is not None  # it waits until it has it
     try:
         subprocess.Popen(
             [*command, str(lease_s), str(os.getppid()), str(lock.descriptor)],
@@ -44,7 +45,7 @@ def start_keeper(index: ImageIndex, slot: str, lease_s: float) -> None:
             stderr=quiet,
             cwd="/",
             start_new_session=True,
-            pass_fds=[descriptor for descriptor in (lock.descriptor,) if descriptor is not None],
+            pass_fds=[lock.descriptor],
         )
     except OSError:
         return

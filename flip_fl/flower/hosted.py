@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
@@ -150,15 +150,7 @@ class _Hosted:
         replies = list(self._grid.send_and_receive(sent, timeout=timeout))
         return [message.metadata.message_id for message in sent], replies
 
-    def _start(
-        self,
-        said: Mapping[str, Any],
-        initial_arrays: ArrayRecord,
-        num_rounds: int,
-        timeout: float,
-        train_config: ConfigRecord | None,
-        evaluate_config: ConfigRecord | None,
-    ) -> Result:
+    def _start(self, said: Mapping[str, Any], given: Mapping[str, Any]) -> Result:
         """In the place of ``strategy.start``: the same rounds, on our grid, told to the hub."""
         if self._rounds is not None or self._failed is not None:
             raise RoundFailed("the ServerApp starts a second strategy; a job has one, put its rounds into one start()")
@@ -173,11 +165,16 @@ class _Hosted:
             self._handling = RemoteHandling(peer, said)
             facts = replace(
                 self._facts,
-                num_rounds=num_rounds,
-                stages=stages_in({"": num_rounds}),
-                phase_timeout_s=min(self._facts.phase_timeout_s, timeout),
+                num_rounds=given["num_rounds"],
+                stages=stages_in({"": given["num_rounds"]}),
+                phase_timeout_s=min(self._facts.phase_timeout_s, given["timeout"]),
             )
-            how = How(initial_arrays, train_config, evaluate_config, evaluate if said["evaluate_fn"] else None)
+            how = How(
+                given["initial_arrays"],
+                given["train_config"],
+                given["evaluate_config"],
+                evaluate if said["evaluate_fn"] else None,
+            )
             self._rounds, result = conduct(self._handling, self._this, facts, how)
         except PeerRefused as refused:
             self._failed = self._failed or _failure(refused.why)

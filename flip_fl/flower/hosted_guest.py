@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import inspect
 import os
 import socket
 import sys
@@ -131,19 +132,14 @@ class Desk:
         }
 
     def start(
-        self,
-        peer: Peer,
-        own_start: Callable[..., Result] | None,
-        strategy: Strategy,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: EvaluateFn | None = None,
+        self, peer: Peer, own_start: Callable[..., Result] | None, strategy: Strategy, given: dict[str, Any]
     ) -> Result:
-        """In the place of ``strategy.start``: the server goes through the rounds. ``own_start``: its class's own."""
+        """In the place of ``strategy.start``, with what it was ``given`` by name: the server goes through the rounds.
+
+        ``own_start``: that of its class, where it has a loop of its own.
+        """
         handling = DirectHandling(strategy)
+        evaluate_fn = given.pop("evaluate_fn")
         if self._handling is None:
             self._peer, self._handling, self._evaluate_fn = peer, handling, evaluate_fn
             self._start = own_start or Strategy.start
@@ -155,7 +151,7 @@ class Desk:
             "evaluate_fn": evaluate_fn is not None,
         }
         try:
-            result = peer.call(START, facts, initial_arrays, num_rounds, timeout, train_config, evaluate_config)
+            result = peer.call(START, facts, given)
         except PeerRefused as refused:
             raise (self.raised or RunOver(str(refused.why))) from None
         return result if isinstance(result, Result) else Result()
@@ -173,30 +169,24 @@ class Desk:
         hook = getattr(type(self._given.strategy), name).__get__(self._given.strategy)
         if name.startswith("configure"):
             return list(hook(*arguments, PeerGrid(self._peer, self.run)))
-        made = hook(*arguments)
-        return tuple(made) if isinstance(made, list) else made
+        return hook(*arguments)
 
     def _evaluate(self, number: int, arrays: ArrayRecord) -> MetricRecord | None:
         return None if self._evaluate_fn is None else self._evaluate_fn(number, arrays)
 
-    def _loop(
-        self,
-        initial_arrays: ArrayRecord,
-        num_rounds: int,
-        timeout: float,
-        train_config: ConfigRecord | None,
-        evaluate_config: ConfigRecord | None,
-        evaluated: bool,
-    ) -> Result:
+    def _loop(self, given: dict[str, Any], evaluated: bool) -> Result:
         """Run the loop of the strategy's own; each of its hooks is the server's, who asks here for what it does."""
         assert self._peer is not None
         peer, strategy = self._peer, self._given.strategy
 
         def standing(name: str) -> Callable[..., Any]:
-            def hook(server_round: int, *arguments: Any, **named: Any) -> Any:
-                given = [each for each in (*arguments, *named.values()) if not isinstance(each, Grid)]
+            as_declared = inspect.signature(getattr(Strategy, name))
+
+            def hook(*arguments: Any, **named: Any) -> Any:
+                _, *values = as_declared.bind(strategy, *arguments, **named).arguments.values()
+                sent = [_sendable(each) for each in values if not isinstance(each, Grid)]
                 try:
-                    return peer.call(LOOP_HOOK, name, server_round, *(_sendable(each) for each in given))
+                    return peer.call(LOOP_HOOK, name, *sent)
                 except PeerRefused as refused:
                     raise (self.raised or RunOver(str(refused.why))) from None
 
@@ -207,18 +197,11 @@ class Desk:
 
         for name in HOOKS:
             setattr(strategy, name, standing(name))
-        # By name: its `start` may have fewer parameters and take the others as they come.
-        given: dict[str, Any] = {
-            "grid": PeerGrid(peer, self.run),
-            "initial_arrays": initial_arrays,
-            "num_rounds": num_rounds,
-            "timeout": timeout,
-            "train_config": train_config,
-            "evaluate_config": evaluate_config,
-            "evaluate_fn": evaluate if evaluated else None,
-        }
         try:
-            return self._start(strategy, **given)
+            # By name: its `start` may have fewer parameters and take the others as they come.
+            return self._start(
+                strategy, **given, grid=PeerGrid(peer, self.run), evaluate_fn=evaluate if evaluated else None
+            )
         finally:
             for name in HOOKS:
                 delattr(strategy, name)
@@ -287,6 +270,7 @@ def _watched(desk: Desk, peer: Peer) -> Iterator[None]:
     Of every class of strategies that is there: also of those whose ``start`` is their own.
     """
     own = {kind: vars(kind)["start"] for kind in _kinds(Strategy) if "start" in vars(kind)}
+    as_declared = inspect.signature(Strategy.start)
 
     def watching(kind: type) -> Any:
         original = own[kind]
@@ -296,7 +280,10 @@ def _watched(desk: Desk, peer: Peer) -> Iterator[None]:
                 result: Result = original(self, grid, *args, **kwargs)
                 return result
             first = next(each for each in type(self).__mro__ if each in own)
-            return desk.start(peer, None if first is Strategy else own[first], self, *args, **kwargs)
+            bound = as_declared.bind(self, grid, *args, **kwargs)
+            bound.apply_defaults()
+            given = {name: value for name, value in bound.arguments.items() if name not in ("self", "grid")}
+            return desk.start(peer, None if first is Strategy else own[first], self, given)
 
         return started
 
@@ -318,7 +305,8 @@ def _kinds(kind: type) -> Iterator[type]:
 
 
 def _sendable(value: Any) -> Any:
-    return value if isinstance(value, ArrayRecord | ConfigRecord | MetricRecord | RecordDict) else list(value)
+    """``value``, or the list of an iterable of messages."""
+    return value if isinstance(value, int | ArrayRecord | ConfigRecord) else list(value)
 
 
 def _named(sent: list[Message], ids: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ CALL, ANSWER, REFUSED, OVER = "call", "answer", "refused", "over"
 
 
 class PeerGone(Exception):
-    """The other process is not there any more, or sent what is no word of this conversation."""
+    """The other process is not there any more, or sent what is no word of this conversation: the text says which."""
 
 
 class PeerRefused(Exception):
@@ -100,18 +100,18 @@ class Peer:
         try:
             send_frame(self._connection, data)
         except OSError as error:
-            raise PeerGone(error.strerror or str(error)) from None
+            raise PeerGone(f"cannot be reached ({error.strerror or error})") from None
 
     def _receive(self) -> list[Any]:
         try:
             while (frame := self._next()) is None:
                 if self._reader.closed:
-                    raise PeerGone("the connection was closed")
+                    raise PeerGone("closed the connection")
             said = value_from_bytes(frame)
         except (BrokenFrame, ValueError) as error:
-            raise PeerGone(f"what came is no word ({error})") from None
+            raise PeerGone(f"sent what is no word ({error})") from None
         if not isinstance(said, list) or len(said) < 2:
-            raise PeerGone("what came is no word")
+            raise PeerGone("sent what is no word")
         return said
 
     def _next(self) -> bytearray | None:

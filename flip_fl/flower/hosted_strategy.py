@@ -58,20 +58,11 @@ class RemoteStrategy(Strategy):
 class RemoteLoop(RemoteStrategy):
     """One whose class has a ``start`` of its own: that loop runs over there, and asks here for each hook."""
 
-    def start(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: EvaluateFn | None = None,
-    ) -> Result:
-        self._grid = grid
-        self._evaluate_fn = evaluate_fn
-        given = (initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn is not None)
-        result = self._peer.call(LOOP, *given)
+    def start(self, *arguments: Any, **given: Any) -> Result:
+        """Run that loop. What it is given has the names of Flower's own ``start``, as ``ObservedStrategy`` gives it."""
+        self._grid: Grid = given.pop("grid")
+        self._evaluate_fn: EvaluateFn | None = given.pop("evaluate_fn")
+        result = self._peer.call(LOOP, given, self._evaluate_fn is not None)
         return result if isinstance(result, Result) else Result()
 
     def hook(self, name: str, *arguments: Any) -> Any:

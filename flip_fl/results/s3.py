@@ -248,16 +248,40 @@ def _boto_errors() -> tuple[type[Exception], ...]:
 
 def make_bucket(endpoint: str, access_key: str, secret_key: str, region: str, bucket: str) -> None:
     """Make ``bucket`` on the S3 server at ``endpoint``. Raises what boto3 raises."""
+    _client_of(endpoint, access_key, secret_key, region, _config(path_style=True)).create_bucket(Bucket=bucket)
+
+
+def takes_objects(endpoint: str, access_key: str, secret_key: str, region: str) -> bool:
+    """Whether the S3 server at ``endpoint`` gives an object back; asked once, nothing is left there."""
+    from botocore.config import Config
+
+    once = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5, s3={"addressing_style": "path"})
+    client = _client_of(endpoint, access_key, secret_key, region, once)
+    bucket, key, body = "ready-check", "probe", b"ready"
+    try:
+        with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+            client.create_bucket(Bucket=bucket)
+        client.put_object(Bucket=bucket, Key=key, Body=body)
+        if client.get_object(Bucket=bucket, Key=key)["Body"].read() != body:
+            return False
+        client.delete_object(Bucket=bucket, Key=key)
+        client.delete_bucket(Bucket=bucket)
+    except _boto_errors():
+        return False
+    return True
+
+
+def _client_of(endpoint: str, access_key: str, secret_key: str, region: str, config: Any) -> Any:
     import boto3
 
-    boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=endpoint,
         aws_access_key_id=access_key,
         aws_secret_access_key=secret_key,
         region_name=region,
-        config=_config(path_style=True),
-    ).create_bucket(Bucket=bucket)
+        config=config,
+    )
 
 
 def require_s3() -> None:

@@ -11,15 +11,16 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from flip_fl.errors import FlipError
-from flip_fl.results.s3 import make_bucket
+from flip_fl.results.s3 import make_bucket, takes_objects
 from flip_fl.simulate.processes import free_ports, running, start, wait_until
 
-START_TIMEOUT_S = 60.0
+# A start that has not taken an object by then has lost a port on the way; the next one has others.
+START_TIMEOUT_S = 30.0
 ATTEMPTS = 3
 REGION = "us-east-1"
 # Every listener that the program would otherwise put on a fixed port, or on a port derived from another one.
@@ -63,7 +64,8 @@ class Storage:
 def storage(folder: Path, log: Path) -> Iterator[Storage]:
     """Run an S3 server on 127.0.0.1 with random credentials, its data in ``folder``, until the block ends.
 
-    Raises ``FlipError`` E0509 when the server is not installed, E0506 when it does not start.
+    It has taken an object and given it back before the block begins. Raises ``FlipError`` E0509 when the server is not
+    installed, E0506 when it does not start.
     """
     program = find_program()
     server = Storage("", secrets.token_hex(10), secrets.token_urlsafe(30))
@@ -80,14 +82,14 @@ def storage(folder: Path, log: Path) -> Iterator[Storage]:
             # A polite end takes more than ten seconds, and what the run stored has been read back by then.
             with contextlib.ExitStack() as leftovers, running(child, grace_s=0.0):
                 leftovers.callback(_remove_sockets, ports)
+                running_at = replace(server, endpoint=f"http://127.0.0.1:{ports['s3.port']}")
                 try:
-                    wait_until(child, partial(_listens, ports["s3.port"]), START_TIMEOUT_S)
+                    wait_until(child, partial(_takes_objects, running_at), START_TIMEOUT_S)
                 except FlipError:
                     if attempt + 1 < ATTEMPTS:
                         continue  # somebody else took one of the ports meanwhile
                     raise
-                endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-                yield Storage(endpoint, server.access_key, server.secret_key)
+                yield running_at
                 return
 
 
@@ -145,10 +147,15 @@ def _options(ports: dict[str, int], folder: Path, config: Path, home: Path) -> l
     return [f"-{name}={value}" for name, value in options.items()]
 
 
-def _listens(port: int) -> bool:
+def _takes_objects(server: Storage) -> bool:
+    # The gateway listens before a volume is there to write to, and goes on listening where the filer or the volume
+    # server behind it lost its port: only an object that came back counts.
+    port = int(server.endpoint.rpartition(":")[2])
     with contextlib.closing(socket.socket()) as probe:
         probe.settimeout(0.2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        if probe.connect_ex(("127.0.0.1", port)) != 0:
+            return False
+    return takes_objects(server.endpoint, server.access_key, server.secret_key, server.region)
 
 
 def _remove_sockets(ports: dict[str, int]) -> None:

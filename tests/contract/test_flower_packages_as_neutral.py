@@ -16,6 +16,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from flip_fl.app.checks import check_app
+from flip_fl.app.inspection import inspect_app
 from flip_fl.app.packages import app_folder, declared_config, package_name
 from flip_fl.data.partition import partition_csv
 from flip_fl.errors import FlipError
@@ -26,6 +27,7 @@ from flip_fl.flower.protocol import get_report
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.settings import write_settings_file
+from flip_fl.values import JobType
 from tests.support.flower_client import ask, context, labels, task_message
 from tests.support.flower_packages import MODELS, write, write_cohort, write_package, write_quickstart
 
@@ -226,6 +228,8 @@ def test_a_package_of_two_stages_is_told_which_one_it_trains(package: Path, tmp_
     staged = 'model = get_model(message.content["config"]["stage"])'
     client.write_text(client.read_text().replace("model = get_model()", staged))
     (package / "app" / "task.py").write_text((package / "app" / "task.py").read_text() + STAGED_TASK)
+    assert check_app(package / "app", SLOTS).config.job_type is JobType.DIFFUSION
+    assert inspect_app(package / "app").problems == ()
     items = run(package / "app", tmp_path, **{"learning-rate": 0.5, "num-server-rounds": 3})
     assert "failed" not in items[-1], items[-1]
     metrics = [item for item in items if item["kind"] == "metric" and item["client"] == "Trust_1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -45,9 +46,14 @@ def get_model():
 def simulate(job: Path, workspace: Path, **environment: str) -> None:
     """NVFLARE's own command, which takes the sites from the job's deploy map."""
     command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(workspace), "-t", "2"]
-    done = subprocess.run(
-        command, env=scrubbed(**environment), capture_output=True, text=True, timeout=240, check=False
-    )
+    for _ in range(3):
+        done = subprocess.run(
+            command, env=scrubbed(**environment), capture_output=True, text=True, timeout=240, check=False
+        )
+        # It chooses a free port and binds it seconds later: on a busy machine somebody else may have it by then.
+        if "Error binding to" not in done.stdout + done.stderr:
+            break
+        shutil.rmtree(workspace)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

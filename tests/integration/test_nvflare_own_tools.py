@@ -124,6 +124,8 @@ def test_the_template_runs_without_a_hub_and_keeps_its_story(job_type: str, tmp_
     What the template itself says holds where the job says nothing: one round; of two stages, config.json's.
     """
     app = app_of(job_type, tmp_path / "app")
+    settings = json.loads((app / "config.json").read_text())
+    (app / "config.json").write_text(json.dumps({**settings, "BEST_MODEL_METRIC": "dice"}))
     data = tmp_path / "data"
     prepare(app, data)
     model_id = uuid4()
@@ -136,6 +138,8 @@ def test_the_template_runs_without_a_hub_and_keeps_its_story(job_type: str, tmp_
     rounds = [item for _, item in pending(outbox) if item.get("event_type") == "ROUND_STARTED"]
     stages = ["ae", "ae", "dm", "dm"] if job_type == "diffusion_model" else [None]
     assert [item["details"].get("stage") for item in rounds] == stages
+    failures = [item["log"] for _, item in pending(outbox) if item.get("success") is False and item.get("log")]
+    assert [text for text in failures if text.startswith("no round was kept as the best: no site validated dice")]
 
 
 def test_a_script_runs_without_a_hub(tmp_path: Path) -> None:

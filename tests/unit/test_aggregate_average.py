@@ -160,7 +160,9 @@ def test_a_round_that_measured_nothing_is_never_the_best() -> None:
     assert not best.offer(1, scores((float("nan"), 5)))
     assert not best.offer(1, scores((0.9, 0)))
     assert not best.offer(1, [Score("Trust_1", 5, {"loss": 0.1})])
-    assert best.unfound == ("no round was kept as the best: BEST_MODEL_METRIC is auc, and the sites validated loss")
+    assert best.unfound == (
+        "no round was kept as the best: no site validated auc, the BEST_MODEL_METRIC; there were loss"
+    )
     assert best.offer(2, [*scores((0.1, 1)), Score("Trust_9", 5, {"auc": float("nan"), "loss": 1})])
     assert best.value == pytest.approx(0.1)
     assert best.unfound is None

@@ -260,7 +260,7 @@ def test_a_message_without_a_model_is_refused_by_name(trust: Callable[..., Path]
 def test_a_long_training_sees_a_stop(way: str, trust: Callable[..., Path], tmp_path: Path) -> None:
     """A file at the site, a file that the node's keeper names, and the caller's word each end a training early."""
     begun = tmp_path / "begun"
-    app = trust(in_train=f"open({str(begun)!r}, 'w').close()\n    {WAIT}")
+    app = trust(in_train=f"site.log('tick', 1.0); open({str(begun)!r}, 'w').close()\n    {WAIT}")
     word = threading.Event()
 
     def stop() -> None:

@@ -30,11 +30,12 @@ from flip_fl.flower.protocol import (
     error_reason,
     get_task,
     stamp_slot,
-    with_task,
 )
 from flip_fl.flower.strategy import ObservedStrategy
 from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.records import Record
 from flip_fl.reporting.session import open_reporting
+from flip_fl.reporting.store import Store
 from flip_fl.values import ModelStatus, Task
 from tests.support.flower import direct_grid, initial
 from tests.support.flower_link import (
@@ -701,10 +702,10 @@ def test_sites_that_hear_of_the_stop_first_do_not_make_it_a_failure(tmp_path: Pa
 def test_waiting_for_a_site_costs_no_processor(tmp_path: Path) -> None:
     """A round may last hours: the server looks now and then, and answers of other sites are told at once."""
     found = bench(tmp_path, answers={"Trust_2": late(0.4)}, patience=Patience(1, 5, poll_s=0.1))
-    used = time.process_time()
+    used, begun = time.process_time(), time.monotonic()
     found.ask()
     assert found.link.pulls <= 8
-    assert time.process_time() - used < 0.2
+    assert time.process_time() - used < (time.monotonic() - begun) / 2
 
 
 def test_sites_that_wait_for_others_hear_that_the_run_goes_on(tmp_path: Path) -> None:
@@ -770,21 +771,21 @@ def test_queries_of_a_strategy_are_passed_on_as_they_are(tmp_path: Path) -> None
     assert found.grid.pull_messages([messages[0].metadata.message_id])[0].has_content()
 
 
-def test_a_hundred_sites_cost_little_more_than_without_us(tmp_path: Path) -> None:
-    """A bound that a transaction or a request for each metric would break; `make bench` has the figure."""
+def test_a_hundred_sites_that_answer_at_once_are_few_transactions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one for each metric, nor one for each site: a round would take seconds. `make bench` has the figure."""
     slots = [f"Trust_{number}" for number in range(1, 101)]
-    bare, wrapped = [], []
-    link = ScriptedLink(slots, good)
-    found = Bench(link, tmp_path, slots, patience=QUICK)
-    for number in range(1, 5):
-        messages = [Message(RecordDict({"arrays": model()}), node, MessageType.TRAIN) for node in link.get_node_ids()]
-        for message, slot in zip(messages, slots, strict=True):
-            message.content = with_task(message.content, TaskNote(slot, number, 3))
-        began = time.process_time()
-        link.send_and_receive(messages)
-        bare.append(time.process_time() - began)
-        began = time.process_time()
-        assert len(found.ask(number=number)) == 100
-        wrapped.append(time.process_time() - began)
-    assert len(found.told("metric")) == 400
-    assert min(wrapped) - min(bare) < 0.1
+    found = Bench(ScriptedLink(slots, good), tmp_path, slots, patience=QUICK)
+    kept: list[int] = []
+    append = Store.append
+
+    def counted(store: Store, records: Sequence[Record]) -> int:
+        kept.append(len(records))
+        return append(store, records)
+
+    monkeypatch.setattr(Store, "append", counted)
+    assert len(found.ask(number=1)) == 100
+    assert sum(kept) >= 100
+    assert len(kept) <= 10
+    assert len(found.told("metric")) == 100

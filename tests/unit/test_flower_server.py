@@ -108,6 +108,17 @@ def test_an_exception_of_the_server_is_told_without_values(app: Path, tmp_path: 
     assert re.search(r"\b(943|476|5919)\b", everything) is None
 
 
+def test_a_best_model_by_a_metric_that_nobody_measured_is_told(app: Path, tmp_path: Path) -> None:
+    """The run has a model and no best one: a row says which metric was awaited, and which there were."""
+    settings = json.loads((app / "config.json").read_text())
+    (app / "config.json").write_text(json.dumps({**settings, "BEST_MODEL_METRIC": "dice"}))
+    model_id = uuid4()
+    with contextlib.suppress(RunFailed):  # whatever becomes of the model
+        start(FedAvg(), app, model_id)
+    told = [str(item.get("log")) for item in reports(tmp_path / "home", model_id) if item.get("success") is False]
+    assert [text for text in told if "no site validated dice, the BEST_MODEL_METRIC; there were loss" in text]
+
+
 def test_a_strategy_that_wants_more_sites_than_the_job_has_fails_at_once(app: Path) -> None:
     """Flower would wait for ever; the reason names the setting and its value."""
     wanted = "FedAvg waits for 3 sites and there are 2: give it min_available_nodes=2"
