@@ -97,14 +97,15 @@ class SeriesNames:
 
 
 def series_names(model_id: UUID, session: Session) -> SeriesNames:
-    """The names of the trusts that take part in the model."""
+    """The names of the hub's trusts, told apart where two that take part in the model have the same."""
     rows = session.exec(
-        select(Trust.id, Trust.name, Trust.code)
-        .join(ModelTrustIntersect, col(ModelTrustIntersect.trust_id) == col(Trust.id))
-        .where(col(ModelTrustIntersect.model_id) == model_id)
-    )
-    names = {trust_id: code or name or str(trust_id) for trust_id, name, code in rows}
-    counts = Counter(names.values())
+        select(Trust.id, Trust.name, Trust.code, ModelTrustIntersect.trust_id).outerjoin(
+            ModelTrustIntersect,
+            (col(ModelTrustIntersect.trust_id) == col(Trust.id)) & (col(ModelTrustIntersect.model_id) == model_id),
+        )
+    ).all()
+    names = {trust_id: code or name or str(trust_id) for trust_id, name, code, _ in rows}
+    counts = Counter(names[trust_id] for trust_id, _, _, part in rows if part is not None)
     return SeriesNames(names, {name for name, count in counts.items() if count > 1})
 
 

@@ -179,21 +179,23 @@ def plot_json(
         _add_refused(curves, [each for each in refused_values(model_id, session) if each.label == plot.label])
     if not curves:
         return None
+    old = _points_by_series(superseded(model_id, session, plot))
     rounds = np.unique(np.concatenate([one.curve.rounds for one in curves.values()]))
     lowest, highest = -np.inf if low is None else low, np.inf if high is None else high
     series = [
-        _series_json(slot, one, names, sampled(window(one.curve, lowest, highest), rounds, points))
-        for (slot, _), one in sorted(curves.items(), key=_in_natural_order)
+        _series_json(key[0], one, names, sampled(window(one.curve, lowest, highest), rounds, points), old.get(key, []))
+        for key, one in sorted(curves.items(), key=_in_natural_order)
     ]
     return b'{"label":%b,"x_label":%b,"series":[%b]}' % (to_json(plot.label), to_json(plot.x_label), b",".join(series))
 
 
-def _series_json(slot: str, one: StoredCurve, names: SeriesNames, drawn: Sampled) -> bytes:
+def _series_json(slot: str, one: StoredCurve, names: SeriesNames, drawn: Sampled, earlier: Sequence[Point]) -> bytes:
     points = objects(x=drawn.curve.x, y=drawn.curve.y, round=drawn.curve.rounds)
-    return b'{"slot":%b,"name":%b,"points":[%b],"total":%d,"breaks":%b}' % (
+    return b'{"slot":%b,"name":%b,"points":[%b],"earlier":%b,"total":%d,"breaks":%b}' % (
         to_json(slot),
         to_json(names.of(one.trust_id, one.slot)),
         points,
+        to_json(earlier),
         drawn.total,
         to_json(drawn.breaks.tolist()),
     )
@@ -228,16 +230,14 @@ def story_plots(
     metrics: Sequence[MetricRow], refused: Iterable[Refused], names: SeriesNames, old: Iterable[MetricRow] = ()
 ) -> list[Plot]:
     """The plots with all their points, for a story that is kept; ``old`` are points that do not count any more."""
-    earlier: dict[tuple[str, str, _SeriesKey], list[Point]] = {}
-    for metric in old:
-        where = (metric.label, metric.x_label, (metric.slot or str(metric.trust_id), metric.trust_id))
-        point = Point(x=metric.x_value, y=metric.result, round=metric.global_round)
-        earlier.setdefault(where, []).append(point)
-    plots: dict[tuple[str, str], dict[_SeriesKey, list[Point]]] = {}
+    by_plot: dict[tuple[str, str], list[MetricRow]] = {}
     for metric in metrics:
-        series = plots.setdefault((metric.label, metric.x_label), {})
-        point = Point(x=metric.x_value, y=metric.result, round=metric.global_round)
-        series.setdefault((metric.slot or str(metric.trust_id), metric.trust_id), []).append(point)
+        by_plot.setdefault((metric.label, metric.x_label), []).append(metric)
+    plots = {where: _points_by_series(rows) for where, rows in by_plot.items()}
+    earlier: dict[tuple[str, str], list[MetricRow]] = {}
+    for metric in old:
+        earlier.setdefault((metric.label, metric.x_label), []).append(metric)
+    before = {where: _points_by_series(rows) for where, rows in earlier.items()}
     for each in refused:
         series = plots.setdefault((each.label, DEFAULT_X_LABEL), {})
         points = series.setdefault((each.slot, each.trust_id), [])
@@ -252,13 +252,21 @@ def story_plots(
                     slot=slot,
                     name=names.of(trust_id, slot),
                     points=points,
-                    earlier=earlier.get((label, x_label, (slot, trust_id)), []),
+                    earlier=before.get((label, x_label), {}).get((slot, trust_id), []),
                 )
                 for (slot, trust_id), points in sorted(series.items(), key=_in_natural_order)
             ],
         )
         for (label, x_label), series in sorted(plots.items())
     ]
+
+
+def _points_by_series(metrics: Iterable[MetricRow]) -> dict[_SeriesKey, list[Point]]:
+    found: dict[_SeriesKey, list[Point]] = {}
+    for metric in metrics:
+        point = Point(x=metric.x_value, y=metric.result, round=metric.global_round)
+        found.setdefault((metric.slot or str(metric.trust_id), metric.trust_id), []).append(point)
+    return found
 
 
 def _in_natural_order(item: tuple[_SeriesKey, object]) -> tuple[object, str]:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from flip_fl.errors import FlipError
-from flip_fl.hub import database, tables  # noqa: F401 - the tables fill the metadata
+from flip_fl.hub import access_tables, database, tables  # noqa: F401 - the tables fill the metadata
 
 _ROWS = 2_000
 _TIMEOUT_S = 60.0

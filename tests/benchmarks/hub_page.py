@@ -103,6 +103,7 @@ def measure_page(effort: Effort) -> Looked:
         with watched_hub(folder / "empty.sqlite", folder / "hub") as hub, chromium() as browser:
             # In the page's own process, where its traffic is seen.
             browser.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.SharedWorker")
+            hub.log_in(browser)
             run = hub.run("watched")
             run.begin()
             run.round(1, 1000)
@@ -117,13 +118,14 @@ def measure_page(effort: Effort) -> Looked:
         (folder / "big").mkdir()
         with watched_hub(folder / "empty.sqlite", folder / "big") as hub, chromium() as browser:
             browser.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.SharedWorker")
+            hub.log_in(browser)
             _big(found, browser, hub, effort)
             browser.call("Page.navigate", url="about:blank")
     return found
 
 
 def _weigh(found: Looked, hub: WatchedHub, run: WatchedRun) -> None:
-    page = requests.get(run.page, timeout=30)
+    page = requests.get(run.page, headers=hub.reader, timeout=30)
     names = [part.split('"')[0] for part in page.text.split('="../assets/')[1:]]
     for answer in [page, *(requests.get(f"{hub.pages}assets/{name}", timeout=30) for name in names)]:
         found.weight += len(answer.content)

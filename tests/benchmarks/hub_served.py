@@ -13,7 +13,8 @@ from sqlalchemy import func
 from sqlmodel import col, select
 
 from flip_fl.environment import scrubbed
-from flip_fl.hub import admin
+from flip_fl.hub import admin, tokens
+from flip_fl.hub.roles import Role
 from flip_fl.hub.tables import FlMetric
 from flip_fl.settings import write_settings_file
 from flip_fl.simulate.processes import running, start, wait_until
@@ -32,11 +33,12 @@ class ServedHub:
     models: tuple[UUID, ...]
     trust: UUID
     pid: int
+    token: str
 
     @property
     def reader(self) -> dict[str, str]:
         """What a reader's request carries."""
-        return {"X-Internal-Service-Key": self.key}
+        return {"Authorization": f"Bearer {self.token}"}
 
     def memory(self) -> int:
         """The most bytes that the hub's process has held at a time."""
@@ -67,10 +69,11 @@ def served_hub(folder: Path, database_url: str, models: int) -> Iterator[ServedH
         assert admin.assign_slot(session, trust.id) == SLOT
         admin.create_project(session, "Benchmark")
         made = [admin.create_model(session, "Benchmark", f"model {n}", trusts=[trust.id]) for n in range(models)]
+        token = tokens.issue(session, "a reader", Role.VIEWER).secret
     settings, port_file = folder / "hub.env", folder / "hub.port"
     write_settings_file(settings, {"FLIP_HUB_DATABASE_URL": database_url, "INTERNAL_SERVICE_KEY_HASH": key_hash})
     command = [sys.executable, "-m", "flip_fl.hub", "--settings", str(settings), "--port-file", str(port_file)]
     with running(start("the hub", command, folder / "hub.log", env=scrubbed())) as child:
         wait_until(child, port_file.exists, START_TIMEOUT_S)
         url = f"http://127.0.0.1:{port_file.read_text(encoding='utf-8').strip()}/api"
-        yield ServedHub(url, key, database_url, tuple(model.id for model in made), trust.id, child.process.pid)
+        yield ServedHub(url, key, database_url, tuple(model.id for model in made), trust.id, child.process.pid, token)

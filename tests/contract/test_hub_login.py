@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import timedelta
 from http.cookies import SimpleCookie
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
-from fastapi.routing import APIRoute
 from sqlmodel import select, update
 
+from flip_fl.dashboard.assets import SERVED_POLICY
 from flip_fl.hub import sessions, tokens
-from flip_fl.hub.access import PageViewer
 from flip_fl.hub.access_tables import LoginSession
-from flip_fl.hub.app import create_app
-from flip_fl.hub.headers import CONTENT_SECURITY_POLICY
+from flip_fl.hub.headers import SecurityHeaders
 from flip_fl.hub.roles import Role
 from flip_fl.hub.tables import utc_now
-from flip_fl.settings import HubSettings
 from tests.support.hub import RunningHub
 
 CANARY = "canary-7f3a"
@@ -111,36 +110,44 @@ def test_a_login_from_another_site_is_refused(hub: RunningHub) -> None:
 
 def test_a_page_sends_a_stranger_to_the_login_and_back(hub: RunningHub) -> None:
     """Whoever follows a link logs in and is where it led, below a proxy's prefix, too: the address is relative."""
-    from starlette.testclient import TestClient
-
-    app = create_app(HubSettings(database_url=hub.world.url, _env_file=None))
-
-    def page(who: PageViewer) -> str:
-        return who.name
-
-    app.router.routes.append(APIRoute("/models/{model_id}", page, methods=["GET"]))
-    with TestClient(app, base_url="https://hub.example", follow_redirects=False) as client:
-        sent = client.get("/models/7f3a?round=3")
-        assert sent.status_code == 303
-        assert sent.headers["Location"] == "../login?next=models%2F7f3a%3Fround%3D3"
-        assert sent.headers["Strict-Transport-Security"]
-        login = client.get("/login?next=models%2F7f3a%3Fround%3D3")
-        assert 'value="models/7f3a?round=3"' in login.text
-        back = client.post("/login", data={"token": hub.world.token, "next": "models/7f3a?round=3"})
-        assert client.get(back.headers["Location"]).json() == "Ada"
+    link = f"models/{hub.world.model_id}?round=3"
+    sent = at(hub, "GET", f"/{link}")
+    assert sent.status_code == 303
+    assert sent.headers["Location"] == "../login?next=" + quote(link, safe="")
+    login = at(hub, "GET", "/login", params={"next": link})
+    assert f'value="{link}"' in login.text
+    back = log_in(hub, hub.world.token, next=link)
+    assert back.headers["Location"] == link
+    page = at(hub, "GET", f"/{link}", headers=cookie_of(back))
+    assert (page.status_code, "<title>lesions</title>" in page.text) == (200, True)
 
 
 def test_every_answer_carries_the_headers_that_browsers_keep_to(hub: RunningHub) -> None:
     """Pages, JSON, refusals and unknown paths alike: no script but ours, no frame, no guessing, nothing kept."""
-    for path in ("/login", "/api/models", "/nothing", "/api/health"):
+    for path in ("/login", "/api/models", "/nothing", "/api/health", "/trusts"):
         headers = at(hub, "GET", path).headers
-        assert headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
+        assert headers["Content-Security-Policy"] == SERVED_POLICY
         assert "unsafe-inline" not in headers["Content-Security-Policy"]
         assert (headers["X-Content-Type-Options"], headers["X-Frame-Options"]) == ("nosniff", "DENY")
         assert headers["Cache-Control"] == "no-store"
     page = at(hub, "GET", "/login").text
     assert "<script" not in page
     assert "style=" not in page
+
+
+@pytest.mark.parametrize(("scheme", "expected"), [("https", b"max-age=31536000"), ("http", None)])
+def test_a_hub_behind_tls_is_never_asked_without_it_again(scheme: str, expected: bytes | None) -> None:
+    """Browsers are told to stay with HTTPS where they came by it; a hub on loopback stays reachable without."""
+    sent: list[Any] = []
+
+    async def bare(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(SecurityHeaders(bare)({"type": "http", "scheme": scheme}, keep, keep))
+    assert dict(sent[0]["headers"]).get(b"strict-transport-security") == expected
 
 
 def test_no_credential_is_in_a_log_or_an_error(

@@ -20,6 +20,7 @@ from flip_fl.hub.tables import (
     JobStatus,
     Model,
     ModelsAudit,
+    ModelTrustIntersect,
     NetStatus,
     StatusHistory,
     Trust,
@@ -391,6 +392,8 @@ class TestMetrics:
         """Two hospitals must never be drawn as one; equal labels gain the slot."""
         twin = admin.create_trust(session, "Twin of Guy's", "GSTT")
         slot = admin.assign_slot(session, twin.id)
+        session.add(ModelTrustIntersect(model_id=filled.model_id, trust_id=twin.id))
+        session.commit()
         self._add(filled, filled.guys, "Trust_1", "loss", [("Global Rounds", 1, 0.5)])
         self._add(filled, twin.id, slot, "loss", [("Global Rounds", 1, 0.7)])
         (plot,) = model_service.get_metrics(filled.model_id, session)

@@ -86,6 +86,22 @@ def test_a_plot_is_that_of_the_story(hub: RunningHub) -> None:
             assert found["series"][0]["points"][-1] == {"x": 5.0, "y": None, "round": 5}
 
 
+def test_a_plot_tells_what_an_earlier_attempt_had_measured(hub: RunningHub) -> None:
+    """A round that was begun again is drawn by its last attempt; what the first had measured is beside it, not lost."""
+    begun = {"event_type": "ROUND_STARTED", "global_round": 1}
+    hub.batch(
+        item("event", **begun, seconds=0),
+        metric("Trust_1", "loss", 0.9, 1, seconds=1),
+        item("event", **begun, seconds=2),
+        metric("Trust_1", "loss", 0.8, 1, seconds=3),
+    )
+    (series,) = _plot(hub, label="loss")["series"]
+    assert series["points"] == [{"x": 1.0, "y": 0.8, "round": 1}]
+    assert series["earlier"] == [{"x": 1.0, "y": 0.9, "round": 1}]
+    (told,) = hub.read("/story")["plots"]
+    assert told["series"][0]["earlier"] == series["earlier"]
+
+
 def test_a_long_plot_keeps_its_spike_and_says_how_much_it_shows(hub: RunningHub) -> None:
     """Above the number of points that is asked for: extremes and ends, each a stored point; a window gives them raw."""
     for first in range(0, 3000, 500):

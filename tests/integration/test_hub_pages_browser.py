@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.test_dashboard_browser import NAMELESS, axe_violations
 from tests.support.browser import Browser, chromium
-from tests.support.watched import WatchedHub, WatchedRun, open_hub, watched_hub
+from tests.support.watched import WatchedHub, WatchedRun, hub_with_pages, watched_hub
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chromium")]
 
@@ -27,10 +27,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def hub(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedHub]:
+def served(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedHub]:
     """One hub for all tests of this file."""
     with watched_hub(_sqlite_template, tmp_path_factory.mktemp("watched")) as running:
         yield running
+
+
+@pytest.fixture
+def hub(served: WatchedHub, browser: Browser) -> WatchedHub:
+    """The hub, where the browser is logged in; a cookie is for all ports of a machine, so it may be another hub's."""
+    served.log_in(browser)
+    return served
 
 
 def _under_way(hub: WatchedHub, name: str, rounds: int = 3, ago: float = 0.0) -> WatchedRun:
@@ -150,7 +157,8 @@ def address(_sqlite_template: Path, tmp_path: Path) -> str:
 
 def test_a_page_catches_up_after_the_hub_was_away(browser: Browser, address: str) -> None:
     """It says since when it is not connected, and afterwards shows every row once."""
-    with open_hub(address) as first:
+    with hub_with_pages(address) as first:
+        first.log_in(browser)
         run = _under_way(first, "away")
         browser.visit(run.page)
         browser.wait("document.querySelector('.link').textContent === 'Live'")
@@ -159,7 +167,7 @@ def test_a_page_catches_up_after_the_hub_was_away(browser: Browser, address: str
     told = _text(browser, ".banner")
     assert told.startswith("Not connected since ")
     assert "showing data up to" in told
-    with open_hub(address, port) as second:
+    with hub_with_pages(address, port) as second:
         run.hub = second
         run.round(4, 6)
         browser.wait(

@@ -1,7 +1,8 @@
-"""A hub whose pages anybody may open, and runs on it that go on as a test says."""
+"""A hub with a person who may look at it, and runs on it that go on as a test says."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import shutil
@@ -15,10 +16,10 @@ from uuid import UUID
 
 import requests
 
-from flip_fl.hub import access, admin
-from flip_fl.hub.access import Principal, Role
-from flip_fl.hub.security import require_service_key
+from flip_fl.hub import admin, tokens
+from flip_fl.hub.roles import Role
 from flip_fl.wire import new_event_id
+from tests.support.browser import Browser
 from tests.support.hub import KEY_HEADER, HubServer, hub_server
 
 TRACEBACK = (
@@ -38,17 +39,27 @@ HOSPITALS = (
 )
 
 
-async def _anybody() -> Principal:
-    return Principal("Ada Lovelace", Role.ADMIN, None, "session")
-
-
 @dataclass
 class WatchedHub:
-    """A hub, its database, and the address of its pages (ending in a slash)."""
+    """A hub, its database, the address of its pages (ending in a slash), and the token of somebody who may read."""
 
     server: HubServer
     url: str
     pages: str
+    token: str
+
+    @property
+    def reader(self) -> dict[str, str]:
+        """What a program's request carries."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def log_in(self, browser: Browser) -> None:
+        """Log in by the form, as a person does; the session's cookie is the browser's from then on."""
+        browser.call("Page.navigate", url=f"{self.pages}login?next=trusts")
+        browser.wait("document.getElementById('token')")
+        browser.js(f"document.getElementById('token').value = {json.dumps(self.token)}")
+        browser.js("document.querySelector('form').submit()")
+        browser.wait("location.pathname.endsWith('/trusts') && document.documentElement.dataset.ready")
 
     def run(self, name: str, sites: int = 5, project: str = "Stroke", description: str = "") -> WatchedRun:
         """A new run on slots Trust_1 to Trust_<sites>."""
@@ -150,18 +161,18 @@ class WatchedRun:
 
 
 @contextmanager
-def open_hub(url: str, port: int = 0) -> Iterator[WatchedHub]:
-    """A hub on an initialised database that asks nobody who he is."""
+def hub_with_pages(url: str, port: int = 0) -> Iterator[WatchedHub]:
+    """A hub on an initialised database, and a token of a viewer of all its projects."""
+    with admin.open_session(url) as session:
+        token = tokens.issue(session, f"Ada Lovelace {new_event_id()}", Role.VIEWER).secret
     with hub_server(url, port=port) as server:
-        for asked in (access.viewer, access.operator, access.page_viewer, require_service_key):
-            server.app.dependency_overrides[asked] = _anybody
-        yield WatchedHub(server, url, server.base.removesuffix("api"))
+        yield WatchedHub(server, url, server.base.removesuffix("api"), token)
 
 
 @contextmanager
 def watched_hub(template: Path, folder: Path) -> Iterator[WatchedHub]:
-    """An open hub on a copy of an initialised SQLite database."""
+    """A hub on a copy of an initialised SQLite database."""
     path = folder / "hub.sqlite"
     shutil.copy(template, path)
-    with open_hub(f"sqlite:///{path}") as hub:
+    with hub_with_pages(f"sqlite:///{path}") as hub:
         yield hub

@@ -14,7 +14,7 @@ from sqlmodel import col, select
 
 from flip_fl import __version__
 from flip_fl.dashboard import assets
-from flip_fl.dashboard.assets import SERVED_POLICY, ServedAssets
+from flip_fl.dashboard.assets import ServedAssets
 from flip_fl.hub.access import PageViewer, visible_model
 from flip_fl.hub.roles import Principal
 from flip_fl.hub.routes.dependencies import Reading
@@ -71,7 +71,7 @@ def asset(name: str, request: Request) -> Response:
     found = _assets(request).named(name)
     if found is None:
         raise HTTPException(404, "no such file in this version of the hub: load the page again")
-    headers = {"Cache-Control": _YEAR, "Vary": "Accept-Encoding", "X-Content-Type-Options": "nosniff"}
+    headers = {"Cache-Control": _YEAR, "Vary": "Accept-Encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(
             _packed(found.content), media_type=found.media_type, headers=headers | {"Content-Encoding": "gzip"}
@@ -115,8 +115,7 @@ def _page(
         },
         "app.html",
     )
-    headers = {"Content-Security-Policy": SERVED_POLICY, "Cache-Control": "no-store"}
-    return HTMLResponse(text, status_code=status, headers=headers)
+    return HTMLResponse(text, status_code=status)
 
 
 def _assets(request: Request) -> ServedAssets:
