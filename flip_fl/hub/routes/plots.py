@@ -20,7 +20,7 @@ from flip_fl.hub.roles import Principal
 from flip_fl.hub.routes.dependencies import Reading, live_status
 from flip_fl.values import DEFAULT_X_LABEL
 
-router = APIRouter(prefix="/model/{model_id}")
+router = APIRouter(prefix="/model/{model_id}", tags=["models"])
 
 MOST_POINTS = 100_000
 Label = Annotated[str, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
