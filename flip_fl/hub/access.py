@@ -18,6 +18,7 @@ from uuid import UUID
 from fastapi import Depends, HTTPException, Request, Security
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
 from sqlmodel import Session, col, select
+from starlette.concurrency import run_in_threadpool
 
 from flip_fl.hub import database, sessions, tokens
 from flip_fl.hub.audit import Actor, act_as
@@ -103,6 +104,15 @@ def page_viewer(request: Request) -> Principal:
         if error.status_code != 401:
             raise
     raise HTTPException(303, DETAIL_NOBODY, headers={"Location": login_address(request)})
+
+
+async def still_reads(request: Request) -> bool:
+    """Whether who began to read may go on: a token may have been revoked, a session ended, since."""
+    try:
+        await run_in_threadpool(_allowed, request, Role.VIEWER)
+    except HTTPException:
+        return False
+    return True
 
 
 Service = Annotated[Principal, Depends(service)]

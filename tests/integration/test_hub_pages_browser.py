@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from flip_fl.hub import admin, tokens
+from flip_fl.hub.roles import Role
+from flip_fl.hub.routes import live
 from tests.integration.test_dashboard_browser import NAMELESS, axe_violations
 from tests.support.browser import Browser, chromium
 from tests.support.watched import WatchedHub, WatchedRun, hub_with_pages, watched_hub
@@ -232,11 +235,42 @@ def test_a_run_that_is_deleted_while_it_is_watched(browser: Browser, hub: Watche
     """The page says what happened and leads on; it is never an empty box."""
     run = _under_way(hub, "deleted", rounds=1)
     browser.visit(run.page)
-    browser.js("fetch(`../api/model/${document.body.dataset.model}`, {method: 'DELETE'})")
+    forbidden = "fetch(`../api/model/${document.body.dataset.model}`, {method: 'DELETE'}).then((a) => a.status)"
+    assert browser.js(forbidden) == 403
+    with admin.open_session(hub.url) as session:
+        admin.delete_model(session, run.id)
     browser.wait("document.documentElement.dataset.ready === 'refused'")
     assert _text(browser, "h1") == "This run was deleted"
     browser.visit(run.page)
     assert "was deleted" in _text(browser, "main")
+
+
+def test_a_person_logs_out(browser: Browser, hub: WatchedHub) -> None:
+    """The button of every page ends the session at the hub: the run is not shown any more, and a login leads back."""
+    run = _under_way(hub, "private", rounds=1)
+    browser.visit(run.page)
+    browser.js("[...document.querySelectorAll('.bar button')].find((b) => b.textContent === 'Log out').click()")
+    browser.wait("location.pathname === '/login' && document.getElementById('token')")
+    browser.call("Page.navigate", url=run.page)
+    browser.wait("location.pathname === '/login' && document.querySelector('input[name=next]')?.value")
+    assert browser.js("document.querySelector('input[name=next]').value") == f"models/{run.id}"
+
+
+def test_a_session_that_ends_while_a_run_is_watched_says_so(
+    browser: Browser, hub: WatchedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is let go sees nothing more: what is open says that the session is over, and how to come back."""
+    monkeypatch.setattr(live, "ASK_AGAIN_S", 0.0)
+    run = _under_way(hub, "ended", rounds=1)
+    browser.visit(run.page)
+    with admin.open_session(hub.url) as session:
+        (mine,) = tokens.listed(session)
+        tokens.revoke(session, mine.id)
+        again = tokens.issue(session, "Ada Lovelace", Role.VIEWER).secret
+    run.round(2, 6)
+    browser.wait("document.documentElement.dataset.ready === 'refused'")
+    assert _text(browser, "h1") == "You are not logged in any more"
+    hub.token = again
 
 
 def test_axes_and_scale_are_chosen_and_kept_in_the_link(browser: Browser, hub: WatchedHub) -> None:

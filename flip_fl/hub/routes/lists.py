@@ -12,10 +12,10 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from flip_fl.hub import database, overview
-from flip_fl.hub.access import Viewer
+from flip_fl.hub.access import Viewer, still_reads
 from flip_fl.hub.overview import RunList, SlotList, State, Wanted
+from flip_fl.hub.routes import live
 from flip_fl.hub.routes.dependencies import Reading, Rule
-from flip_fl.hub.routes.live import watches
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.watches import COMMENT_EVERY_S, STREAM_S
 
@@ -71,10 +71,15 @@ def read_sites(session: Reading, who: Viewer) -> SlotList:
 
 
 async def _events(request: Request, wanted: Wanted, rule: SilenceRule) -> AsyncIterator[str]:
-    watched = watches(request)
+    watched = live.watches(request)
     yield "retry: 2000\n\n"
-    told, begun, spoke = "", time.monotonic(), time.monotonic()
+    told, begun = "", time.monotonic()
+    spoke = asked = begun
     while not watched.leaving and time.monotonic() - begun < STREAM_S:
+        if time.monotonic() - asked >= live.ASK_AGAIN_S:
+            if not await still_reads(request):
+                return
+            asked = time.monotonic()
         found = await run_in_threadpool(_look, request, wanted, rule)
         now = time.monotonic()
         # That time goes by and that servers report is no news.

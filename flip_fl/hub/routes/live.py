@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from flip_fl.dashboard.delta import Again, Delta
 from flip_fl.dashboard.story import FeedRow
 from flip_fl.hub import database
-from flip_fl.hub.access import Viewer, visible_model
+from flip_fl.hub.access import Viewer, still_reads, visible_model
 from flip_fl.hub.cursor import Cursor
 from flip_fl.hub.feed import log_rows
 from flip_fl.hub.roles import Principal
@@ -25,6 +26,8 @@ from flip_fl.hub.watches import News, Watches
 
 router = APIRouter(prefix="/model/{model_id}", tags=["live"])
 
+# How long whoever is let go may go on reading what was open.
+ASK_AGAIN_S = 10.0
 _STREAM: dict[str, Any] = {
     "description": "Server-sent events; the id of each is the place to resume at.",
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
@@ -49,7 +52,7 @@ async def stream(model_id: UUID, request: Request, who: Viewer, since: _Place = 
     place = _place(request.headers.get("Last-Event-ID") or since)
     await _require(model_id, request, who)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    told = _events(watches(request), model_id, place)
+    told = _events(request, model_id, place)
     return StreamingResponse(told, media_type="text/event-stream", headers=headers)
 
 
@@ -106,9 +109,15 @@ def _place(text: str) -> Cursor:
     return place
 
 
-async def _events(watches: Watches, model_id: UUID, place: Cursor) -> AsyncIterator[str]:
+async def _events(request: Request, model_id: UUID, place: Cursor) -> AsyncIterator[str]:
     yield "retry: 2000\n\n"
-    async for news in watches.follow(model_id, place):
+    asked = time.monotonic()
+    # Something comes at least as often as a comment.
+    async for news in watches(request).follow(model_id, place):
+        if time.monotonic() - asked >= ASK_AGAIN_S:
+            if not await still_reads(request):
+                return
+            asked = time.monotonic()
         yield ":\n\n" if isinstance(news, str) else _event(news)
 
 
