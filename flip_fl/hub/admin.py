@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, or_
 from sqlmodel import Session, col, select
 
 from flip_fl.errors import FlipError
-from flip_fl.hub import audit, database, kit_slots, model_service
+from flip_fl.hub import audit, database, kit_slots, model_service, tallies
 from flip_fl.hub.once import insert_once
 from flip_fl.hub.security import new_service_key as new_service_key  # what sets up a hub needs one, too
 from flip_fl.hub.tables import FlKitSlot, Model, ModelTrustIntersect, Project, StatusHistory, Trust
@@ -70,6 +70,8 @@ class ModelInfo:
 def init_database(url: str) -> None:
     """Create the tables, or bring them to this version. Harmless when done before. Raises ``FlipError`` E1001."""
     database.migrate(url)
+    with open_session(url) as session:
+        tallies.roll_everything(session)
 
 
 @contextmanager

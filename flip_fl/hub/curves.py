@@ -10,10 +10,10 @@ from datetime import datetime
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, func
 from sqlmodel import Session, col, select
 
-from flip_fl.hub.tables import FlLog, FlMetric, FlRoundScore, Model, ModelTrustIntersect, Trust
+from flip_fl.hub.tables import FlLog, FlMetric, FlMetricBlock, FlRoundScore, Model, ModelTrustIntersect, Trust
 from flip_fl.hub.words import stage_of
 from flip_fl.values import EventType, Task, natural_key
 
@@ -125,7 +125,9 @@ def superseded(model_id: UUID, session: Session, plot: PlotKey | None = None) ->
     again = {key: times[-1] for key, times in round_starts(model_id, session).items() if len(times) > 1}
     if not again:
         return []
-    wanted = (col(FlMetric.model_id) == model_id) & col(FlMetric.global_round).in_({number for number, _ in again})
+    numbers = {number for number, _ in again}
+    wanted = (col(FlMetric.model_id) == model_id) & col(FlMetric.global_round).in_(numbers)
+    wanted &= _where(model_id, min(numbers), max(numbers), session)
     rows = _stored(session, wanted if plot is None else wanted & plot.condition())
     newest: dict[tuple[object, ...], datetime] = {}
     for row in rows:
@@ -136,6 +138,20 @@ def superseded(model_id: UUID, session: Session, plot: PlotKey | None = None) ->
         return restart is None or row.at >= restart or newest[row.coordinate] < restart
 
     return [row for row in rows if not stands(row)]
+
+
+def _where(model_id: UUID, first: int, last: int, session: Session) -> ColumnElement[bool]:
+    """Between which of the model's rows all of these rounds are."""
+    packed = (
+        (col(FlMetricBlock.model_id) == model_id)
+        & (col(FlMetricBlock.last_round) >= first)
+        & (col(FlMetricBlock.first_round) <= last)
+    )
+    low, high = session.execute(
+        select(func.min(FlMetricBlock.first_id), func.max(FlMetricBlock.last_id)).where(packed)
+    ).one()
+    there = not_counted(model_id)
+    return there if low is None else there | ((col(FlMetric.id) >= low) & (col(FlMetric.id) <= high))
 
 
 def round_starts(model_id: UUID, session: Session) -> dict[tuple[int, str | None], list[datetime]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from uuid import UUID
 
@@ -19,7 +20,8 @@ from sqlmodel import col, select
 from flip_fl.dashboard.sampling import Numbers
 from flip_fl.hub import database
 from flip_fl.hub.curves import PlotKey, round_starts, series_names
-from flip_fl.hub.plots import objects, stored_series
+from flip_fl.hub.numbers import NumberTexts, objects
+from flip_fl.hub.plots import stored_series
 from flip_fl.hub.points import trust_points
 from flip_fl.hub.tables import FlMetric, Trust, as_utc
 from flip_fl.values import natural_key
@@ -39,6 +41,7 @@ CSV_COLUMNS = (
 )
 _CSV_ROWS = 10_000
 _JSON_POINTS = 20_000
+_POINTS_AT_ONCE = 400_000
 # Spreadsheets would run as a formula what a site has called its metric.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -50,16 +53,33 @@ def metrics_json(model_id: UUID, engine: Engine) -> Iterator[bytes]:
         names = series_names(model_id, session)
     # Of a trust that held several slots, the newest.
     slots = {one.trust_id: one.slot for one in series}
-    plots = sorted({one.plot for one in series}, key=lambda plot: (plot.label, plot.x_label))
-    yield b"["
-    for number, plot in enumerate(plots):
+    counts: Counter[PlotKey] = Counter()
+    for one in series:
+        counts[one.plot] += one.points
+    opening = b"["
+    for plots in _groups(counts):
         with database.reading(engine) as session:
-            points = trust_points(model_id, plot, session)
-        opening = b"," if number else b""
-        yield opening + b'{"yLabel":%b,"xLabel":%b,"metrics":[' % (to_json(plot.label), to_json(plot.x_label))
-        yield from _series({names.of(trust, slots.get(trust)): points[trust] for trust in points})
-        yield b"]}"
-    yield b"]"
+            read = trust_points(model_id, plots, session)
+        for plot, points in read:
+            yield opening + b'{"yLabel":%b,"xLabel":%b,"metrics":[' % (to_json(plot.label), to_json(plot.x_label))
+            yield from _series({names.of(trust, slots.get(trust)): points[trust] for trust in points})
+            yield b"]}"
+            opening = b","
+    yield b"]" if counts else b"[]"
+
+
+def _groups(counts: Mapping[PlotKey, int]) -> Iterator[list[PlotKey]]:
+    """The plots in order, as many at a time as may be in memory together, and at least one."""
+    group: list[PlotKey] = []
+    points = 0
+    for plot in sorted(counts, key=lambda plot: (plot.label, plot.x_label)):
+        if group and points + counts[plot] > _POINTS_AT_ONCE:
+            yield group
+            group, points = [], 0
+        group.append(plot)
+        points += counts[plot]
+    if group:
+        yield group
 
 
 def metrics_csv(model_id: UUID, engine: Engine, plot: PlotKey | None = None) -> Iterator[bytes]:
@@ -107,11 +127,12 @@ def metrics_csv(model_id: UUID, engine: Engine, plot: PlotKey | None = None) -> 
 
 
 def _series(curves: Mapping[str, tuple[Numbers, Numbers]]) -> Iterator[bytes]:
+    texts = NumberTexts()
     for number, (name, (xs, ys)) in enumerate(sorted(curves.items(), key=lambda item: natural_key(item[0]))):
         yield (b"," if number else b"") + b'{"seriesLabel":%b,"data":[' % to_json(name)
         for first in range(0, len(xs), _JSON_POINTS):
             part = slice(first, first + _JSON_POINTS)
-            yield (b"," if first else b"") + objects(xValue=xs[part], yValue=ys[part])
+            yield (b"," if first else b"") + objects(texts, xValue=xs[part], yValue=ys[part])
         yield b"]}"
 
 

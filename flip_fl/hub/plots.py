@@ -10,7 +10,6 @@ from datetime import datetime
 from uuid import UUID
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 from sqlalchemy import func
@@ -19,6 +18,7 @@ from sqlmodel import Session, col, select
 from flip_fl.dashboard.sampling import Curve, Sampled, sampled, window
 from flip_fl.dashboard.story import Plot, Point, Series
 from flip_fl.hub.curves import MetricRow, PlotKey, SeriesNames, not_counted, series_names, superseded
+from flip_fl.hub.numbers import NumberTexts, objects
 from flip_fl.hub.points import PlotCache, StoredCurve, merged, stored_curves
 from flip_fl.hub.tables import FlLog, FlMetric, FlMetricSeries, Trust
 from flip_fl.values import DEFAULT_X_LABEL, natural_key
@@ -182,15 +182,20 @@ def plot_json(
     old = _points_by_series(superseded(model_id, session, plot))
     rounds = np.unique(np.concatenate([one.curve.rounds for one in curves.values()]))
     lowest, highest = -np.inf if low is None else low, np.inf if high is None else high
+    texts = NumberTexts()
     series = [
-        _series_json(key[0], one, names, sampled(window(one.curve, lowest, highest), rounds, points), old.get(key, []))
+        _series_json(
+            key[0], one, names, sampled(window(one.curve, lowest, highest), rounds, points), old.get(key, []), texts
+        )
         for key, one in sorted(curves.items(), key=_in_natural_order)
     ]
     return b'{"label":%b,"x_label":%b,"series":[%b]}' % (to_json(plot.label), to_json(plot.x_label), b",".join(series))
 
 
-def _series_json(slot: str, one: StoredCurve, names: SeriesNames, drawn: Sampled, earlier: Sequence[Point]) -> bytes:
-    points = objects(x=drawn.curve.x, y=drawn.curve.y, round=drawn.curve.rounds)
+def _series_json(
+    slot: str, one: StoredCurve, names: SeriesNames, drawn: Sampled, earlier: Sequence[Point], texts: NumberTexts
+) -> bytes:
+    points = objects(texts, x=drawn.curve.x, y=drawn.curve.y, round=drawn.curve.rounds)
     return b'{"slot":%b,"name":%b,"points":[%b],"earlier":%b,"total":%d,"breaks":%b}' % (
         to_json(slot),
         to_json(names.of(one.trust_id, one.slot)),
@@ -199,18 +204,6 @@ def _series_json(slot: str, one: StoredCurve, names: SeriesNames, drawn: Sampled
         drawn.total,
         to_json(drawn.breaks.tolist()),
     )
-
-
-def objects(**columns: NDArray[np.float64] | NDArray[np.int64]) -> bytes:
-    """Columns of numbers as JSON objects with a comma between them; NaN is null. A number is written exactly."""
-    fields = []
-    for number, (name, values) in enumerate(columns.items()):
-        if not len(values):
-            return b""
-        opening = b"%b%b:" % (b"," if number else b"{", to_json(name))
-        texts = to_json(values.tolist(), inf_nan_mode="null")[1:-1]
-        fields.append((opening + texts.replace(b",", b"\0" + opening)).split(b"\0"))
-    return b"},".join(map(b"".join, zip(*fields, strict=True))) + b"}"
 
 
 def _add_refused(curves: dict[_SeriesKey, StoredCurve], refused: Iterable[Refused]) -> None:

@@ -1,36 +1,23 @@
-"""The points of one plot, straight from the database into arrays: a hundred thousand in the time of one redraw."""
+"""The points of a plot, from the database into arrays: a hundred thousand in the time of one redraw."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import text
-from sqlmodel import Session
+from sqlalchemy import func
+from sqlmodel import Session, col, select
 
 from flip_fl.dashboard.sampling import Curve, Integers, Numbers
+from flip_fl.hub.blocks import Part, Site, unpack
 from flip_fl.hub.curves import PlotKey, superseded
+from flip_fl.hub.tables import FlMetric, FlMetricBlock, Model
 
-_OF_PLOT = "FROM fl_metrics WHERE model_id = :model AND label = :label AND x_label = :x_label AND id > :after"
-# Enough to sort the rows of a big plot in memory; given back with the transaction.
-_ROOM = text("SET LOCAL work_mem = '32MB'")
-# A number as its eight bytes: nothing is written as text and read again. Network order, whatever the machine.
-_NUMBERS = ("int8send(id)", "float8send(x_value)", "float8send(result)", "int8send(global_round)")
-_SENT = ", ".join(f"string_agg({number}, CAST('' AS bytea))" for number in _NUMBERS)
-_POSTGRESQL = text(f"SELECT trust_id, fl_client_name, {_SENT} {_OF_PLOT} GROUP BY trust_id, fl_client_name")
-_SQLITE = text(f"SELECT trust_id, fl_client_name, id, x_value, result, global_round {_OF_PLOT} ORDER BY id")
-_POSTGRESQL_TRUSTS = text(
-    "SELECT trust_id, string_agg(int8send(id), CAST('' AS bytea)), string_agg(float8send(x_value), CAST('' AS bytea)), "
-    f"string_agg(float8send(result), CAST('' AS bytea)) {_OF_PLOT} GROUP BY trust_id"
-)
-_SQLITE_TRUSTS = text(f"SELECT trust_id, x_value, result {_OF_PLOT} ORDER BY id")
-_ROWS_AT_ONCE = 20_000
+_BLOCKS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -49,45 +36,139 @@ class StoredCurve:
 class PlotCache:
     """The newest plots that were read, so that one that is looked at again costs only what came since.
 
-    It holds ``most_points`` in all. Rows of a model are only added, and in the order of their ids.
+    It holds ``most_points`` in all, and of each plot the row up to which it was read. Rows of a model are only added,
+    and in the order of their ids.
     """
 
     def __init__(self, most_points: int = 1_500_000) -> None:
         self._most_points = most_points
         self._lock = Lock()
-        self._plots: OrderedDict[tuple[UUID, PlotKey], list[StoredCurve]] = OrderedDict()
+        self._plots: OrderedDict[tuple[UUID, PlotKey], tuple[int, list[StoredCurve]]] = OrderedDict()
 
-    def get(self, model_id: UUID, plot: PlotKey) -> list[StoredCurve]:
-        """What is known of the plot; none without."""
+    def get(self, model_id: UUID, plot: PlotKey) -> tuple[int, list[StoredCurve]]:
+        """The row up to which the plot is known, and what is known of it; none without."""
         with self._lock:
             if (model_id, plot) in self._plots:
                 self._plots.move_to_end((model_id, plot))
-            return self._plots.get((model_id, plot), [])
+            return self._plots.get((model_id, plot), (0, []))
 
-    def put(self, model_id: UUID, plot: PlotKey, curves: list[StoredCurve]) -> None:
-        """Keep a plot, and let the oldest go."""
+    def put(self, model_id: UUID, plot: PlotKey, until: int, curves: list[StoredCurve]) -> None:
+        """Keep a plot that was read up to the row ``until``, and let the oldest go."""
         with self._lock:
-            self._plots[model_id, plot] = curves
+            self._plots[model_id, plot] = until, curves
             self._plots.move_to_end((model_id, plot))
-            while self._plots and sum(len(one) for kept in self._plots.values() for one in kept) > self._most_points:
+            while self._plots and sum(len(one) for _, kept in self._plots.values() for one in kept) > self._most_points:
                 self._plots.popitem(last=False)
 
 
 def stored_curves(model_id: UUID, plot: PlotKey, session: Session, cache: PlotCache | None = None) -> list[StoredCurve]:
     """The curves of a plot; none if nothing was measured of it. Points that do not count are left out."""
-    known = [] if cache is None else cache.get(model_id, plot)
-    postgres = session.get_bind().dialect.name == "postgresql"
-    after = max((int(one.ids.max()) for one in known), default=0)
-    new = list((_read_postgresql if postgres else _read_sqlite)(model_id, plot, after, session))
-    if new:
-        parts: dict[tuple[UUID, str | None], list[StoredCurve]] = {}
-        for one in [*known, *new]:
-            parts.setdefault((one.trust_id, one.slot), []).append(one)
-        known = [merged(each) for each in parts.values()]
+    until, known = (0, []) if cache is None else cache.get(model_id, plot)
+    newest = session.exec(select(func.max(FlMetric.id)).where(col(FlMetric.model_id) == model_id)).one() or 0
+    if newest < until:
+        # The rule of retention has removed them.
+        until, known = 0, []
+    if newest > until:
+        parts = read_parts(model_id, [plot], session, after=until)[plot]
+        known = [merged(each) for each in _by_series(known, _curves(parts))]
         if cache is not None:
-            cache.put(model_id, plot, known)
+            cache.put(model_id, plot, newest, known)
     old = np.asarray([row.id for row in superseded(model_id, session, plot)], dtype=np.int64)
     return [_without(one, old) for one in known] if len(old) else known
+
+
+def read_parts(model_id: UUID, plots: Sequence[PlotKey], session: Session, after: int = 0) -> dict[PlotKey, list[Part]]:
+    """The points of ``plots`` that were stored after the row ``after``, in parts, as they came; the last is of rows
+    that are in no block yet."""
+    found: dict[PlotKey, list[Part]] = {plot: [] for plot in plots}
+    blocks = session.exec(
+        select(FlMetricBlock.body)
+        .where(col(FlMetricBlock.model_id) == model_id, col(FlMetricBlock.last_id) > after)
+        .order_by(col(FlMetricBlock.last_id))
+        .execution_options(yield_per=_BLOCKS_AT_ONCE)
+    )
+    for body in blocks:
+        for plot, part in unpack(body, plots).items():
+            found[plot].append(_detached(part.after(after)))
+    counted_to = session.exec(select(Model.counted_to).where(col(Model.id) == model_id)).first() or 0
+    for plot, part in _not_packed(model_id, max(after, counted_to), plots, session):
+        found[plot].append(part)
+    return found
+
+
+def _detached(part: Part) -> Part:
+    # A view would keep the whole block in memory.
+    return Part(part.sites, part.series, part.ids.copy(), part.x.copy(), part.y.copy(), part.rounds.astype(np.int64))
+
+
+def _not_packed(
+    model_id: UUID, after: int, plots: Sequence[PlotKey], session: Session
+) -> Iterator[tuple[PlotKey, Part]]:
+    wanted = set(plots)
+    rows = session.execute(
+        select(  # type: ignore[call-overload]
+            FlMetric.label,
+            FlMetric.x_label,
+            FlMetric.trust_id,
+            FlMetric.fl_client_name,
+            FlMetric.id,
+            FlMetric.x_value,
+            FlMetric.result,
+            FlMetric.global_round,
+        )
+        .where(col(FlMetric.model_id) == model_id, col(FlMetric.id) > after)
+        .where(col(FlMetric.label).in_({plot.label for plot in plots}))
+        .order_by(col(FlMetric.id))
+    )
+    found: dict[PlotKey, list[tuple[Site, int, float, float, int]]] = {}
+    for label, x_label, trust_id, slot, *numbers in rows:
+        plot = PlotKey(label, x_label)
+        if plot in wanted:
+            found.setdefault(plot, []).append(((trust_id, slot), *numbers))
+    for plot, points in found.items():
+        of, ids, x, y, rounds = zip(*points, strict=True)
+        numbers_of = {site: number for number, site in enumerate(dict.fromkeys(of))}
+        series = np.array([numbers_of[site] for site in of], dtype=np.int64)
+        yield plot, Part(list(numbers_of), series, *_arrays(ids, x, y, rounds))
+
+
+def _arrays(ids: object, x: object, y: object, rounds: object) -> tuple[Integers, Numbers, Numbers, Integers]:
+    return np.array(ids, np.int64), np.array(x, np.float64), np.array(y, np.float64), np.array(rounds, np.int64)
+
+
+def _by_series(*curves: Sequence[StoredCurve]) -> Iterator[list[StoredCurve]]:
+    found: dict[Site, list[StoredCurve]] = {}
+    for one in (one for part in curves for one in part):
+        found.setdefault((one.trust_id, one.slot), []).append(one)
+    yield from found.values()
+
+
+def _curves(parts: Sequence[Part]) -> list[StoredCurve]:
+    """Each site's points of the parts of one plot, as they came."""
+    if not parts:
+        return []
+    sites, series = _numbered(parts)
+    ids, x, y, rounds = (
+        np.concatenate(columns) for columns in zip(*((p.ids, p.x, p.y, p.rounds) for p in parts), strict=True)
+    )
+    order = np.argsort(series, kind="stable")
+    ends = np.cumsum(np.bincount(series, minlength=len(sites)))
+    found = []
+    for (trust_id, slot), begin, end in zip(sites, [0, *ends[:-1]], ends, strict=True):
+        mine = order[begin:end]
+        if len(mine):
+            found.append(StoredCurve(trust_id, slot, ids[mine], Curve(x[mine], y[mine], rounds[mine])))
+    return found
+
+
+def _numbered(parts: Sequence[Part]) -> tuple[list[Site], Integers]:
+    """All sites of the parts, and for each point the position of its own."""
+    numbers: dict[Site, int] = {}
+    series = []
+    for part in parts:
+        places = np.array([numbers.setdefault(site, len(numbers)) for site in part.sites], dtype=np.int64)
+        series.append(places[part.series])
+    return list(numbers), np.concatenate(series)
 
 
 def _without(one: StoredCurve, old: Integers) -> StoredCurve:
@@ -115,85 +196,21 @@ def merged(parts: list[StoredCurve]) -> StoredCurve:
     return in_order(StoredCurve(parts[0].trust_id, parts[-1].slot, columns[0], Curve(*columns[1:])))
 
 
-def _read_postgresql(model_id: UUID, plot: PlotKey, after: int, session: Session) -> Iterable[StoredCurve]:
-    session.execute(_ROOM)
-    for trust_id, slot, ids, x, y, rounds in session.execute(_POSTGRESQL, _facts(model_id, plot, after)):
-        yield StoredCurve(trust_id, slot, _integers(ids), Curve(_floats(x), _floats(y), _integers(rounds)))
+def trust_points(
+    model_id: UUID, plots: Sequence[PlotKey], session: Session
+) -> Iterator[tuple[PlotKey, dict[UUID, tuple[Numbers, Numbers]]]]:
+    """The x values and values that each trust measured of each plot, for an export, by x value, then as stored.
+
+    They are read at once, and made ready plot by plot.
+    """
+    old = np.asarray([row.id for row in superseded(model_id, session)], dtype=np.int64)
+    read = read_parts(model_id, plots, session)
+    return ((plot, _of_trusts(read.pop(plot), old)) for plot in plots)
 
 
-def _read_sqlite(model_id: UUID, plot: PlotKey, after: int, session: Session) -> Iterable[StoredCurve]:
-    # Row by row they would take ten times the room of their numbers.
-    numbers: dict[tuple[str, str | None], int] = {}
-    parts: list[tuple[Any, ...]] = []
-    kinds = (np.int64, np.int64, np.float64, np.float64, np.int64)
-    with closing(session.connection().connection.cursor()) as cursor:
-        cursor.execute(_SQLITE.text, _facts(model_id.hex, plot, after))
-        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-            trusts, slots, *columns = zip(*rows, strict=True)
-            series = [numbers.setdefault(key, len(numbers)) for key in zip(trusts, slots, strict=True)]
-            all_columns = (series, *columns)
-            parts.append(tuple(np.array(column, dtype=kind) for column, kind in zip(all_columns, kinds, strict=True)))
-    if not parts:
-        return
-    series_of, all_ids, x, y, all_rounds = (np.concatenate(column) for column in zip(*parts, strict=True))
-    parts.clear()
-    order = np.argsort(series_of, kind="stable")
-    ends = np.cumsum(np.bincount(series_of))
-    for (trust, slot), end, begin in zip(numbers, ends, [0, *ends[:-1]], strict=True):
-        mine = order[begin:end]
-        yield StoredCurve(UUID(trust), slot, all_ids[mine], Curve(x[mine], y[mine], all_rounds[mine]))
-
-
-def trust_points(model_id: UUID, plot: PlotKey, session: Session) -> dict[UUID, tuple[Numbers, Numbers]]:
-    """The x values and values that each trust measured of a plot, for an export: no more of a row is read."""
-    if superseded(model_id, session, plot):
-        return _of_trusts(stored_curves(model_id, plot, session))
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(_ROOM)
-        sent = session.execute(_POSTGRESQL_TRUSTS, _facts(model_id, plot, 0))
-        found = {trust: (_integers(ids), _floats(x), _floats(y)) for trust, ids, x, y in sent}
-        orders = {trust: np.lexsort((ids, x)) for trust, (ids, x, _) in found.items()}
-        return {trust: (x[orders[trust]], y[orders[trust]]) for trust, (_, x, y) in found.items()}
-    numbers = _Numbers()
-    parts = []
-    with closing(session.connection().connection.cursor()) as cursor:
-        cursor.execute(_SQLITE_TRUSTS.text, _facts(model_id.hex, plot, 0))
-        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-            trusts, xs, ys = zip(*rows, strict=True)
-            of = np.array([numbers[trust] for trust in trusts], dtype=np.int64)
-            parts.append((of, np.array(xs, dtype=np.float64), np.array(ys, dtype=np.float64)))
-    if not parts:
-        return {}
-    of, x, y = (np.concatenate(column) for column in zip(*parts, strict=True))
-    # Stable: points at one place stay as they were stored.
-    order = np.lexsort((x, of))
-    splits = np.cumsum(np.bincount(of))[:-1]
-    curves = zip(np.split(x[order], splits), np.split(y[order], splits), strict=True)
-    return {UUID(trust): curve for trust, curve in zip(numbers, curves, strict=True)}
-
-
-class _Numbers(dict[str, int]):
-    """Numbers for texts, in the order in which these come."""
-
-    def __missing__(self, text: str) -> int:
-        return self.setdefault(text, len(self))
-
-
-def _of_trusts(curves: Iterable[StoredCurve]) -> dict[UUID, tuple[Numbers, Numbers]]:
-    parts: dict[UUID, list[StoredCurve]] = {}
-    for one in curves:
-        parts.setdefault(one.trust_id, []).append(one)
-    whole = {trust: merged(each).curve for trust, each in parts.items()}
+def _of_trusts(parts: Sequence[Part], old: Integers) -> dict[UUID, tuple[Numbers, Numbers]]:
+    by_trust: dict[UUID, list[StoredCurve]] = {}
+    for one in _curves(parts):
+        by_trust.setdefault(one.trust_id, []).append(_without(one, old) if len(old) else one)
+    whole = {trust: merged(each).curve for trust, each in by_trust.items()}
     return {trust: (curve.x, curve.y) for trust, curve in whole.items() if len(curve)}
-
-
-def _facts(model_id: object, plot: PlotKey, after: int) -> dict[str, object]:
-    return {"model": model_id, "label": plot.label, "x_label": plot.x_label, "after": after}
-
-
-def _floats(raw: bytes) -> Any:
-    return np.frombuffer(raw, dtype=">f8").astype(np.float64)
-
-
-def _integers(raw: bytes) -> Any:
-    return np.frombuffer(raw, dtype=">i8").astype(np.int64)

@@ -10,11 +10,20 @@ from sqlalchemy import ColumnElement, delete, func
 from sqlmodel import Session, SQLModel, col, select
 
 from flip_fl.hub.model_service import add_log, lock_model
-from flip_fl.hub.tables import EventLedger, FlLog, FlMetric, FlMetricSeries, FlRoundScore, Model, StatusHistory
+from flip_fl.hub.tables import (
+    EventLedger,
+    FlLog,
+    FlMetric,
+    FlMetricBlock,
+    FlMetricSeries,
+    FlRoundScore,
+    Model,
+    StatusHistory,
+)
 from flip_fl.values import TERMINAL_STATUSES, ModelStatus
 
 # Of a run stay the model, its status history, its audit rows, and who took part.
-_FORGOTTEN: tuple[type[SQLModel], ...] = (FlMetric, FlMetricSeries, FlRoundScore, FlLog, EventLedger)
+_FORGOTTEN: tuple[type[SQLModel], ...] = (FlMetric, FlMetricBlock, FlMetricSeries, FlRoundScore, FlLog, EventLedger)
 
 
 @dataclass(frozen=True)

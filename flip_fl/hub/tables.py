@@ -14,6 +14,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     String,
     Text,
     UniqueConstraint,
@@ -117,7 +118,7 @@ class Model(SQLModel, table=True):
     """One model and its run. Deleting flags it; rows about it stay.
 
     ``heard_at`` is when the FL server last reported on it, by the hub's clock and to within seconds; null while a run
-    waits in the queue. ``counted_to`` is the last of its metrics that ``FlMetricSeries`` and ``FlRoundScore`` know.
+    waits in the queue. ``counted_to`` is the last of its metrics that is counted and packed, see ``tallies``.
     """
 
     __tablename__ = "model"
@@ -216,22 +217,7 @@ class FlMetric(SQLModel, table=True):
     """One measured number of one trust; a plot is identified by (label, x_label)."""
 
     __tablename__ = "fl_metrics"
-    __table_args__ = (
-        Index("ix_fl_metrics_model_id", "model_id", "id"),
-        # All that a plot is drawn from, in the order in which it came: its rows lie far apart in the table.
-        Index(
-            "ix_fl_metrics_plot",
-            "model_id",
-            "label",
-            "x_label",
-            "id",
-            "x_value",
-            "result",
-            "global_round",
-            "trust_id",
-            "fl_client_name",
-        ),
-    )
+    __table_args__ = (Index("ix_fl_metrics_model_id", "model_id", "id"),)
     id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     model_id: UUID = Field(foreign_key="model.id", sa_type=Uuid)
     trust_id: UUID = Field(foreign_key="trust.id", sa_type=Uuid)
@@ -258,6 +244,18 @@ class FlMetricSeries(SQLModel, table=True):
     fl_client_name: str = Field(primary_key=True, sa_type=String(128))
     points: int = Field(sa_type=BigInteger)
     newest: datetime = Field(sa_type=UtcDateTime)
+
+
+class FlMetricBlock(SQLModel, table=True):
+    """Rows of ``FlMetric`` once more, packed to be read at once, see ``blocks``: the model's up to ``last_id``."""
+
+    __tablename__ = "fl_metric_blocks"
+    model_id: UUID = Field(foreign_key="model.id", primary_key=True, sa_type=Uuid)
+    last_id: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    first_id: int = Field(sa_type=BigInteger)
+    first_round: int = Field(sa_type=Integer)
+    last_round: int = Field(sa_type=Integer)
+    body: bytes = Field(sa_type=LargeBinary)
 
 
 class FlRoundScore(SQLModel, table=True):

@@ -1,8 +1,8 @@
-"""How many points each series has, and which sites have measured a round's model, without counting millions of rows.
+"""A model's metrics counted and packed, so that nobody who reads a run passes over millions of rows.
 
-A model's metrics are counted into two tables now and then, up to the row in ``Model.counted_to``; what came since is
-counted when somebody asks. To count with every batch would write another row for each metric: in a round a site
-measures each of its metrics once.
+Now and then, up to the row in ``Model.counted_to``: how many points each series has, which sites have measured a
+round's model, and the rows themselves in ``blocks``; what came since is looked at when somebody asks. To count with
+every batch would write another row for each metric: in a round a site measures each of its metrics once.
 """
 
 from __future__ import annotations
@@ -13,14 +13,31 @@ from uuid import UUID
 from sqlalchemy import func, literal_column, select, text
 from sqlmodel import Session, col
 from sqlmodel import select as select_model
+from sqlmodel.sql.expression import SelectOfScalar
 
+from flip_fl.hub.blocks import pack
 from flip_fl.hub.model_service import lock_model
-from flip_fl.hub.tables import FlMetric, Model, utc_now
+from flip_fl.hub.tables import FlMetric, FlMetricBlock, Model, utc_now
 
-# So many rows are counted in the time of one redraw; a run of a hundred sites measures them in ten rounds.
+# So many rows are read in the time of one redraw; a run of a hundred sites measures them in ten rounds.
 ROLL_ROWS = 20_000
+# What is packed at once: in the memory of a small part of a batch, and while the model's senders wait a moment.
+_BLOCK_ROWS = 32_768
 # Whoever was heard of within this time may have sent more.
 _RECENT = timedelta(minutes=2)
+_PACKED = [
+    col(each)
+    for each in (
+        FlMetric.label,
+        FlMetric.x_label,
+        FlMetric.trust_id,
+        FlMetric.fl_client_name,
+        FlMetric.id,
+        FlMetric.x_value,
+        FlMetric.result,
+        FlMetric.global_round,
+    )
+]
 _KEY = "model_id, label, x_label, trust_id, fl_client_name"
 _SERIES = text(
     f"INSERT INTO fl_metric_series ({_KEY}, points, newest) "
@@ -39,16 +56,26 @@ _SCORES = text(
 
 
 def roll_recent(session: Session) -> None:
-    """Count what came of every model that was heard of lately. Commits."""
-    recent = select_model(Model.id).where(col(Model.heard_at) > utc_now() - _RECENT)
-    for model_id in session.exec(recent).all():
+    """Count and pack what came of every model that was heard of lately. Commits."""
+    _roll_all(session, select_model(Model.id).where(col(Model.heard_at) > utc_now() - _RECENT))
+
+
+def roll_everything(session: Session) -> None:
+    """Count and pack what is there of every model, as after an older version. Commits."""
+    _roll_all(session, select_model(Model.id))
+
+
+def _roll_all(session: Session, wanted: SelectOfScalar[UUID]) -> None:
+    for model_id in session.exec(wanted).all():
         session.commit()
-        roll(model_id, session)
+        while roll(model_id, session):
+            pass
     session.commit()
 
 
 def roll(model_id: UUID, session: Session, *, least: int = ROLL_ROWS) -> bool:
-    """Count a model's new metrics if there are ``least`` of them, in a transaction of its own; whether it was done.
+    """Count and pack a model's new metrics if there are ``least`` of them, in a transaction of its own; whether it was
+    done. Of very many only the oldest.
 
     The model is locked: nobody is just about to store one of its metrics under a lower number.
     """
@@ -58,10 +85,22 @@ def roll(model_id: UUID, session: Session, *, least: int = ROLL_ROWS) -> bool:
         new = new & (col(FlMetric.id) > model.counted_to)
         some = select(literal_column("1")).select_from(FlMetric).where(new).limit(least).subquery()
         if session.execute(select(func.count()).select_from(some)).scalar_one() >= max(1, least):
-            newest = session.execute(select(func.max(FlMetric.id)).where(new)).scalar_one()
+            rows = session.execute(select(*_PACKED).where(new).order_by(col(FlMetric.id)).limit(_BLOCK_ROWS)).all()
+            ids, rounds = [row.id for row in rows], [row.global_round for row in rows]
+            facts = _facts(model_id, model.counted_to, ids[-1], session)
             for statement in (_SERIES, _SCORES):
-                session.execute(statement, _facts(model_id, model.counted_to, newest, session))
-            model.counted_to = newest
+                session.execute(statement, facts)
+            session.add(
+                FlMetricBlock(
+                    model_id=model_id,
+                    first_id=ids[0],
+                    last_id=ids[-1],
+                    first_round=min(rounds),
+                    last_round=max(rounds),
+                    body=pack(rows),
+                )
+            )
+            model.counted_to = ids[-1]
             session.commit()
             return True
     session.rollback()

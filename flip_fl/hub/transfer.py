@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from flip_fl.errors import FlipError
-from flip_fl.hub import access_tables, database, tables  # noqa: F401 - the tables fill the metadata
+from flip_fl.hub import access_tables, database, tables, tallies  # noqa: F401 - the tables fill the metadata
 
 _ROWS = 2_000
 _TIMEOUT_S = 60.0
@@ -96,11 +96,21 @@ def restore(file: Path, url: str) -> dict[str, int]:
         except sqlite3.Error as error:
             raise FlipError("E1021", file=file, problem=str(error)) from error
         _check_pages(work, file)
-        database.migrate(_address(work))
+        _bring_up_to_date(_address(work))
         return copy_all(_address(work), url)
     finally:
         for rest in (work, *(work.with_name(work.name + end) for end in ("-wal", "-shm", "-journal"))):
             rest.unlink(missing_ok=True)
+
+
+def _bring_up_to_date(url: str) -> None:
+    database.migrate(url)
+    engine = database.open_engine(url)
+    try:
+        with database.writing(engine) as session:
+            tallies.roll_everything(session)
+    finally:
+        engine.dispose()
 
 
 def check(file: Path) -> dict[str, int]:

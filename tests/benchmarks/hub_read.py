@@ -9,7 +9,6 @@ figure of its own.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sqlite3
 import statistics
 import tempfile
@@ -22,7 +21,7 @@ import requests
 from sqlalchemy import text
 from sqlmodel import Session
 
-from flip_fl.hub import admin, database
+from flip_fl.hub import admin, database, tallies
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.hub_load import POSTGRES, SQLITE, databases
 from tests.benchmarks.hub_served import ServedHub, served_hub
@@ -144,9 +143,8 @@ def fill_run(hub: ServedHub, effort: Effort) -> None:
         _insert(session, _RUN.format(**parts), facts | {"first": 0, "last": effort.points - 1})
         long = {"model": model, "at": facts["at"], "first": 0, "last": effort.steps - 1}
         _insert(session, _LONG.format(**parts), long)
-        for statement in importlib.import_module("flip_fl.hub.migrations.versions.0004_plots").COUNT:
-            _insert(session, statement, {})
         session.commit()
+        tallies.roll_everything(session)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ANALYZE" if engine.dialect.name == "sqlite" else "VACUUM ANALYZE")
     if engine.dialect.name == "sqlite":

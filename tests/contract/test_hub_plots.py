@@ -16,9 +16,9 @@ from flip_fl.hub.app import look_after
 from flip_fl.hub.curves import scored_in
 from flip_fl.hub.model_service import get_metrics
 from flip_fl.hub.plots import stored_series
-from flip_fl.hub.tables import FlMetricSeries
+from flip_fl.hub.tables import FlMetricBlock, FlMetricSeries
 from flip_fl.settings import HubSettings
-from tests.support.hub import RunningHub, item, metric
+from tests.support.hub import RunningHub, item, metric, running_hub
 
 
 def _plot(hub: RunningHub, **query: Any) -> dict[str, Any]:
@@ -253,6 +253,34 @@ def test_counts_are_those_of_the_rows_however_much_was_counted_before(hub: Runni
             assert set(scored_in(hub.world.model_id, session)) == set(range(1, number + 1))
     assert all(row.points == 2 for row in hub.world.rows(FlMetricSeries))
     assert len(hub.read("/metrics")) == 2
+
+
+@pytest.mark.parametrize("most", [3, 1000])
+def test_what_is_drawn_and_exported_is_the_same_however_much_was_packed(
+    most: int, hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks hold the very numbers, trusts and slots; a page that is open, one that is opened, and exports agree."""
+    monkeypatch.setattr(tallies, "_BLOCK_ROWS", most)
+    _fill(hub)
+    begun = {"event_type": "ROUND_STARTED", "global_round": 2}
+    hub.batch(item("event", **begun, seconds=0), metric("Trust_1", "loss", 0.1 + 0.2, 2, seconds=1))
+    hub.batch(item("event", **begun, seconds=2), metric("Trust_1", "loss", 1e-320, 2, seconds=3))
+    for more in range(3):
+        hub.batch(metric("Trust_2", "loss", -1.7e308, 6 + more))
+        told = _all_of(hub)
+        with hub.world.session() as session:
+            while tallies.roll(hub.world.model_id, session, least=1):
+                pass
+        assert _all_of(hub) == told
+        with running_hub(hub.world) as opened_later:
+            assert _all_of(opened_later) == told
+    sizes = sorted(block.last_id - block.first_id + 1 for block in hub.world.rows(FlMetricBlock))
+    assert sizes == ([1, 1, 3, 3, 3, 3] if most == 3 else [1, 1, 12])
+
+
+def _all_of(hub: RunningHub) -> list[Any]:
+    plots = [_plot(hub, label="loss"), _plot(hub, label="loss", x_label="Step"), _plot(hub, label="dice")]
+    return [*plots, hub.read("/metrics"), _rows(hub), hub.read("/story")["plots"]]
 
 
 def test_a_hub_counts_by_itself(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ CHANGED = {
         "fl_metrics",
         "fl_event_ledger",
     },
-    "count": {"fl_metric_series", "fl_round_scores", "counted"},
+    "count": {"fl_metric_series", "fl_round_scores", "fl_metric_blocks", "counted"},
 }
 
 

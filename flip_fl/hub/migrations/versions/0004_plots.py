@@ -1,4 +1,6 @@
-"""A plot's points in one place, the count of each series, and ways to a run's failures that pass over everything else.
+"""A run's points packed and counted, and a way to its failures that passes over everything else.
+
+What is there already is packed and counted by ``tallies``, not here.
 
 Revision ID: 0004
 """
@@ -11,20 +13,8 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-_PLOT = ["model_id", "label", "x_label", "id", "x_value", "result", "global_round", "trust_id", "fl_client_name"]
-COUNT = (
-    "INSERT INTO fl_metric_series (model_id, label, x_label, trust_id, fl_client_name, points, newest) "
-    "SELECT model_id, label, x_label, trust_id, coalesce(fl_client_name, ''), count(*), max(occurred_at) "
-    "FROM fl_metrics GROUP BY model_id, label, x_label, trust_id, coalesce(fl_client_name, '')",
-    "INSERT INTO fl_round_scores (model_id, global_round, fl_client_name) "
-    "SELECT DISTINCT model_id, global_round, fl_client_name FROM fl_metrics "
-    "WHERE task = 'validate' AND fl_client_name IS NOT NULL",
-    "UPDATE model SET counted_to = coalesce((SELECT max(id) FROM fl_metrics WHERE fl_metrics.model_id = model.id), 0)",
-)
-
 
 def upgrade() -> None:
-    op.create_index("ix_fl_metrics_plot", "fl_metrics", _PLOT)
     op.create_index(
         "ix_fl_logs_failures",
         "fl_logs",
@@ -56,5 +46,17 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.add_column("model", sa.Column("counted_to", sa.BigInteger(), nullable=False, server_default="0"))
-    for statement in COUNT:
-        op.execute(statement)
+    op.create_table(
+        "fl_metric_blocks",
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("last_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("first_id", sa.BigInteger(), nullable=False),
+        sa.Column("first_round", sa.Integer(), nullable=False),
+        sa.Column("last_round", sa.Integer(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(["model_id"], ["model.id"]),
+        sa.PrimaryKeyConstraint("model_id", "last_id"),
+    )
+    if op.get_bind().dialect.name == "postgresql":
+        # Numbers hardly shrink: PostgreSQL is not to try.
+        op.execute("ALTER TABLE fl_metric_blocks ALTER COLUMN body SET STORAGE EXTERNAL")
