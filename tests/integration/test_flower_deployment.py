@@ -231,7 +231,7 @@ def _federation(folder: Path) -> Iterator[Federation]:
         deployment(folder / "deployment", FLIP_SETTINGS_DIR=str(settings)) as there,
     ):
         s3.make_bucket("results")
-        _write_settings(settings, folder, app, hub, s3)
+        _write_settings(settings, folder, app, hub, s3, token)
         yield Federation(folder, database, hub, there, app, tool_job, settings, token)
 
 
@@ -247,10 +247,11 @@ _TOOL_CONFIG: dict[str, str | int | bool] = {
 }
 
 
-def _write_settings(settings: Path, folder: Path, app: Path, hub: HubServer, s3: S3Server) -> None:
+def _write_settings(settings: Path, folder: Path, app: Path, hub: HubServer, s3: S3Server, token: str) -> None:
     data = folder / "data"
     prepare(app, data)
-    server = {"FLIP_API_INTERNAL_URL": hub.base, "INTERNAL_SERVICE_KEY": hub.key, **s3.environment("results")}
+    keys = {"INTERNAL_SERVICE_KEY": hub.key, "FLIP_HUB_TOKEN": token}
+    server = {"FLIP_API_INTERNAL_URL": hub.base, **keys, **s3.environment("results")}
     write_settings_file(settings / "server.env", {**server, "FLIP_STATE_DIR": str(folder / "state" / "server")})
     for slot in PARTICIPANTS:
         local = {"LOCAL_DEV": "true", "DEV_DATAFRAME": str(data / "cohort.csv"), "DEV_TABULAR": "true"}
