@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Lock
@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlmodel import Session
 
 from flip_fl.dashboard.sampling import Curve, Integers, Numbers
-from flip_fl.hub.curves import PlotKey, superseded
+from flip_fl.hub.curves import MetricRow, PlotKey, superseded
 
 _OF_PLOT = "FROM fl_metrics WHERE model_id = :model AND label = :label AND x_label = :x_label AND id > :after"
 # Enough to sort the rows of a big plot in memory; given back with the transaction.
@@ -73,8 +73,17 @@ class PlotCache:
                 self._plots.popitem(last=False)
 
 
-def stored_curves(model_id: UUID, plot: PlotKey, session: Session, cache: PlotCache | None = None) -> list[StoredCurve]:
-    """The curves of a plot; none if nothing was measured of it. Points that do not count are left out."""
+def stored_curves(
+    model_id: UUID,
+    plot: PlotKey,
+    session: Session,
+    cache: PlotCache | None = None,
+    old: Sequence[MetricRow] | None = None,
+) -> list[StoredCurve]:
+    """The curves of a plot; none if nothing was measured of it. Points that do not count are left out.
+
+    ``old``: what ``superseded`` says of the plot, where that is known already.
+    """
     known = [] if cache is None else cache.get(model_id, plot)
     postgres = session.get_bind().dialect.name == "postgresql"
     after = max((int(one.ids.max()) for one in known), default=0)
@@ -86,8 +95,9 @@ def stored_curves(model_id: UUID, plot: PlotKey, session: Session, cache: PlotCa
         known = [merged(each) for each in parts.values()]
         if cache is not None:
             cache.put(model_id, plot, known)
-    old = np.asarray([row.id for row in superseded(model_id, session, plot)], dtype=np.int64)
-    return [_without(one, old) for one in known] if len(old) else known
+    rows = superseded(model_id, session, plot) if old is None else old
+    ids = np.asarray([row.id for row in rows], dtype=np.int64)
+    return [_without(one, ids) for one in known] if len(ids) else known
 
 
 def _without(one: StoredCurve, old: Integers) -> StoredCurve:

@@ -335,6 +335,21 @@ def test_smoothing_keeps_the_raw_line_and_says_so(browser: Browser, pages: dict[
     assert "smoothed 0.6" in _texts(browser, "figure")[0]
 
 
+def test_smoothing_goes_on_from_what_is_left_of_the_view(browser: Browser, pages: dict[str, Path]) -> None:
+    """Zoomed in, the smoothed line is that of all points: it does not begin anew at the first round shown."""
+    starts = (
+        "(() => { const g = document.querySelector('#plot-0 g.series');"
+        " return [...g.querySelectorAll('path:not(.leader)')].slice(0, 2).map((p) => p.getAttribute('d').split('L')[0])"
+        "; })()"
+    )
+    _open(browser, pages["finished"], query="?smooth=0.9")
+    raw, smoothed = browser.js(starts)
+    assert raw == smoothed
+    _open(browser, pages["finished"], query="?smooth=0.9&from=4")
+    raw, smoothed = browser.js(starts)
+    assert raw != smoothed
+
+
 def test_dark_follows_the_system_live_and_can_be_overridden(browser: Browser, pages: dict[str, Path]) -> None:
     """Page and charts change colour without a reload; a person's choice wins."""
     look = (

@@ -22,8 +22,10 @@ function tickText(value, step) {
 
 let ruler = null;
 function textWidth(text) {
-  ruler = ruler || document.createElement("canvas").getContext("2d");
-  ruler.font = "500 11px " + (getComputedStyle(document.body).fontFamily || "sans-serif");
+  if (!ruler) {
+    ruler = document.createElement("canvas").getContext("2d");
+    ruler.font = "500 11px " + (getComputedStyle(document.body).fontFamily || "sans-serif");
+  }
   return ruler.measureText(text).width;
 }
 
@@ -89,7 +91,9 @@ function drawDots(plot, view, width) {
 
 function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   if (whole_plot.single) return drawDots(whole_plot, view, width);
-  const plot = within(onAxis(whole_plot, view.x, view.model), view.from, view.to);
+  const placed = onAxis(whole_plot, view.x, view.model), plot = within(placed, view.from, view.to);
+  // smoothed from every point that there is, or not at all
+  const smoothing = plot.thinned ? 0 : view.smooth, pointsOf = new Map(placed.series.map((one) => [one.slot, one.points]));
   const shown = plot.series.filter((one) => !view.hidden.has(one.slot) && one.points.length);
   const named = shown.filter((one) => one.gaps.length && (!view.log || one.gaps.at(-1).at(-1).y > 0));
   const all_y = shown.flatMap((one) => one.gaps.flatMap((run) => run.flatMap((p) => plot.spread?.get(`${one.slot} ${p.x}`) || [p.y])));
@@ -147,7 +151,7 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   // what lies outside of the chosen rounds is counted at the edges
   if (plot.before) svg.append(s("text", { class: "edge", x: box.left, y: height - 3 }, `◂ ${plot.before}`));
   if (plot.after) svg.append(s("text", { class: "edge", x: box.right, y: height - 3, "text-anchor": "end" }, `${plot.after} ▸`));
-  svg.append(s("text", { x: (box.left + box.right) / 2, y: height - 3, "text-anchor": "middle" }, shorten(clean((plot.unit || (plot.byRound ? "round" : plot.xLabel)) + (view.smooth ? `, smoothed ${view.smooth}` : "")), box.right - box.left)));
+  svg.append(s("text", { x: (box.left + box.right) / 2, y: height - 3, "text-anchor": "middle" }, shorten(clean((plot.unit || (plot.byRound ? "round" : plot.xLabel)) + (smoothing ? `, smoothed ${smoothing}` : "")), box.right - box.left)));
 
   const labels = named.map((one) => ({ one, want: py(one.gaps.at(-1).at(-1).y) }));
   spread(labels, box.top + 2, box.bottom - 2);
@@ -165,7 +169,7 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
         if (ends.length > 1) g.append(s("path", { class: "band", d: `M${edge(1).join("L")}L${edge(2).reverse().join("L")}Z` }));
       }
     }
-    const smoothed = view.smooth ? new Map(smooth(one.points, view.smooth).map((p) => [p.x, p])) : null;
+    const smoothed = smoothing ? new Map(smooth(pointsOf.get(one.slot), smoothing).map((p) => [p.x, p])) : null;
     // what an earlier attempt had measured stays, faint
     for (const run of gaps(one.earlier, new Set()).map((x) => x.filter((p) => usable(p.y)))) {
       if (run.length > 1) g.append(s("path", { class: "raw", d: path(run) }, s("title", {}, `${one.name}, an earlier attempt`)));
@@ -205,7 +209,7 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   const cursor = s("g", { class: "cursor" });
   svg.append(cursor);
   const stored = plot.thinned ? plot.total : all;
-  const notes = [kept < stored ? `showing ${kept} of ${stored} points` : "", log ? "logarithmic" : "", left_out ? `${plural(left_out, "value")} not above 0 left out` : ""];
+  const notes = [smoothing ? `smoothed ${smoothing}` : view.smooth ? "not smoothed: not every point is here" : "", kept < stored ? `showing ${kept} of ${stored} points` : "", log ? "logarithmic" : "", left_out ? `${plural(left_out, "value")} not above 0 left out` : ""];
   return { plot, svg, box, px, py, usable, shown, cursor, width, height, note: notes.filter(Boolean).join(", ") };
 }
 
