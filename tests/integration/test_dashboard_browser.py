@@ -556,6 +556,22 @@ def test_many_charts_cost_nothing_until_they_are_near(browser: Browser, tmp_path
     assert browser.js("window.drawn") == 40
 
 
+def test_a_hundred_names_stay_in_their_chart(browser: Browser, tmp_path: Path) -> None:
+    """Where not every line's end can be named, the names that are shown lie inside the chart, none on another."""
+    story = dashboard.large(site_count=100, round_count=10, label_count=1)
+    report.write_report(story, tmp_path / "hundred.html")
+    _open(browser, tmp_path / "hundred.html", width=1440)
+    inside = browser.js(
+        "(() => { const svg = document.querySelector('#plot-0 svg'), box = svg.getBoundingClientRect();"
+        " const ys = [...svg.querySelectorAll('g.series text')].map((t) => t.getBoundingClientRect())"
+        ".map((r) => [r.top - box.top, box.bottom - r.bottom]); return ys; })()"
+    )
+    assert 20 < len(inside) < 100
+    assert all(top > -4 and bottom > -4 for top, bottom in inside)
+    tops = sorted(top for top, _ in inside)
+    assert all(b - a > 11 for a, b in itertools.pairwise(tops))
+
+
 def test_without_a_script_the_page_stays_readable(browser: Browser, pages: dict[str, Path]) -> None:
     """A viewer that runs no script shows the run all the same, and nothing overflows."""
     browser.call("Emulation.setScriptExecutionDisabled", value=True)

@@ -1,5 +1,7 @@
 // One metric as an SVG: a line a site, cut at gaps, named at its end.
 const LINE = 12.5;
+// Dashes of a line that goes up and down all the time are not seen as such, and painting them takes seconds.
+const MOST_DASHED = 8;
 
 function niceStep(span, count) {
   const raw = span / Math.max(1, count), power = 10 ** Math.floor(Math.log10(raw)), unit = raw / power;
@@ -153,13 +155,14 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   if (plot.after) svg.append(s("text", { class: "edge", x: box.right, y: height - 3, "text-anchor": "end" }, `${plot.after} ▸`));
   svg.append(s("text", { x: (box.left + box.right) / 2, y: height - 3, "text-anchor": "middle" }, shorten(clean((plot.unit || (plot.byRound ? "round" : plot.xLabel)) + (smoothing ? `, smoothed ${smoothing}` : "")), box.right - box.left)));
 
-  const labels = named.map((one) => ({ one, want: py(one.gaps.at(-1).at(-1).y) }));
+  // more names than there is room for: every second, third, … from the top, so that the others stay readable
+  const fits = Math.floor((box.bottom - box.top - 4) / LINE) + 1, keep = Math.max(1, Math.ceil(named.length / fits));
+  const labels = named.map((one) => ({ one, want: py(one.gaps.at(-1).at(-1).y) })).sort((a, b) => a.want - b.want).filter((_, k) => k % keep === 0);
   spread(labels, box.top + 2, box.bottom - 2);
-  const fits = Math.floor((box.bottom - box.top) / LINE) + 1;
-  const keep = labels.length <= fits ? null : Math.ceil(labels.length / fits);
   const stacked = new Map();
   let kept = 0, all = 0;
   const path = (list) => "M" + list.map((p) => `${r(px(p.x))} ${r(py(p.y))}`).join("L");
+  const lengthOf = (list) => list.reduce((sum, p, k) => (k ? sum + Math.abs(px(p.x) - px(list[k - 1].x)) + Math.abs(py(p.y) - py(list[k - 1].y)) : 0), 0);
   for (const one of shown) {
     const g = s("g", { class: `series c${one.hue}`, "data-slot": one.slot });
     if (plot.spread) {
@@ -182,7 +185,9 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
       all += run.length; kept += points.length;
       if (run.length > 1) {
         if (smoothed) g.append(s("path", { class: "raw", d: path(points) }));
-        g.append(s("path", { d: path(smoothed ? points.map((p) => smoothed.get(p.x)) : points), "stroke-dasharray": one.dash || null }));
+        const line = smoothed ? points.map((p) => smoothed.get(p.x)) : points;
+        const long = lengthOf(line) > MOST_DASHED * width;
+        g.append(s("path", { d: path(line), class: long ? "long" : null, "stroke-dasharray": long ? null : one.dash || null }));
       }
       if (run.length === 1 || (!smoothed && plot.xs.length <= 24 && named.length <= 8)) {
         for (const p of points) g.append(s("circle", { cx: r(px(p.x)), cy: r(py(p.y)), r: run.length === 1 ? 3.2 : 2.6 }));
@@ -198,7 +203,7 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
       if (level < 5) g.append(s("line", { class: "miss", x1: r(px(x)), x2: r(px(x)), y1: base + 1, y2: base + 6 }, s("title", {}, `${one.name}: nothing in round ${x}`)));
     }
     const label = labels.find((l) => l.one === one);
-    if (label && (!keep || labels.indexOf(label) % keep === 0 || label === labels.at(-1))) {
+    if (label) {
       const end = one.gaps.at(-1).at(-1), ex = px(end.x), ey = py(end.y);
       const far = box.right - ex > 6;
       if (Math.abs(label.y - ey) > 2 || far) g.append(s("path", { class: far ? "leader far" : "leader", d: `M${r(ex + 4)} ${r(ey)}L${r(far ? box.right : ex + 4)} ${r(far ? label.y : ey)}L${r(box.right + 11)} ${r(label.y)}` }));
