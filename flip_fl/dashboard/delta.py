@@ -11,6 +11,7 @@ from flip_fl.dashboard.story import (
     Loss,
     Measured,
     Silence,
+    Skew,
     StoredResults,
     StoryRound,
     Transition,
@@ -42,7 +43,7 @@ class Delta(_Part):
     """Everything that changed after ``since``, told up to ``cursor``; ``at`` is the hub's clock.
 
     Lists that are None did not change; ``rounds`` holds the changed ones whole, ``feed`` and ``points`` the new ones.
-    ``seen`` is when each slot of the new rows was heard of last.
+    ``skews`` are all that are told now, ``seen`` is when each slot of the new rows was heard of last.
     """
 
     since: str
@@ -57,6 +58,7 @@ class Delta(_Part):
     history: list[Transition] | None = None
     failures: list[Failure] | None = None
     losses: list[Loss] | None = None
+    skews: list[Skew] = []
     results: StoredResults | None = None
     rounds: list[StoryRound] = []
     feed: list[FeedRow] = []

@@ -187,6 +187,16 @@ class Loss(_Part):
     round: int | None = None
 
 
+class Skew(_Part):
+    """By how many seconds the clock of ``slot`` (None: the FL server's) is ahead of the hub's; below 0 it is behind.
+
+    Ahead is at least so much; behind is at most so much, because what came late may have been held up.
+    """
+
+    slot: str | None
+    seconds: FiniteFloat
+
+
 class BaselineRow(_Part):
     """One model as the app's ``validate`` scores it at one site: the global, a site's own, or the central one."""
 
@@ -245,6 +255,7 @@ class Story(_Part):
     samples: Samples | None = None
     unreachable: Silence | None = None
     losses: list[Loss] = []
+    skews: list[Skew] = []
     cursor: str | None = None
     queue_position: int | None = None
     feed_more: bool = False

@@ -206,17 +206,19 @@ def _stored(session: Session, condition: ColumnElement[bool]) -> list[MetricRow]
     return [MetricRow(*row) for row in rows]
 
 
-def scored_in(model_id: UUID, session: Session) -> dict[int, set[str]]:
-    """Round → the slots that have measured its new model. What was logged while it was trained says nothing of it."""
+def scored_in(model_id: UUID, session: Session, only: Collection[int] | None = None) -> dict[int, set[str]]:
+    """Round (of ``only`` these) → the slots that have measured its new model.
+
+    What was logged while it was trained says nothing of it.
+    """
     found: dict[int, set[str]] = {}
-    rows = session.exec(
-        select(FlRoundScore.global_round, FlRoundScore.fl_client_name).where(col(FlRoundScore.model_id) == model_id)
-    )
-    new = session.exec(
-        select(FlMetric.global_round, FlMetric.fl_client_name)
-        .where(not_counted(model_id), col(FlMetric.task) == Task.VALIDATE, col(FlMetric.fl_client_name).is_not(None))
-        .distinct()
-    )
+    counted: list[ColumnElement[bool]] = [col(FlRoundScore.model_id) == model_id]
+    newer = [not_counted(model_id), col(FlMetric.task) == Task.VALIDATE, col(FlMetric.fl_client_name).is_not(None)]
+    if only is not None:
+        counted.append(col(FlRoundScore.global_round).in_(only))
+        newer.append(col(FlMetric.global_round).in_(only))
+    rows = session.exec(select(FlRoundScore.global_round, FlRoundScore.fl_client_name).where(*counted))
+    new = session.exec(select(FlMetric.global_round, FlMetric.fl_client_name).where(*newer).distinct())
     for number, slot in (*rows, *new):
         found.setdefault(number, set()).add(str(slot))
     return found

@@ -18,6 +18,7 @@ from sqlmodel import Session, col, select
 from flip_fl.dashboard.delta import Again, Delta, NewPoints
 from flip_fl.dashboard.story import SCHEMA, Silence, Story, StoryModel, StorySite, Transition
 from flip_fl.hub import database
+from flip_fl.hub.clocks import Clocks
 from flip_fl.hub.cursor import Cursor, late_statuses
 from flip_fl.hub.curves import MetricRow, SeriesNames, metrics_after, scored_in, series_names
 from flip_fl.hub.feed import LogRow, log_rows
@@ -53,6 +54,7 @@ class _Fold:
     """Rows of a run that the page's parts are made of, and where the newest of each kind stands."""
 
     rounds: Rounds = field(default_factory=Rounds)
+    clocks: Clocks = field(default_factory=Clocks)
     failures: list[LogRow] = field(default_factory=list)
     losses: list[LogRow] = field(default_factory=list)
     stored: list[LogRow] = field(default_factory=list)
@@ -127,6 +129,7 @@ class LiveRun:
         anew = False
         for row in rows:
             anew |= fold.rounds.take(row)
+            fold.clocks.take(row)
             if kind_of(row) == "failure":
                 fold.failures.append(row)
                 fold.rounds.fail(row)
@@ -202,6 +205,7 @@ class LiveRun:
             failures=story.failures if _newer(fold.failures, place) else None,
             losses=losses_of(fold.losses) if _newer(fold.losses, place) else None,
             results=results if _newer(fold.stored, place) else None,
+            skews=fold.clocks.skews(),
             rounds=fold.rounds.table(slots, fold.scored, ended=ended, only=changed),
             feed=[feed_row(row) for row in rows],
             points=[*self._points(metrics, fold), *_refused(rows)],

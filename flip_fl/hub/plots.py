@@ -107,9 +107,12 @@ def stored_series(model_id: UUID, session: Session) -> list[StoredSeries]:
 
 def _counts(model_id: UUID, session: Session) -> Iterator[tuple[str, str, UUID, str | None, int, datetime]]:
     """What was counted, and what came since."""
-    rolled = session.exec(select(FlMetricSeries).where(col(FlMetricSeries.model_id) == model_id))
-    for one in rolled:
-        yield one.label, one.x_label, one.trust_id, one.fl_client_name or None, one.points, one.newest
+    columns = (FlMetricSeries.label, FlMetricSeries.x_label, FlMetricSeries.trust_id, FlMetricSeries.fl_client_name)
+    rolled = session.execute(
+        select(*columns, FlMetricSeries.points, FlMetricSeries.newest).where(col(FlMetricSeries.model_id) == model_id)  # type: ignore[call-overload]
+    )
+    for label, x_label, trust_id, slot, points, newest in rolled:
+        yield label, x_label, trust_id, slot or None, points, newest
     keys = (FlMetric.label, FlMetric.x_label, FlMetric.trust_id, FlMetric.fl_client_name)
     new = session.execute(
         select(*keys, func.count(), func.max(FlMetric.occurred_at))  # type: ignore[call-overload]
@@ -169,17 +172,17 @@ def plot_json(
 
     With bounds only what lies between them, and one point on either side; ``total`` counts these.
     """
-    names = series_names(model_id, session)
+    names, before = series_names(model_id, session), superseded(model_id, session, plot)
     curves = {
         (one.slot or str(one.trust_id), one.trust_id): one
-        for one in stored_curves(model_id, plot, session, cache)
+        for one in stored_curves(model_id, plot, session, cache, old=before)
         if len(one)
     }
     if plot.x_label == DEFAULT_X_LABEL:
         _add_refused(curves, [each for each in refused_values(model_id, session) if each.label == plot.label])
     if not curves:
         return None
-    old = _points_by_series(superseded(model_id, session, plot))
+    old = _points_by_series(before)
     rounds = np.unique(np.concatenate([one.curve.rounds for one in curves.values()]))
     lowest, highest = -np.inf if low is None else low, np.inf if high is None else high
     texts = NumberTexts()

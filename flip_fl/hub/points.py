@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from flip_fl.dashboard.sampling import Curve, Integers, Numbers
 from flip_fl.hub.blocks import Part, Site, unpack
-from flip_fl.hub.curves import PlotKey, superseded
+from flip_fl.hub.curves import MetricRow, PlotKey, superseded
 from flip_fl.hub.tables import FlMetric, FlMetricBlock, Model
 
 _BLOCKS_AT_ONCE = 8
@@ -61,8 +61,17 @@ class PlotCache:
                 self._plots.popitem(last=False)
 
 
-def stored_curves(model_id: UUID, plot: PlotKey, session: Session, cache: PlotCache | None = None) -> list[StoredCurve]:
-    """The curves of a plot; none if nothing was measured of it. Points that do not count are left out."""
+def stored_curves(
+    model_id: UUID,
+    plot: PlotKey,
+    session: Session,
+    cache: PlotCache | None = None,
+    old: Sequence[MetricRow] | None = None,
+) -> list[StoredCurve]:
+    """The curves of a plot; none if nothing was measured of it. Points that do not count are left out.
+
+    ``old``: what ``superseded`` says of the plot, where that is known already.
+    """
     until, known = (0, []) if cache is None else cache.get(model_id, plot)
     newest = session.exec(select(func.max(FlMetric.id)).where(col(FlMetric.model_id) == model_id)).one() or 0
     if newest < until:
@@ -73,8 +82,9 @@ def stored_curves(model_id: UUID, plot: PlotKey, session: Session, cache: PlotCa
         known = [merged(each) for each in _by_series(known, _curves(parts))]
         if cache is not None:
             cache.put(model_id, plot, newest, known)
-    old = np.asarray([row.id for row in superseded(model_id, session, plot)], dtype=np.int64)
-    return [_without(one, old) for one in known] if len(old) else known
+    rows = superseded(model_id, session, plot) if old is None else old
+    ids = np.asarray([row.id for row in rows], dtype=np.int64)
+    return [_without(one, ids) for one in known] if len(ids) else known
 
 
 def read_parts(model_id: UUID, plots: Sequence[PlotKey], session: Session, after: int = 0) -> dict[PlotKey, list[Part]]:

@@ -23,6 +23,7 @@ from flip_fl.dashboard.story import (
     StorySite,
     Transition,
 )
+from flip_fl.hub.clocks import Clocks
 from flip_fl.hub.cursor import Cursor, late_statuses
 from flip_fl.hub.curves import metric_rows, scored_in, series_names, superseded
 from flip_fl.hub.feed import LogRow, log_rows
@@ -105,7 +106,11 @@ def build_story(
         total_rounds=rounds.total,
         history=history,
         sites=sites,
-        rounds=rounds.table(slots, scored_in(model_id, session), ended=model.status.is_terminal),
+        rounds=rounds.table(
+            slots,
+            scored_in(model_id, session, {rounds.newest} if partial else None),
+            ended=model.status.is_terminal,
+        ),
         plots=story_plots(metric_rows(model_id, session), refused, names, superseded(model_id, session))
         if plots == "points" or (plots == "few" and sum(one.points for one in series) <= FEW_POINTS)
         else empty_plots(series, refused, names),
@@ -116,6 +121,7 @@ def build_story(
         results=results_of(rows),
         unreachable=unreachable(model_id, session, rule, now),
         losses=losses_of(rows),
+        skews=Clocks(rows).skews(),
         cursor=str(Cursor.at_end(model_id, session, late_statuses(model_id, model.status, session))),
         queue_position=queue_position(rows, model.status),
     )

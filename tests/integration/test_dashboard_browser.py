@@ -335,6 +335,21 @@ def test_smoothing_keeps_the_raw_line_and_says_so(browser: Browser, pages: dict[
     assert "smoothed 0.6" in _texts(browser, "figure")[0]
 
 
+def test_smoothing_goes_on_from_what_is_left_of_the_view(browser: Browser, pages: dict[str, Path]) -> None:
+    """Zoomed in, the smoothed line is that of all points: it does not begin anew at the first round shown."""
+    starts = (
+        "(() => { const g = document.querySelector('#plot-0 g.series');"
+        " return [...g.querySelectorAll('path:not(.leader)')].slice(0, 2).map((p) => p.getAttribute('d').split('L')[0])"
+        "; })()"
+    )
+    _open(browser, pages["finished"], query="?smooth=0.9")
+    raw, smoothed = browser.js(starts)
+    assert raw == smoothed
+    _open(browser, pages["finished"], query="?smooth=0.9&from=4")
+    raw, smoothed = browser.js(starts)
+    assert raw != smoothed
+
+
 def test_dark_follows_the_system_live_and_can_be_overridden(browser: Browser, pages: dict[str, Path]) -> None:
     """Page and charts change colour without a reload; a person's choice wins."""
     look = (
@@ -539,6 +554,22 @@ def test_many_charts_cost_nothing_until_they_are_near(browser: Browser, tmp_path
     )
     browser.pdf()
     assert browser.js("window.drawn") == 40
+
+
+def test_a_hundred_names_stay_in_their_chart(browser: Browser, tmp_path: Path) -> None:
+    """Where not every line's end can be named, the names that are shown lie inside the chart, none on another."""
+    story = dashboard.large(site_count=100, round_count=10, label_count=1)
+    report.write_report(story, tmp_path / "hundred.html")
+    _open(browser, tmp_path / "hundred.html", width=1440)
+    inside = browser.js(
+        "(() => { const svg = document.querySelector('#plot-0 svg'), box = svg.getBoundingClientRect();"
+        " const ys = [...svg.querySelectorAll('g.series text')].map((t) => t.getBoundingClientRect())"
+        ".map((r) => [r.top - box.top, box.bottom - r.bottom]); return ys; })()"
+    )
+    assert 20 < len(inside) < 100
+    assert all(top > -4 and bottom > -4 for top, bottom in inside)
+    tops = sorted(top for top, _ in inside)
+    assert all(b - a > 11 for a, b in itertools.pairwise(tops))
 
 
 def test_without_a_script_the_page_stays_readable(browser: Browser, pages: dict[str, Path]) -> None:

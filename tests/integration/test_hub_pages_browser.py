@@ -120,7 +120,7 @@ def test_an_update_moves_nothing_that_somebody_reads(browser: Browser, hub: Watc
     assert browser.js("document.querySelector('details').open")
     assert browser.js("getSelection().toString()") == "trainer.py, line 41, in train"
     assert browser.js("Math.abs(offset() - before) < 2")
-    assert browser.js("document.querySelector('#plot-0 .edge').textContent").endswith("▸")
+    assert browser.js("document.querySelector('#plot-0 .edge').textContent") == "5 ▸"
     assert "from=1&to=3" in browser.js("location.search")
 
     browser.js("document.querySelector('.pause').click()")
@@ -288,6 +288,100 @@ def test_axes_and_scale_are_chosen_and_kept_in_the_link(browser: Browser, hub: W
     assert "time since the start" in shown
     assert browser.js("location.search") == "?x=elapsed&log=1"
     assert len(browser.js("location.href")) < 300
+
+
+def test_sites_with_other_epochs_are_aligned_by_round(browser: Browser, hub: WatchedHub) -> None:
+    """Along rounds a site with two steps a round and one with four end each round at the same place."""
+    run = _under_way(hub, "epochs", rounds=1)
+    for slot, steps in (("Trust_1", 2), ("Trust_2", 4)):
+        for number in (1, 2):
+            run.say(
+                *(
+                    run.metric(slot, "step_loss", 1 / (k + 1), number, x_label="Step", x_value=(number - 1) * steps + k)
+                    for k in range(steps)
+                )
+            )
+    ends = (
+        "(() => { const f = [...document.querySelectorAll('figure.chart')]"
+        ".find((e) => e.textContent.includes('step_loss')); return [...f.querySelectorAll('.series > path')]"
+        ".filter((p) => !p.classList.contains('leader')).map((p) => p.getAttribute('d').slice(1).split('L')"
+        ".map((pair) => Number(pair.split(' ')[0]))); })()"
+    )
+    browser.visit(run.page, width=1440)
+    own = browser.js(ends)
+    assert own[0][-1] != own[1][-1]
+    browser.visit(f"{run.page}?x=rounds", width=1440)
+    two, four = browser.js(ends)
+    assert (len(two), len(four)) == (4, 8)
+    assert (two[1], two[3]) == (four[3], four[7])
+
+
+def test_a_long_run_is_smoothed_from_all_its_points(browser: Browser, hub: WatchedHub) -> None:
+    """What the hub thins is fetched whole before it is smoothed; until then, and without it, the raw line is shown."""
+    run = _under_way(hub, "long", rounds=1)
+    for first in range(0, 21_000, 500):
+        steps = range(first, first + 500)
+        run.say(*(run.metric("Trust_1", "step_loss", k % 7, 1, x_label="Step", x_value=k, task="train") for k in steps))
+    note = (
+        "[...document.querySelectorAll('figure.chart')].find((e) => e.textContent.includes('step_loss'))"
+        "?.querySelector('.note').textContent ?? ''"
+    )
+    browser.visit(run.page, width=1440)
+    browser.wait(f"/^showing \\d+ of 21000 points$/.test({note})")
+    assert sum("label=step_loss" in asked for asked in browser.requests) == 1
+    browser.visit(f"{run.page}?smooth=0.6", width=1440)
+    browser.wait(f"({note}).startsWith('smoothed 0.6, showing')")
+    whole = [asked for asked in browser.requests if "label=step_loss" in asked and "points=100000" in asked]
+    assert len(whole) == 1
+
+
+def test_a_clock_that_is_off_is_told(browser: Browser, hub: WatchedHub) -> None:
+    """Reports from the future prove a clock that is ahead of the hub's by more than 30 s: the page says whose."""
+    run = _under_way(hub, "skewed", rounds=1)
+    browser.visit(run.page)
+    assert "clock is" not in _text(browser, "#top")
+    run.clock = datetime.now(UTC) + timedelta(seconds=95)
+    run.say({"kind": "log", "client": "Trust_2", "log": "epoch 1", "global_round": 1})
+    browser.wait("document.querySelector('#top').textContent.includes('KCH\u2019s clock is at least 1 min')")
+    assert "ahead of the hub\u2019s" in _text(browser, "#top")
+    run.start(2, 6)
+    browser.wait("document.querySelector('#top').textContent.includes('The FL server\u2019s clock is at least 1 min')")
+    assert "KCH\u2019s clock" not in _text(browser, "#top")
+
+
+def test_each_site_says_when_it_was_heard_of(browser: Browser, hub: WatchedHub) -> None:
+    """Every row of the grid ages on screen by itself; a moment's title is ISO 8601 with its zone."""
+    run = _under_way(hub, "aging")
+    run.start(4, 6)
+    run.returned("Trust_1", 4)
+    browser.visit(run.page, width=1440)
+    cells = "[...document.querySelectorAll('#rounds tbody td.seen')].map((e) => e.textContent)"
+    before = browser.js(cells)
+    assert len(before) == 5
+    assert all(text.endswith(" ago") for text in before)
+    titles = browser.js("[...document.querySelectorAll('#rounds td.seen time')].map((e) => e.title)")
+    assert all(datetime.fromisoformat(title).utcoffset() == timedelta(0) for title in titles)
+    asked = len(browser.requests)
+    time.sleep(2.2)
+    assert all(a != b for a, b in zip(before, browser.js(cells), strict=True) if a.endswith(" s ago"))
+    assert browser.js(cells) != before
+    assert len(browser.requests) == asked
+
+
+def test_the_tab_says_how_a_run_ended(browser: Browser, hub: WatchedHub) -> None:
+    """A finished run counts its rounds behind a tick, a failed one names the site; the icon changes with it."""
+    run = _under_way(hub, "tabbed", rounds=6)
+    browser.visit(run.page)
+    icon = "document.querySelector('link[rel=icon]').href"
+    under_way = browser.js(icon)
+    run.status("RESULTS_UPLOADED")
+    browser.wait("document.title.startsWith('✓ 6/6')")
+    assert browser.js(icon) != under_way
+    failed = _under_way(hub, "tabbed failure", rounds=1)
+    failed.fail("Trust_2", 1)
+    failed.status("ERROR", "a site failed")
+    browser.visit(failed.page)
+    assert browser.js("document.title").startswith("✕ 1/6 KCH failed – tabbed failure")
 
 
 def test_the_list_is_live_filtered_and_used_by_keyboard(browser: Browser, hub: WatchedHub) -> None:

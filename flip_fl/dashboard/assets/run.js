@@ -6,7 +6,7 @@ const atLeast = (a, b) => { const other = places(b); return places(a).every((n, 
 
 // The story with a delta added: what did not change stays the same object.
 function addDelta(story, d) {
-  const next = { ...story, generated_at: d.at, cursor: d.cursor, status: d.status, headline: d.headline, reason: d.reason, total_rounds: d.total_rounds ?? story.total_rounds, unreachable: d.unreachable, queue_position: d.queue_position };
+  const next = { ...story, generated_at: d.at, cursor: d.cursor, status: d.status, headline: d.headline, reason: d.reason, total_rounds: d.total_rounds ?? story.total_rounds, skews: d.skews, unreachable: d.unreachable, queue_position: d.queue_position };
   for (const name of ["history", "failures", "losses", "results"]) if (d[name]) next[name] = d[name];
   if (d.rounds.length) {
     const rounds = new Map(story.rounds.map((r) => [r.number, r]));
@@ -74,27 +74,30 @@ async function runPage(root) {
 
   // two at a time, in the order in which they came into view; what is seen first is there first
   const fetching = new Map();
-  let under_way = 0;
+  let under_way = 0, fetched = false;
   function fetchPlot(plot, view) {
-    const inside = plot.byRound && (view.from !== null || view.to !== null), range = inside ? (view.from !== null ? `&from=${view.from}` : "") + (view.to !== null ? `&to=${view.to}` : "") : "";
+    const inside = plot.byRound && !view.smooth && (view.from !== null || view.to !== null), range = inside ? (view.from !== null ? `&from=${view.from}` : "") + (view.to !== null ? `&to=${view.to}` : "") : "";
     // of a hundred lines a picture shows no more than this; a narrower range shows all of them
-    const points = plot.series.length > 20 ? 300 : 2000;
+    const points = view.smooth ? 100000 : plot.series.length > 20 ? 300 : 2000;
     const path = `model/${id}/plot?label=${encodeURIComponent(plot.label)}&x_label=${encodeURIComponent(plot.xLabel)}&points=${points}${range}`;
     if (!fetching.has(path)) fetching.set(path, { path, begun: false, label: plot.label, xLabel: plot.xLabel });
     nextPlot();
   }
   async function nextPlot() {
     const job = [...fetching.values()].find((x) => !x.begun);
-    if (!job || under_way >= 2) return;
+    // the first one alone: what is seen is there sooner
+    if (!job || under_way >= (fetched ? 2 : 1)) return;
     job.begun = true;
     under_way += 1;
     try {
       const found = await read(job.path);
+      fetched = true;
       story = { ...story, plots: story.plots.map((p) => (p.label === job.label && p.x_label === job.xLabel ? found : p)) };
-      draw();
+      mounted.renew(story, true);
     } catch (error) { if (error.status) console.error(error.message); }
     fetching.delete(job.path);
     under_way -= 1;
+    nextPlot();
     nextPlot();
   }
   function prepare(view) {

@@ -34,6 +34,24 @@ function button(label, attrs, onclick) {
   return h("button", { type: "button", onclick, ...attrs }, label);
 }
 
+// Long work in slices, each thing once: what a person does is answered in between.
+const SLICE_MS = 10, jobs = new Map();
+let turning = 0;
+function soon(what, work) {
+  jobs.set(what, work);
+  turning = turning || setTimeout(slice);
+}
+function slice() {
+  const until = performance.now() + SLICE_MS;
+  turning = 0;
+  for (const [what, work] of jobs) {
+    jobs.delete(what);
+    work();
+    if (performance.now() > until) break;
+  }
+  if (jobs.size) turning = turning || setTimeout(slice);
+}
+
 function announce(text, now = false) {
   const region = document.getElementById(now ? "alarm" : "said");
   if (region) region.textContent = clean(text);
@@ -56,8 +74,9 @@ function swap(old, next) {
 }
 
 function selecting(node) {
-  const chosen = window.getSelection();
-  return Boolean(chosen && !chosen.isCollapsed && node.contains(chosen.anchorNode));
+  // a range, unlike the selection, is looked at without the page being laid out
+  const chosen = window.getSelection(), range = chosen?.rangeCount ? chosen.getRangeAt(0) : null;
+  return Boolean(range && !range.collapsed && node.contains(range.startContainer));
 }
 
 function showIcon(tone) {

@@ -28,25 +28,32 @@ function identities(slots) {
 function buildModel(story, before = null) {
   const names = new Map(story.sites.map((x) => [x.slot, x.code || x.trust || x.slot]));
   for (const plot of story.plots) for (const one of plot.series) names.set(one.slot, one.name || one.slot);
-  for (const round of story.rounds) for (const cell of round.cells) if (!names.has(cell.slot)) names.set(cell.slot, cell.slot);
+  for (const slot of askedIn(story.rounds)) if (!names.has(slot)) names.set(slot, slot);
   const slots = [...names.keys()].sort(naturalOrder);
   const used = new Map();
   for (const name of names.values()) used.set(name, (used.get(name) || 0) + 1);
   const marks = identities(slots);
-  const sites = slots.map((slot) => ({ slot, name: used.get(names.get(slot)) > 1 ? `${names.get(slot)} (${slot})` : names.get(slot), ...marks.get(slot) }));
-  const bySlot = new Map(sites.map((x) => [x.slot, x]));
+  const found = slots.map((slot) => ({ slot, name: used.get(names.get(slot)) > 1 ? `${names.get(slot)} (${slot})` : names.get(slot), ...marks.get(slot) }));
+  // what did not change stays the same object: parts that are drawn from it need not be drawn anew
+  const same = before && before.sites.length === found.length && found.every((x, k) => x.slot === before.sites[k].slot && x.name === before.sites[k].name);
+  const sites = same ? before.sites : found, bySlot = same ? before.bySlot : new Map(sites.map((x) => [x.slot, x]));
   const times = [...story.history.map((x) => x.at), ...story.feed.map((x) => x.at)].map(ms).filter(Number.isFinite);
   const begun = story.history.filter((x) => x.applied && x.status !== "PENDING").map((x) => ms(x.at));
   return {
     story, sites, bySlot,
     start: begun.length ? Math.min(...begun) : times.length ? Math.min(...times) : ms(story.generated_at),
     end: endOf(story, times),
-    // what did not change is not built anew
     plots: story.plots.map((plot, index) => {
       const known = before && before.plots.find((x) => x.source === plot);
-      return known && before.sites.length === sites.length ? known : buildPlot(plot, index, bySlot);
+      return known && same ? known : buildPlot(plot, index, bySlot);
     }),
   };
+}
+
+const askedOf = new WeakMap();
+function askedIn(rounds) {
+  if (!askedOf.has(rounds)) askedOf.set(rounds, new Set(rounds.flatMap((r) => r.cells.map((c) => c.slot))));
+  return askedOf.get(rounds);
 }
 
 // The rounds' times, by number: when it began, and when its model was there or, while it is open, its last sign.
@@ -79,11 +86,14 @@ function buildPlot(plot, index, bySlot) {
     one.missed = byRound && one.total <= one.points.length ? xs.filter((x) => !one.at.has(x)) : [];
     one.refused = one.points.filter((p) => p.y === null);
   }
+  const thinned = plot.series.some((one) => (one.total ?? 0) > one.points.length) && plot.series.some((one) => one.points.length);
   const values = series.flatMap((one) => one.points.map((p) => p.y).filter((y) => y !== null));
   const total = plot.series.reduce((sum, one) => sum + (one.total ?? one.points.length), 0);
   return {
     source: plot, index, total, listed: total > 0 && plot.series.every((one) => !one.points.length) && plot.series.length > 0,
-    thinned: plot.series.some((one) => (one.total ?? 0) > one.points.length) && plot.series.some((one) => one.points.length),
+    thinned,
+    // of a thinned plot most places hold some sites only: no site is compared with others there
+    common: thinned ? xs.filter((x) => series.every((one) => !one.points.length || one.at.has(x))) : xs,
     label: plot.label, xLabel: plot.x_label, series, xs, byRound, values,
     places: decimals(values),
     better: LOWER.test(plot.label.replace(/_/g, " ")) ? -1 : HIGHER.test(plot.label.replace(/_/g, " ")) ? 1 : 0,
@@ -160,20 +170,31 @@ function improves(plot, a, b) {
   return plot.better < 0 ? a < b : a > b;
 }
 
+// The median of the sites at each x where one of them has a value.
+function medians(plot, hidden) {
+  const at = new Map();
+  for (const one of plot.series) {
+    if (hidden.has(one.slot)) continue;
+    for (const p of one.at.values()) if (p.y !== null) { const all = at.get(p.x); if (all) all.push(p.y); else at.set(p.x, [p.y]); }
+  }
+  return plot.common.filter((x) => at.has(x)).map((x) => ({ x, median: median(at.get(x)) }));
+}
+
 function summarise(plot, hidden) {
-  const mids = plot.xs.map((x) => ({ x, ...across(plot, x, hidden) })).filter((m) => m.rows.length);
+  const mids = medians(plot, hidden);
   if (!mids.length) return "No finite value arrived.";
-  const last = mids.at(-1), unit = plot.byRound ? "round" : plot.xLabel, many = last.rows.length > 1;
+  const last = across(plot, mids.at(-1).x, hidden), unit = plot.byRound ? "round" : plot.xLabel, many = last.rows.length > 1;
   const f = (y) => number(y, plot.places);
   const out = [];
   if (plot.single) out.push(many ? `${f(last.low.y)} (${last.low.one.name}) to ${f(last.high.y)} (${last.high.one.name}), median ${f(last.median)}.` : `${f(last.median)}.`);
   else {
-    out.push(many ? `${cap(unit)} ${last.x}: ${f(last.low.y)} to ${f(last.high.y)}, median ${f(last.median)}.` : `${cap(unit)} ${last.x}: ${f(last.median)}.`);
+    out.push(many ? `${cap(unit)} ${mids.at(-1).x}: ${f(last.low.y)} to ${f(last.high.y)}, median ${f(last.median)}.` : `${cap(unit)} ${mids.at(-1).x}: ${f(last.median)}.`);
     let best = mids[0];
     for (const m of mids) if (improves(plot, m.median, best.median)) best = m;
     const back = mids[Math.max(0, mids.length - 6)];
-    if (mids.length > 2) out.push(`${signed(last.median - back.median, plot.places)} since ${unit} ${back.x}.`);
-    if (plot.better && plot.byRound && mids.length > 2) {
+    if (plot.thinned) out.push("Zoom in to compare rounds.");
+    else if (mids.length > 2) out.push(`${signed(last.median - back.median, plot.places)} since ${unit} ${back.x}.`);
+    if (plot.better && plot.byRound && mids.length > 2 && !plot.thinned) {
       const since = mids.length - 1 - mids.indexOf(best);
       out.push(since ? `Best ${f(best.median)} in ${unit} ${best.x}; no improvement for ${plural(since, "round")}.` : "Best in the last round.");
     }
@@ -224,6 +245,8 @@ function within(plot, from, to) {
   const xs = [...new Set(series.flatMap((one) => one.points.map((p) => p.x)))].sort((a, b) => a - b);
   return { ...plot, series, xs, before, after };
 }
+
+const sameList = (a, b) => a.length === b.length && a.every((x, k) => x === b[k]);
 
 const cellsOf = new WeakMap();
 function cellAt(round, slot) {

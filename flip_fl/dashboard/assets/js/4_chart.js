@@ -1,5 +1,7 @@
 // One metric as an SVG: a line a site, cut at gaps, named at its end.
 const LINE = 12.5;
+// Dashes of a line that goes up and down all the time are not seen as such, and painting them takes seconds.
+const MOST_DASHED = 8;
 
 function niceStep(span, count) {
   const raw = span / Math.max(1, count), power = 10 ** Math.floor(Math.log10(raw)), unit = raw / power;
@@ -22,8 +24,10 @@ function tickText(value, step) {
 
 let ruler = null;
 function textWidth(text) {
-  ruler = ruler || document.createElement("canvas").getContext("2d");
-  ruler.font = "500 11px " + (getComputedStyle(document.body).fontFamily || "sans-serif");
+  if (!ruler) {
+    ruler = document.createElement("canvas").getContext("2d");
+    ruler.font = "500 11px " + (getComputedStyle(document.body).fontFamily || "sans-serif");
+  }
   return ruler.measureText(text).width;
 }
 
@@ -89,7 +93,9 @@ function drawDots(plot, view, width) {
 
 function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   if (whole_plot.single) return drawDots(whole_plot, view, width);
-  const plot = within(onAxis(whole_plot, view.x, view.model), view.from, view.to);
+  const placed = onAxis(whole_plot, view.x, view.model), plot = within(placed, view.from, view.to);
+  // smoothed from every point that there is, or not at all
+  const smoothing = plot.thinned ? 0 : view.smooth, pointsOf = new Map(placed.series.map((one) => [one.slot, one.points]));
   const shown = plot.series.filter((one) => !view.hidden.has(one.slot) && one.points.length);
   const named = shown.filter((one) => one.gaps.length && (!view.log || one.gaps.at(-1).at(-1).y > 0));
   const all_y = shown.flatMap((one) => one.gaps.flatMap((run) => run.flatMap((p) => plot.spread?.get(`${one.slot} ${p.x}`) || [p.y])));
@@ -147,15 +153,16 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   // what lies outside of the chosen rounds is counted at the edges
   if (plot.before) svg.append(s("text", { class: "edge", x: box.left, y: height - 3 }, `◂ ${plot.before}`));
   if (plot.after) svg.append(s("text", { class: "edge", x: box.right, y: height - 3, "text-anchor": "end" }, `${plot.after} ▸`));
-  svg.append(s("text", { x: (box.left + box.right) / 2, y: height - 3, "text-anchor": "middle" }, shorten(clean((plot.unit || (plot.byRound ? "round" : plot.xLabel)) + (view.smooth ? `, smoothed ${view.smooth}` : "")), box.right - box.left)));
+  svg.append(s("text", { x: (box.left + box.right) / 2, y: height - 3, "text-anchor": "middle" }, shorten(clean((plot.unit || (plot.byRound ? "round" : plot.xLabel)) + (smoothing ? `, smoothed ${smoothing}` : "")), box.right - box.left)));
 
-  const labels = named.map((one) => ({ one, want: py(one.gaps.at(-1).at(-1).y) }));
+  // more names than there is room for: every second, third, … from the top, so that the others stay readable
+  const fits = Math.floor((box.bottom - box.top - 4) / LINE) + 1, keep = Math.max(1, Math.ceil(named.length / fits));
+  const labels = named.map((one) => ({ one, want: py(one.gaps.at(-1).at(-1).y) })).sort((a, b) => a.want - b.want).filter((_, k) => k % keep === 0);
   spread(labels, box.top + 2, box.bottom - 2);
-  const fits = Math.floor((box.bottom - box.top) / LINE) + 1;
-  const keep = labels.length <= fits ? null : Math.ceil(labels.length / fits);
   const stacked = new Map();
   let kept = 0, all = 0;
   const path = (list) => "M" + list.map((p) => `${r(px(p.x))} ${r(py(p.y))}`).join("L");
+  const lengthOf = (list) => list.reduce((sum, p, k) => (k ? sum + Math.abs(px(p.x) - px(list[k - 1].x)) + Math.abs(py(p.y) - py(list[k - 1].y)) : 0), 0);
   for (const one of shown) {
     const g = s("g", { class: `series c${one.hue}`, "data-slot": one.slot });
     if (plot.spread) {
@@ -165,7 +172,7 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
         if (ends.length > 1) g.append(s("path", { class: "band", d: `M${edge(1).join("L")}L${edge(2).reverse().join("L")}Z` }));
       }
     }
-    const smoothed = view.smooth ? new Map(smooth(one.points, view.smooth).map((p) => [p.x, p])) : null;
+    const smoothed = smoothing ? new Map(smooth(pointsOf.get(one.slot), smoothing).map((p) => [p.x, p])) : null;
     // what an earlier attempt had measured stays, faint
     for (const run of gaps(one.earlier, new Set()).map((x) => x.filter((p) => usable(p.y)))) {
       if (run.length > 1) g.append(s("path", { class: "raw", d: path(run) }, s("title", {}, `${one.name}, an earlier attempt`)));
@@ -178,7 +185,9 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
       all += run.length; kept += points.length;
       if (run.length > 1) {
         if (smoothed) g.append(s("path", { class: "raw", d: path(points) }));
-        g.append(s("path", { d: path(smoothed ? points.map((p) => smoothed.get(p.x)) : points), "stroke-dasharray": one.dash || null }));
+        const line = smoothed ? points.map((p) => smoothed.get(p.x)) : points;
+        const long = lengthOf(line) > MOST_DASHED * width;
+        g.append(s("path", { d: path(line), class: long ? "long" : null, "stroke-dasharray": long ? null : one.dash || null }));
       }
       if (run.length === 1 || (!smoothed && plot.xs.length <= 24 && named.length <= 8)) {
         for (const p of points) g.append(s("circle", { cx: r(px(p.x)), cy: r(py(p.y)), r: run.length === 1 ? 3.2 : 2.6 }));
@@ -194,7 +203,7 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
       if (level < 5) g.append(s("line", { class: "miss", x1: r(px(x)), x2: r(px(x)), y1: base + 1, y2: base + 6 }, s("title", {}, `${one.name}: nothing in round ${x}`)));
     }
     const label = labels.find((l) => l.one === one);
-    if (label && (!keep || labels.indexOf(label) % keep === 0 || label === labels.at(-1))) {
+    if (label) {
       const end = one.gaps.at(-1).at(-1), ex = px(end.x), ey = py(end.y);
       const far = box.right - ex > 6;
       if (Math.abs(label.y - ey) > 2 || far) g.append(s("path", { class: far ? "leader far" : "leader", d: `M${r(ex + 4)} ${r(ey)}L${r(far ? box.right : ex + 4)} ${r(far ? label.y : ey)}L${r(box.right + 11)} ${r(label.y)}` }));
@@ -205,7 +214,7 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   const cursor = s("g", { class: "cursor" });
   svg.append(cursor);
   const stored = plot.thinned ? plot.total : all;
-  const notes = [kept < stored ? `showing ${kept} of ${stored} points` : "", log ? "logarithmic" : "", left_out ? `${plural(left_out, "value")} not above 0 left out` : ""];
+  const notes = [smoothing ? `smoothed ${smoothing}` : view.smooth ? "not smoothed: not every point is here" : "", kept < stored ? `showing ${kept} of ${stored} points` : "", log ? "logarithmic" : "", left_out ? `${plural(left_out, "value")} not above 0 left out` : ""];
   return { plot, svg, box, px, py, usable, shown, cursor, width, height, note: notes.filter(Boolean).join(", ") };
 }
 

@@ -27,10 +27,10 @@ function curves(first, view) {
   const grid = h("div", { class: "charts" });
   // many charts: only those near the view are drawn
   const watch = new IntersectionObserver((seen) => seen.forEach((e) => {
-    const f = [...figures.values()].find((x) => x.node === e.target);
+    const f = figures.get(Number(e.target.id.slice(5)));
     if (!f) return;
     f.near = e.isIntersecting;
-    if (f.near) { near.add(f); f.draw(false); } else if (figures.size > 12) near.delete(f);
+    if (f.near) { near.add(f); soon(f, () => { if (f.near) { f.draw(false); f.focus(view.focus); } }); } else if (figures.size > 12) near.delete(f);
   }), { rootMargin: "600px" });
   const redraw = () => { near.forEach((f) => f.draw(true)); status(); };
   const showAll = button("show all", { class: "plain" }, () => { view.hidden.clear(); sync(); redraw(); announce("All sites shown"); });
@@ -75,15 +75,7 @@ function curves(first, view) {
   };
   view.setFocus = (slot) => {
     view.focus = slot;
-    for (const node of document.querySelectorAll("svg.focusing")) node.classList.remove("focusing");
-    for (const node of document.querySelectorAll(".series.on")) node.classList.remove("on");
-    if (!slot) return;
-    for (const g of document.querySelectorAll("g.series")) {
-      if (g.dataset.slot !== slot) continue;
-      g.classList.add("on");
-      g.ownerSVGElement.classList.add("focusing");
-      g.ownerSVGElement.insertBefore(g, g.ownerSVGElement.querySelector(".cursor"));
-    }
+    near.forEach((f) => f.focus(slot));
   };
   view.redraw = redraw;
   view.resize = () => near.forEach((f) => f.draw(false));
@@ -149,16 +141,17 @@ function figure(first, view) {
       button("SVG", { class: "plain", "aria-label": `${title} as SVG` }, () => chart && download(fileName(plot, "svg"), new Blob([svgFile(chart, `${title}${note.textContent ? ` (${note.textContent})` : ""}`)], { type: "image/svg+xml" }))),
       button("PNG", { class: "plain", "aria-label": `${title} as PNG` }, () => chart && png(chart, (blob) => download(fileName(plot, "png"), blob))),
       note));
-  let chart = null, chosen = -1, pressed = null;
+  let chart = null, chosen = -1, pressed = null, whole = false;
   const xs = () => (chart ? chart.plot.xs : []);
-  const self = { node, near: true, holder, draw, set, zoomed };
+  const self = { node, near: true, holder, draw, set, zoomed, focus };
 
   function set(next) {
     if (next === plot) return;
     plot = next;
     if (toggle.getAttribute("aria-pressed") === "true") { extra.firstChild?.renew(plot); return; }
-    if (self.near) draw(true);
-    else chart = null;
+    if (!self.near) chart = null;
+    else if (plot.total > AT_ONCE) soon(self, () => draw(true));
+    else draw(true);
   }
   // a thinned plot is fetched anew for the rounds that are shown
   function zoomed() { if (view.load && plot.thinned) view.load(plot, view); }
@@ -171,14 +164,25 @@ function figure(first, view) {
       return;
     }
     const was = chosen >= 0 && !tip.hidden ? xs()[chosen] : null;
+    if (view.smooth && plot.thinned && !whole) { whole = true; zoomed(); }
     chart = drawChart(plot, view, width, forced ? PAPER : undefined);
     holder.replaceChildren(chart.svg);
     holder.setAttribute("aria-valuemax", String(Math.max(0, xs().length - 1)));
     summary.textContent = clean((view.summarise || summarise)(plot, view.hidden));
-    note.textContent = [view.smooth ? `smoothed ${view.smooth}` : "", chart.note].filter(Boolean).join(", ");
-    if (view.focus) view.setFocus(view.focus);
+    note.textContent = chart.note;
+    if (view.focus) focus(view.focus);
     // whoever reads a point goes on reading it
     if (was !== null && xs().includes(was)) choose(xs().indexOf(was)); else hide();
+  }
+  // brings the line of one site to the front and fades the others
+  function focus(slot) {
+    if (!chart) return;
+    const { svg, cursor } = chart, mine = slot && [...svg.children].find((g) => g.dataset.slot === slot);
+    svg.querySelector(".series.on")?.classList.remove("on");
+    svg.classList.toggle("focusing", Boolean(mine));
+    if (!mine) return;
+    mine.classList.add("on");
+    svg.insertBefore(mine, cursor);
   }
   function choose(index) {
     chosen = Math.max(0, Math.min(xs().length - 1, index));
@@ -247,7 +251,7 @@ function figure(first, view) {
   return self;
 }
 
-const PAGE = 25, PAPER = 165;
+const PAGE = 25, PAPER = 165, AT_ONCE = 5000;
 function pointsTable(plot, page) {
   const rows = plot.xs.slice(page * PAGE, page * PAGE + PAGE), last = Math.ceil(plot.xs.length / PAGE) - 1;
   const box = h("div", {}, h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `${plot.label}, values` },

@@ -80,7 +80,7 @@ function fairness(first, view) {
   let model = first, plots = [], xs = [];
   const gather = () => {
     plots = model.plots.filter((p) => p.byRound && p.series.length > 1 && p.values.length);
-    xs = [...new Set(plots.flatMap((p) => p.xs))].sort((a, b) => a - b);
+    xs = [...new Set(plots.flatMap((p) => p.common))].sort((a, b) => a - b);
   };
   gather();
   const none = { node: null, renew: (next) => { const part = fairness(next, view); return part.node ? part : null; } };
@@ -94,7 +94,7 @@ function fairness(first, view) {
     out.textContent = x ? `round ${x} of ${xs.at(-1)}` : "final scores";
     slider.setAttribute("aria-valuetext", out.textContent);
     const sentences = [];
-    body.replaceChildren(...plots.filter((p) => p.xs.includes(x)).map((p) => {
+    body.replaceChildren(...plots.filter((p) => p.common.includes(x)).map((p) => {
       const a = across(p, x, new Set());
       if (!a.rows.length) return h("tr", {}, h("th", { scope: "row" }, p.label), h("td", { colspan: 5, class: "soft" }, "no finite value"));
       const best = p.better < 0 ? a.low : a.high, worst = p.better < 0 ? a.high : a.low;
@@ -114,7 +114,7 @@ function fairness(first, view) {
   node.querySelector(".head").append(h("p", {}, said), controls);
   // whoever looks at the last round sees the next one, too; whoever chose a round stays there
   const renew = (next) => {
-    if (selecting(node)) return null;
+    if (selecting(node) || sameList(next.plots, model.plots)) return null;
     const chosen = xs[Number(slider.value)], newest = Number(slider.value) === xs.length - 1;
     model = next;
     gather();

@@ -1,14 +1,14 @@
 // The grid round x site, and who is slow.
-const WINDOW = 100;
+const CELLS = 3000;
 
-function roundsGrid(first) {
-  let model = first, until = null, grid = null, buttons = [], rounds = [], sites = [], shape = "";
-  if (model.story.partial) return { node: section("rounds", "Rounds", null, h("p", { class: "empty" }, "Being fetched …")), renew: (next) => (next.story.partial ? null : roundsGrid(next)) };
+function roundsGrid(first, view) {
+  let model = first, until = null, grid = null, buttons = [], rounds = [], sites = [], shape = "", newest = 0, most = 100, seenAt = null;
+  if (model.story.partial) return { node: section("rounds", "Rounds", null, h("p", { class: "empty" }, "Being fetched …")), renew: (next) => (next.story.partial ? null : roundsGrid(next, view)) };
   if (!model.story.rounds.length) {
     const over = TERMINAL.has(model.story.status);
     return {
       node: section("rounds", "Rounds", null, h("p", { class: "empty" }, over ? "The run ended before its first round." : "No round has begun. Rounds appear here as soon as the sites are asked to train.")),
-      renew: (next) => (next.story.rounds.length || TERMINAL.has(next.story.status) !== over ? roundsGrid(next) : null),
+      renew: (next) => (next.story.rounds.length || TERMINAL.has(next.story.status) !== over ? roundsGrid(next, view) : null),
     };
   }
   const picked = h("p", { class: "picked soft screen", role: "status" }, "Choose a cell to see when it came, its size and its error.");
@@ -17,14 +17,14 @@ function roundsGrid(first) {
   const where = h("span", { class: "soft small" }), pager = h("div", { class: "acts" }, earlier, later, where);
   const word = (state) => (state === "awaited" ? "Awaited" : WORDS.cells[state].word);
   const open = () => !TERMINAL.has(model.story.status);
-  const stateOf = (round, cell) => (open() && round.number === model.story.rounds.reduce((a, r) => Math.max(a, r.number), 0) && !round.aggregated_at && (cell.state === "missed" || cell.state === "not_asked") ? "awaited" : cell.state);
+  const stateOf = (round, cell) => (open() && round.number === newest && !round.aggregated_at && (cell.state === "missed" || cell.state === "not_asked") ? "awaited" : cell.state);
   const cellOf = (round, slot) => cellAt(round, slot) || { state: "not_asked", slot };
   const node = section("rounds", "Rounds", " ", holder, pager, key, picked);
   const sentence = node.querySelector(".head p");
 
   function turn(way) {
     const all = model.story.rounds.length, end = until ?? all;
-    until = Math.max(Math.min(WINDOW, all), Math.min(all, end + way * WINDOW));
+    until = Math.max(Math.min(most, all), Math.min(all, end + way * most));
     if (until === all) until = null;
     shape = "";
     renew(model);
@@ -54,25 +54,31 @@ function roundsGrid(first) {
   }
 
   function renew(next) {
+    const before = model;
     model = next;
+    if (grid && shape && before.story.rounds === next.story.rounds && before.story.sites === next.story.sites && before.sites === next.sites && before.story.status === next.story.status) return null;
     const all = [...model.story.rounds].sort((a, b) => a.number - b.number);
     const end = until ?? all.length;
-    rounds = all.slice(Math.max(0, end - WINDOW), end);
-    sites = model.sites.filter((x) => all.some((r) => r.cells.some((c) => c.slot === x.slot)));
+    sites = model.sites.filter((x) => askedIn(model.story.rounds).has(x.slot));
+    most = Math.max(20, Math.min(100, Math.floor(CELLS / sites.length)));
+    rounds = all.slice(Math.max(0, end - most), end);
+    newest = all.length ? all.at(-1).number : 0;
     const stats = siteTimes(all, sites), times = sites.some((x) => Number.isFinite(stats.get(x.slot).seconds));
     const states = sites.map((x) => rounds.map((r) => stateOf(r, cellOf(r, x.slot))));
-    const now = JSON.stringify([sites.map((x) => [x.slot, x.name]), rounds.map((r) => [r.number, r.stage]), times]);
+    seenAt = open() ? new Map(model.story.sites.map((x) => [x.slot, x.last_seen])) : null;
+    const now = JSON.stringify([Boolean(seenAt), sites.map((x) => [x.slot, x.name]), rounds.map((r) => [r.number, r.stage]), times]);
     if (now === shape) patch(states, stats, times); else { shape = now; build(states, stats, times); }
     const seen = new Set(states.flat());
     const keys = Object.keys(WORDS.cells).concat("awaited").filter((k) => seen.has(k));
     if (key.dataset.of !== keys.join()) { key.dataset.of = keys.join(); key.replaceChildren(...keys.map((k) => h("li", {}, h("span", { class: `cell ${k}` }), k === "awaited" ? "awaited" : WORDS.cells[k].text))); }
-    pager.hidden = all.length <= WINDOW;
-    earlier.disabled = end <= WINDOW; later.disabled = end >= all.length;
+    pager.hidden = all.length <= most;
+    earlier.disabled = end <= most; later.disabled = end >= all.length;
     where.textContent = rounds.length ? `rounds ${rounds[0].number} to ${rounds.at(-1).number} of ${all.length}` : "";
     const text = roundsSentence(model, all, sites, stats, open());
     if (sentence.textContent !== text) sentence.textContent = text;
     return null;
   }
+  const seen = (x) => (seenAt.get(x.slot) ? ago(seenAt.get(x.slot), view.now()) : "not yet");
   const label = (x, r, state) => `${x.name}, round ${inStage(r)}: ${word(state)}`;
   const foot = (r) => (r.expected === null || r.expected === undefined ? "" : `${r.returned ?? 0}/${r.expected}`);
   function patch(states, stats, times) {
@@ -88,22 +94,23 @@ function roundsGrid(first) {
       const stat = stats.get(sites[i].slot);
       rows[i].cells[1].textContent = `${stat.in} of ${stat.asked}`;
       if (times) rows[i].cells[2].textContent = duration(stat.seconds);
+      if (seenAt) rows[i].cells[times ? 3 : 2].replaceChildren(seen(sites[i]));
     });
-    rounds.forEach((r, j) => { const cell = grid.tFoot?.rows[0].cells[j + (times ? 3 : 2)]; if (cell && cell.textContent !== foot(r)) cell.textContent = foot(r); });
+    rounds.forEach((r, j) => { const cell = grid.tFoot?.rows[0].cells[j + 2 + (times ? 1 : 0) + (seenAt ? 1 : 0)]; if (cell && cell.textContent !== foot(r)) cell.textContent = foot(r); });
   }
   function build(states, stats, times) {
     const size = rounds.length > 60 ? "tiny" : rounds.length > 30 ? "mid" : "";
     const every = size === "tiny" ? 10 : size === "mid" ? 5 : 1;
-    buttons = sites.map((x, i) => rounds.map((r, j) => h("button", { type: "button", class: `cell ${states[i][j]}`, tabindex: "-1", "aria-label": label(x, r, states[i][j]), onclick: () => pick(i, j) })));
+    buttons = sites.map((x, i) => rounds.map((r, j) => h("button", { type: "button", class: `cell ${states[i][j]}`, tabindex: "-1", "aria-label": label(x, r, states[i][j]) })));
     if (buttons.length && rounds.length) buttons[0][0].tabIndex = 0;
     const stages = rounds.reduce((all, r) => { if (all.length && all.at(-1).stage === r.stage) all.at(-1).rounds += 1; else all.push({ stage: r.stage, rounds: 1 }); return all; }, []);
-    const stat = () => h("td", { class: "stat" }), second = () => (times ? stat() : null);
-    const fresh = h("table", { class: `rounds ${size}`, onkeydown: go },
+    const stat = () => h("td", { class: "stat" }), second = () => [times ? stat() : null, seenAt ? h("td", { class: "stat seen" }) : null];
+    const fresh = h("table", { class: `rounds ${size}`, onkeydown: go, onclick: (e) => { const i = buttons.findIndex((row) => row.includes(e.target)); if (i >= 0) pick(i, buttons[i].indexOf(e.target)); } },
       h("thead", {}, stages.some((x) => x.stage) ? h("tr", { class: "stages" }, h("td", { class: "corner" }), stat(), second(),
-        stages.map((x) => h("th", { scope: "colgroup", colspan: x.rounds }, x.stage || ""))) : null, h("tr", {}, h("th", { class: "corner", scope: "col" }, "Site"), h("th", { class: "stat", scope: "col" }, "Returned"), times ? h("th", { class: "stat", scope: "col" }, "Median time") : null,
+        stages.map((x) => h("th", { scope: "colgroup", colspan: x.rounds }, x.stage || ""))) : null, h("tr", {}, h("th", { class: "corner", scope: "col" }, "Site"), h("th", { class: "stat", scope: "col" }, "Returned"), times ? h("th", { class: "stat", scope: "col" }, "Median time") : null, seenAt ? h("th", { class: "stat seen", scope: "col" }, "Last seen") : null,
         rounds.map((r, k) => h("th", { scope: "col", class: "n" }, every === 1 || r.number % every === 0 || k === 0 ? String(r.number) : h("span", { class: "sr" }, String(r.number)))))),
       h("tbody", {}, sites.map((x, i) => h("tr", {}, h("th", { scope: "row" }, siteName(x), x.name === x.slot ? null : h("span", { class: "slot" }, x.slot)), h("td", { class: "stat" }, `${stats.get(x.slot).in} of ${stats.get(x.slot).asked}`),
-        times ? h("td", { class: "stat" }, duration(stats.get(x.slot).seconds)) : null, buttons[i].map((b) => h("td", {}, b))))),
+        times ? h("td", { class: "stat" }, duration(stats.get(x.slot).seconds)) : null, seenAt ? h("td", { class: "stat seen" }, seen(x)) : null, buttons[i].map((b) => h("td", {}, b))))),
       every === 1 ? h("tfoot", {}, h("tr", {}, h("td", { class: "corner" }), stat(), second(),
         rounds.map((r) => h("td", { title: `${r.returned ?? "?"} of ${r.expected ?? "?"} sites in round ${r.number}` }, foot(r))))) : null);
     const rolled = holder.scrollLeft, atEnd = holder.scrollLeft + holder.clientWidth >= holder.scrollWidth - 30;
@@ -188,8 +195,8 @@ function times(first) {
     h("ul", { class: "key", "aria-label": "What the bars mean" }, [["before", "not asked yet"], ["worked", "works and sends"], ["after", "waits for the others"]].map(([name, text]) => h("li", {}, h("span", { class: `patch ${name}` }), text))));
   const controls = h("div", { class: "controls" }, slider, out);
   node.querySelector(".head").append(said, controls);
-  const renew = (next) => {
-    if (selecting(node)) return null;
+  const renew = (next, begin = false) => {
+    if (selecting(node) || (!begin && next.story.rounds === model.story.rounds && next.sites === model.sites)) return null;
     model = next;
     const rounds = measured();
     slider.max = String(rounds.length > 1 ? rounds.length : 0);
@@ -197,6 +204,6 @@ function times(first) {
     draw(rounds);
     return null;
   };
-  renew(first);
+  renew(first, true);
   return { node, renew };
 }

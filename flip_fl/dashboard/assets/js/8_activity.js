@@ -42,7 +42,8 @@ function results(model) {
   if (r) {
     return section("results", "Results", null,
       h("dl", { class: "pairs" },
-        h("dt", {}, "Bundle"), h("dd", { class: "copyline" }, h("code", {}, r.address), copyButton(r.address, "the address")),
+        h("dt", {}, "Name"), h("dd", {}, r.address.split(/[/\\]/).filter(Boolean).at(-1) || r.address),
+        h("dt", {}, "Address"), h("dd", { class: "copyline" }, h("code", {}, r.address), copyButton(r.address, "the address")),
         h("dt", {}, "Size"), h("dd", {}, bytes(r.size_bytes)),
         h("dt", {}, "SHA-256"), h("dd", {}, r.sha256 ? h("code", {}, r.sha256) : "not recorded"),
         h("dt", {}, "Stored"), h("dd", {}, time(r.at, `${day(r.at)}, ${clock(r.at)} UTC`))),
@@ -131,6 +132,7 @@ function activity(first, view) {
   const node = section("activity", "Activity", null, h("div", { class: "controls" }, site, kind, h("label", {}, bad, "Failures only"), words), list, h("div", { class: "acts" }, more));
   node.querySelector(".head").append(h("p", {}, count));
   function renew(next) {
+    if (drawn && next.story.feed === model.story.feed && next.sites === model.sites && next.story.failures === model.story.failures) { model = next; return null; }
     const same = next.sites.map((x) => x.name).join("\n") === model.sites.map((x) => x.name).join("\n");
     if (same) drawn = drawn && next.bySlot;
     model = next;

@@ -21,7 +21,9 @@ function headline(model, view) {
   const scored = (late.length ? late : model.plots).filter((p) => p.byRound && !p.training && p.better && p.values.length);
   const main = scored.find((p) => p.better > 0 && /auc|dice|acc/i.test(p.label) && /auc|dice/i.test(p.label)) || scored.find((p) => p.better > 0) || scored[0];
   if (main) {
-    const x = main.xs.filter((v) => across(main, v, new Set()).rows.length).at(-1), a = across(main, x, new Set());
+    let k = main.xs.length - 1;
+    while (k > 0 && !across(main, main.xs[k], new Set()).rows.length) k -= 1;
+    const x = main.xs[k], a = across(main, x, new Set());
     if (a.rows.length) add(main.label, number(a.median, main.places), a.rows.length > 1 ? `median of ${plural(a.rows.length, "site")}, ${x ? `round ${x}` : "final"}` : x ? `round ${x}` : "final");
   }
   add("Failures", story.failures.length ? String(story.failures.length) : "none", story.failures.length ? h("a", { href: "#failures" }, "see what failed") : null);
@@ -36,6 +38,7 @@ function headline(model, view) {
   }
   const next = nextStep(model, waits, view);
   if (next) notes.push(next);
+  if (story.skews.length) notes.push(skewWords(model));
   const tone = waits && waits.silent.length && head.tone === "active" ? "warn" : head.tone;
   return h("section", { class: `card state ${tone}`, id: "top", "aria-label": "State of the run" },
     h("div", { class: "eyebrow" }, h("h1", {}, story.model.name), story.model.project ? h("span", {}, story.model.project) : null, h("code", { class: "small", title: "model id" }, story.model.id)),
@@ -44,6 +47,14 @@ function headline(model, view) {
     story.model.description ? h("p", { class: "more" }, story.model.description) : null,
     Object.keys(story.model.facts || {}).length ? h("p", { class: "more small" }, Object.entries(story.model.facts).map(([name, value], k) => [k ? " · " : "", `${name} `, h("b", {}, value)])) : null,
     h("dl", { class: "facts" }, facts));
+}
+
+// Times are those of whoever sent them: a clock that is off is said beside them.
+function skewWords(model) {
+  return model.story.skews.map(({ slot, seconds }) => {
+    const who = slot === null ? "The FL server" : (model.bySlot.get(slot) || { name: slot }).name, off = duration(Math.abs(seconds));
+    return `${who}\u2019s clock is ${seconds > 0 ? `at least ${off} ahead of` : `up to ${off} behind`} the hub\u2019s${seconds > 0 ? "" : ", or its reports were held up"}. `;
+  });
 }
 
 function waitingWords(waits, story, view) {
@@ -127,10 +138,12 @@ function readView(model) {
   return view;
 }
 
-function tabTitle(story, silent = []) {
+function tabTitle(story, silent, nameOf) {
   const mark = silent.length ? "!" : { good: "✓", warn: "!", bad: "✕", active: "▸", quiet: "■" }[story.headline.tone];
   const done = story.rounds.filter((r) => r.aggregated_at).length;
-  return clean(`${mark} ${story.total_rounds ? `${done}/${story.total_rounds} ` : ""}${silent.length ? `${listing(silent.map((x) => x.name), 1)} silent – ` : ""}${story.model.name} – ${story.headline.word}`);
+  const blamed = story.status === "ERROR" ? story.failures.at(-1)?.slots || [] : [];
+  if (blamed.length) silent = blamed.map((slot) => ({ name: nameOf(slot) }));
+  return clean(`${mark} ${story.total_rounds ? `${done}/${story.total_rounds} ` : ""}${silent.length ? `${silent.length === 1 ? silent[0].name : plural(silent.length, "site")} ${blamed.length ? "failed" : "silent"} – ` : ""}${story.model.name} – ${story.headline.word}`);
 }
 
 // A part that is drawn whole whenever it is another one; while somebody marks a text in it, it waits.
@@ -167,7 +180,7 @@ function mount(story, root, prepare = () => {}) {
   root.replaceChildren(head.node, main, foot, ...regions());
   const told = () => {
     const silent = (awaited(model, view.now()) || { silent: [] }).silent, tone = silent.length && model.story.headline.tone === "active" ? "warn" : model.story.headline.tone;
-    const title = tabTitle(model.story, silent);
+    const title = tabTitle(model.story, silent, (slot) => (model.bySlot.get(slot) || { name: slot }).name);
     if (document.title !== title) { document.title = title; showIcon(tone); }
     head.renew(model, PARTS.map(([id]) => places.get(id)).filter((x) => x instanceof Element && x.querySelector("h2")), tone);
     const drawn = `Drawn from what the hub knew on ${day(model.story.generated_at)}, ${clock(model.story.generated_at)} UTC. All times are UTC.`;
@@ -182,10 +195,15 @@ function mount(story, root, prepare = () => {}) {
     shown.set(id, next);
     if (id === "curves") view.redraw();
   };
-  const renew = (next) => {
+  // what was fetched of curves changes them, and what is counted from them when there is time
+  const renew = (next, fetched = false) => {
     model = buildModel(next, model);
     view.model = model;
-    for (const [id] of PARTS) renewPart(id);
+    const big = model.story.rounds.length * model.sites.length > 5000;
+    for (const [id] of PARTS) {
+      if (fetched ? id === "curves" : !big || id === "top") renewPart(id);
+      else if (!fetched || id === "top" || id === "sites") soon(id, () => renewPart(id));
+    }
     told();
   };
   told();
