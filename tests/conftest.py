@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     # the hub's libraries take a second to import: only where a test has a hub
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from tests.support.hub import HubServer, RunningHub
 
 LEFT_OUT = "LEFT OUT: "
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("whatever the machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("whatever the machine")
 
 
 def leave_out(reason: str) -> None:

@@ -142,7 +142,6 @@ def _ask(operation: Any, examples: int, send: Callable[[Any], None]) -> Iterator
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
             max_examples=examples,
-            deadline=None,
             database=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),

@@ -17,7 +17,7 @@ from flip_fl.errors import FlipError
 parts = st.sampled_from(["..", ".", "a", "link", "loop", "out", "", "/", "a/../..", "x.pt", "~", "\\..", "…"])
 paths = st.lists(parts, max_size=6).map("/".join)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=24)
-quiet = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quiet = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

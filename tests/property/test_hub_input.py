@@ -43,9 +43,7 @@ _facts = st.fixed_dictionaries(
         "at": st.datetimes().map(str) | _anything,
     },
 )
-_quick = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+_quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def _post(hub: RunningHub, path: str, body: Any) -> int:

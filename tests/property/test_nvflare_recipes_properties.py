@@ -63,7 +63,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_job_that_is_exported_and_read_again_is_the_same(
     recipe: type[FlipRecipe], apps: dict[type[FlipRecipe], Path], data: st.DataObject

@@ -24,7 +24,7 @@ def cut(made: int, sizes: list[int]) -> list[tuple[int, int]]:
     return parts
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_each_report_once_and_all_that_never_came_counted(data: st.DataObject) -> None:
     """Whatever the live channel does, with and without the result: stored + missing = made (or heard), none twice."""
@@ -66,7 +66,7 @@ def test_each_report_once_and_all_that_never_came_counted(data: st.DataObject) -
     assert gaps.end() == Due()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 20), max_size=8), st.integers(1, 60), st.randoms(use_true_random=False), st.booleans())
 def test_whatever_comes_out_of_order_is_put_in_order(
     sizes: list[int], made: int, draw: random.Random, result: bool

@@ -31,7 +31,7 @@ ENDS = {"fail": "ERROR", "stop": "STOPPED", "upload failed": "RESULTS_UPLOAD_FAI
 
 
 @given(st.lists(st.sampled_from(sorted(CALLS)), max_size=14))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_run_ends_once_forwards_and_for_its_first_cause(names: list[str]) -> None:
     """Whatever an engine fires, and how often: one end, of the first cause, with a reason unless it is a success."""
     box = Outbox(":memory:")

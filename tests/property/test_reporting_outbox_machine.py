@@ -165,5 +165,5 @@ class OutboxMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-OutboxMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+OutboxMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20)
 TestOutbox = OutboxMachine.TestCase

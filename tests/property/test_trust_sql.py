@@ -17,9 +17,7 @@ from flip_fl.trust import sql
 from flip_fl.trust.refusal import Refusal
 from tests.support.trust import RunningTrust, filled, running_trust, trust_settings
 
-_quick = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+_quick = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 _WORDS = """
     SELECT FROM WHERE omop.cohort omop.person omop . , ; ( ) * a age person_id AS WITH x UNION ALL INSERT INTO
@@ -126,7 +124,7 @@ def test_no_sql_writes_or_breaks(world: World, query: str) -> None:
         assert "root:" not in response.text
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(query=_anything, dialect=st.sampled_from(["postgres", "sqlite"]))
 def test_the_validator_refuses_or_returns_one_select(query: str, dialect: str) -> None:
     """It never raises anything else, and what it lets through it lets through again, unchanged in meaning."""

@@ -283,7 +283,7 @@ def test_a_settings_file_is_its_owners_alone(tmp_path: Path) -> None:
 
 
 @given(value=st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFF, exclude_categories=["Cs"]), max_size=40))
-@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_what_is_read(value: str, tmp_path: Path) -> None:
     """A key with a dollar, a quote or a backslash must not turn into another key."""
     path = tmp_path / "flip.env"
