@@ -50,27 +50,39 @@ class Part:
         return Part(self.sites, self.series[kept], self.ids[kept], self.x[kept], self.y[kept], self.rounds[kept])
 
 
-def pack(rows: Sequence[Sequence[Any]]) -> bytes:
-    """The body of a block of rows (label, axis, trust, slot, id, x value, value, round), in the order of their ids."""
+@dataclass(frozen=True)
+class Packed:
+    """The body of a block, and which rows and rounds are in it."""
+
+    body: bytes
+    first_id: int
+    last_id: int
+    first_round: int
+    last_round: int
+
+
+def pack(rows: Sequence[Sequence[Any]]) -> Packed:
+    """A block of rows (label, axis, trust as text, slot, id, x value, value, round), in the order of their ids."""
     labels, axes, trusts, slots, *numbers = zip(*rows, strict=True)
     plots, plot_of = _numbered(zip(labels, axes, strict=True))
     sites, site_of = _numbered(zip(trusts, slots, strict=True))
     order = np.lexsort((site_of, plot_of))
-    key = plot_of[order].astype(np.int64) * len(sites) + site_of[order]
+    key = plot_of[order] * len(sites) + site_of[order]
     series, counts = np.unique(key, return_counts=True)
     facts = {
         "plots": [list(plot) for plot in plots],
-        "sites": [[trust.hex, slot] for trust, slot in sites],
+        "sites": [[UUID(trust).hex, slot] for trust, slot in sites],
         "series": len(series),
         "points": len(rows),
     }
     head = json.dumps(facts, separators=(",", ":")).encode()
-    arrays = [
-        np.asarray(column, dtype=kind)
-        for column, kind in zip((series // len(sites), series % len(sites), counts), _SERIES_KINDS, strict=True)
-    ]
-    arrays += [np.asarray(column, dtype=kind)[order] for column, kind in zip(numbers, _POINT_KINDS, strict=True)]
-    return b"".join([len(head).to_bytes(4, "little"), head, *(array.tobytes() for array in arrays)])
+    of_series = (series // len(sites), series % len(sites), counts)
+    arrays = [np.asarray(column, dtype=kind) for column, kind in zip(of_series, _SERIES_KINDS, strict=True)]
+    points = [np.array(column, dtype=kind) for column, kind in zip(numbers, _POINT_KINDS, strict=True)]
+    arrays += [column[order] for column in points]
+    ids, rounds = points[0], points[-1]
+    body = b"".join([len(head).to_bytes(4, "little"), head, *(array.tobytes() for array in arrays)])
+    return Packed(body, int(ids[0]), int(ids[-1]), int(rounds.min()), int(rounds.max()))
 
 
 def unpack(body: bytes, plots: Sequence[PlotKey]) -> dict[PlotKey, Part]:

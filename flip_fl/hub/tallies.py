@@ -25,19 +25,11 @@ ROLL_ROWS = 20_000
 _BLOCK_ROWS = 32_768
 # Whoever was heard of within this time may have sent more.
 _RECENT = timedelta(minutes=2)
-_PACKED = [
-    col(each)
-    for each in (
-        FlMetric.label,
-        FlMetric.x_label,
-        FlMetric.trust_id,
-        FlMetric.fl_client_name,
-        FlMetric.id,
-        FlMetric.x_value,
-        FlMetric.result,
-        FlMetric.global_round,
-    )
-]
+# A trust as text: of thousands of rows only the trusts that are in them are looked at.
+_PACKED = text(
+    "SELECT label, x_label, CAST(trust_id AS VARCHAR(36)), fl_client_name, id, x_value, result, global_round "
+    "FROM fl_metrics WHERE model_id = :model AND id > :after ORDER BY id LIMIT :most"
+)
 _KEY = "model_id, label, x_label, trust_id, fl_client_name"
 _SERIES = text(
     f"INSERT INTO fl_metric_series ({_KEY}, points, newest) "
@@ -85,28 +77,28 @@ def roll(model_id: UUID, session: Session, *, least: int = ROLL_ROWS) -> bool:
         new = new & (col(FlMetric.id) > model.counted_to)
         some = select(literal_column("1")).select_from(FlMetric).where(new).limit(least).subquery()
         if session.execute(select(func.count()).select_from(some)).scalar_one() >= max(1, least):
-            rows = session.execute(select(*_PACKED).where(new).order_by(col(FlMetric.id)).limit(_BLOCK_ROWS)).all()
-            ids, rounds = [row.id for row in rows], [row.global_round for row in rows]
-            facts = _facts(model_id, model.counted_to, ids[-1], session)
+            facts = _facts(model_id, model.counted_to, session)
+            rows = session.execute(_PACKED, {**facts, "most": _BLOCK_ROWS}).all()
+            block = pack(rows)
             for statement in (_SERIES, _SCORES):
-                session.execute(statement, facts)
+                session.execute(statement, {**facts, "newest": block.last_id})
             session.add(
                 FlMetricBlock(
                     model_id=model_id,
-                    first_id=ids[0],
-                    last_id=ids[-1],
-                    first_round=min(rounds),
-                    last_round=max(rounds),
-                    body=pack(rows),
+                    first_id=block.first_id,
+                    last_id=block.last_id,
+                    first_round=block.first_round,
+                    last_round=block.last_round,
+                    body=block.body,
                 )
             )
-            model.counted_to = ids[-1]
+            model.counted_to = block.last_id
             session.commit()
             return True
     session.rollback()
     return False
 
 
-def _facts(model_id: UUID, after: int, newest: int, session: Session) -> dict[str, object]:
+def _facts(model_id: UUID, after: int, session: Session) -> dict[str, object]:
     spelt = model_id.hex if session.get_bind().dialect.name == "sqlite" else model_id
-    return {"model": spelt, "after": after, "newest": newest}
+    return {"model": spelt, "after": after}

@@ -28,8 +28,10 @@ _ROW = st.tuples(
 def test_a_block_gives_back_each_plot_as_it_was_stored(rows: list[tuple[object, ...]], after: int) -> None:
     """Every number to its last bit, under its trust and slot, in the order in which a site measured it."""
     numbered = [(*row[:4], number, *row[4:]) for number, row in enumerate(rows, start=1)]
+    packed = pack([(*row[:2], str(row[2]), *row[3:]) for row in numbered])
+    assert (packed.first_id, packed.last_id) == (1, len(rows))
     plots = [PlotKey(label, axis) for label in ("loss", 'Ä"\\\n☃', "", "none") for axis in ("Global Rounds", "Step")]
-    found = unpack(pack(numbered), plots)
+    found = unpack(packed.body, plots)
     for plot in plots:
         mine = [row for row in numbered if row[:2] == (plot.label, plot.x_label)]
         assert (plot in found) == bool(mine)
