@@ -98,7 +98,7 @@ def summary(found: Bench) -> list[tuple[Any, ...]]:
 def test_replies_come_in_slot_order_and_are_told_as_they_arrive(tmp_path: Path) -> None:
     """The order of arrival must not change the model, nor may the story wait for the slowest site."""
     slots = ["Trust_1", "Trust_2", "Trust_10"]
-    found = bench(tmp_path, slots=slots, answers={"Trust_1": late(0.06), "Trust_2": late(0.03)})
+    found = bench(tmp_path, slots=slots, answers={"Trust_1": late(0.4), "Trust_2": late(0.2)})
     assert found.grid.await_sites() == slots
     found.grid.expect(Task.TRAIN, 3)
     replies = found.ask()
@@ -117,7 +117,7 @@ def test_replies_come_in_slot_order_and_are_told_as_they_arrive(tmp_path: Path) 
     assert {event["details"]["size_bytes"] for event in events} == {2 * 3 * 4 + 8 + 8}
     seconds = [event["details"]["seconds"] for event in events]
     assert seconds == sorted(seconds)
-    assert 0.06 <= seconds[-1] < 2
+    assert seconds[-1] >= 0.4
     assert [(item["client"], item["label"], item["global_round"]) for item in found.told("metric")] == [
         (slot, "loss", 3) for slot in reversed(slots)
     ]
