@@ -163,6 +163,7 @@ def _rank(example: str, ranks: dict[str, int]) -> int:
     return next((rank for words, rank in ranks.items() if example.startswith(words)), len(ranks))
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.xdist_group("cli_run")
 def test_every_example_runs_as_it_stands(tmp_path: Path) -> None:
     """Protects the first line that anybody copies: each example of each help does what it says.
