@@ -17,6 +17,7 @@ from uuid import UUID
 
 from fastapi import Depends, HTTPException, Request, Security
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 
@@ -107,10 +108,13 @@ def page_viewer(request: Request) -> Principal:
 
 
 async def still_reads(request: Request) -> bool:
-    """Whether who began to read may go on: a token may have been revoked, a session ended, since."""
+    """Whether who began to read may go on: a token may have been revoked, a session ended, since.
+
+    Not where the database cannot tell: who comes back then is answered 503, and asks again.
+    """
     try:
         await run_in_threadpool(_allowed, request, Role.VIEWER)
-    except HTTPException:
+    except (HTTPException, SQLAlchemyError):
         return False
     return True
 

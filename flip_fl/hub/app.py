@@ -21,7 +21,7 @@ from flip_fl.dashboard import assets
 from flip_fl.errors import FlipError
 from flip_fl.hub import database, openapi, presence, tallies
 from flip_fl.hub.access import viewer
-from flip_fl.hub.headers import Discreet, SecurityHeaders
+from flip_fl.hub.headers import SecurityHeaders
 from flip_fl.hub.meters import Meters
 from flip_fl.hub.observed import Observed
 from flip_fl.hub.points import PlotCache
@@ -33,6 +33,7 @@ from flip_fl.hub.sweep import sweep
 from flip_fl.hub.tables import utc_now
 from flip_fl.hub.throttle import Throttle
 from flip_fl.services.body_limit import BodyLimit
+from flip_fl.services.last_net import LastNet
 from flip_fl.services.patience import BodyDeadline
 from flip_fl.settings import HubSettings
 from flip_fl.wire import MAX_BATCH_BYTES
@@ -63,7 +64,7 @@ def create_app(settings: HubSettings) -> FastAPI:
     app.state.meters = Meters()
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(BodyDeadline)
-    app.add_middleware(Discreet)
+    app.add_middleware(LastNet, detail="Internal error.", told=lambda scope: f"{scope['method']} {scope['path']}:")
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(RequestValidationError, _refuse_input)
     app.add_exception_handler(FlipError, _refuse_by_rule)

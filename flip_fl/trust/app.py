@@ -17,14 +17,14 @@ from starlette.routing import Route
 from flip_fl import __version__
 from flip_fl.errors import FlipError
 from flip_fl.services.body_limit import BodyLimit
+from flip_fl.services.last_net import LastNet
 from flip_fl.settings import TrustSettings
 from flip_fl.trust import files, names
 from flip_fl.trust.cohort import Rule
 from flip_fl.trust.databases import open_database
 from flip_fl.trust.downloads import Downloads
 from flip_fl.trust.envelope import Envelope
-from flip_fl.trust.quiet import Quiet
-from flip_fl.trust.refusal import Refusal
+from flip_fl.trust.refusal import Refusal, unexpected
 from flip_fl.trust.register import Register
 from flip_fl.trust.routes import routes
 from flip_fl.trust.selection import QUERY_TIMEOUT_S, Database
@@ -56,7 +56,10 @@ def create_app(settings: TrustSettings, *, query_timeout_s: float = QUERY_TIMEOU
     frozen = settings.cohort == "frozen"
     app = Starlette(
         routes=[Route("/health", _health, methods=["GET"]), *routes()],
-        middleware=[Middleware(Quiet), Middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)],
+        middleware=[
+            Middleware(LastNet, detail=unexpected().detail, told=lambda _: "unexpected"),
+            Middleware(BodyLimit, max_bytes=MAX_BODY_BYTES),
+        ],
         exception_handlers={Refusal: _refuse},
         lifespan=_lifespan,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -27,39 +28,36 @@ _STREAM: dict[str, Any] = {
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
 _Name = Annotated[str | None, Query(max_length=255)]
-_Before = Annotated[UUID | None, Query(description="the id of a run; older ones are told")]
-_Count = Annotated[int, Query(ge=1, le=200)]
+
+
+def _filters(
+    who: Viewer,
+    state: State | None = None,
+    project: _Name = None,
+    trust: _Name = None,
+    text: _Name = None,
+    count: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Wanted:
+    return Wanted(who.projects, state, project, trust, text, None, count)
+
+
+_Filters = Annotated[Wanted, Depends(_filters)]
 
 
 @router.get("/runs")
 def read_runs(
     session: Reading,
-    who: Viewer,
     rule: Rule,
-    state: State | None = None,
-    project: _Name = None,
-    trust: _Name = None,
-    text: _Name = None,
-    before: _Before = None,
-    count: _Count = 50,
+    wanted: _Filters,
+    before: Annotated[UUID | None, Query(description="the id of a run; older ones are told")] = None,
 ) -> RunList:
     """The newest runs first, of the projects that one may see, each with its state in words."""
-    return overview.runs(session, Wanted(who.projects, state, project, trust, text, before, count), rule)
+    return overview.runs(session, replace(wanted, before=before), rule)
 
 
 @router.get("/runs/stream", response_class=StreamingResponse, responses={200: _STREAM})
-async def stream_runs(
-    request: Request,
-    who: Viewer,
-    rule: Rule,
-    state: State | None = None,
-    project: _Name = None,
-    trust: _Name = None,
-    text: _Name = None,
-    count: _Count = 50,
-) -> StreamingResponse:
+async def stream_runs(request: Request, rule: Rule, wanted: _Filters) -> StreamingResponse:
     """The list of ``/runs`` as it changes; a comment every 15 s."""
-    wanted = Wanted(who.projects, state, project, trust, text, None, count)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_events(request, wanted, rule), media_type="text/event-stream", headers=headers)
 
