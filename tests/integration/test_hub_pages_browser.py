@@ -114,13 +114,14 @@ def test_an_update_moves_nothing_that_somebody_reads(browser: Browser, hub: Watc
     browser.key("ArrowLeft", 37)
     chosen = browser.js("document.querySelector('#plot-0 .plot').getAttribute('aria-valuetext')")
     run.round(4, 6)
-    browser.wait("document.querySelector('#top').textContent.includes('4 of 6')")
+    # The round's scores come after its start, which the headline tells already.
+    browser.wait("document.querySelector('#plot-0 .edge')?.textContent === '5 ▸'")
+    assert "4 of 6" in _text(browser, "#top")
     assert browser.js("document.activeElement.closest('figure').id") == "plot-0"
     assert browser.js("document.querySelector('#plot-0 .plot').getAttribute('aria-valuetext')") == chosen
     assert browser.js("document.querySelector('details').open")
     assert browser.js("getSelection().toString()") == "trainer.py, line 41, in train"
     assert browser.js("Math.abs(offset() - before) < 2")
-    assert browser.js("document.querySelector('#plot-0 .edge').textContent") == "5 ▸"
     assert "from=1&to=3" in browser.js("location.search")
 
     browser.js("document.querySelector('.pause').click()")
@@ -412,6 +413,22 @@ def test_the_list_is_live_filtered_and_used_by_keyboard(browser: Browser, hub: W
     assert "Sites" not in rows
     assert browser.js("document.querySelectorAll('.band').length") == 4
     assert str(other.id) in browser.js("location.search")
+
+
+def test_news_of_a_run_takes_no_focus_from_the_list(browser: Browser, hub: WatchedHub) -> None:
+    """Whoever goes through the list by keyboard is where he was after a row has changed and a new one has come."""
+    quiet, busy = _under_way(hub, "steady one", rounds=1), _under_way(hub, "steady two", rounds=1)
+    browser.visit(hub.pages + "?text=steady")
+    browser.js("document.querySelector('[aria-label=\"Compare steady one\"]').focus()")
+    browser.js("window.here = document.activeElement")
+    busy.status("STOPPED", "wrong cohort")
+    _under_way(hub, "steady three", rounds=1)
+    browser.wait("document.querySelector('.runs').textContent.includes('Stopped in round 1')")
+    browser.wait("document.querySelectorAll('.runs tbody tr').length === 3")
+    assert browser.js("document.activeElement === here && document.body.contains(here)")
+    quiet.status("STOPPED", "also wrong")
+    browser.wait("document.querySelector('.runs').textContent.includes('also wrong')")
+    assert browser.js("document.activeElement.getAttribute('aria-label')") == "Compare steady one"
 
 
 @pytest.mark.parametrize(

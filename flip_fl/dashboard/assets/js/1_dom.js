@@ -73,6 +73,13 @@ function swap(old, next) {
   return next;
 }
 
+// The children of an element: what stays is not touched, so that nobody loses focus or a click that has begun.
+function place(parent, nodes) {
+  const kept = new Set(nodes);
+  for (const node of [...parent.children]) if (!kept.has(node)) node.remove();
+  nodes.forEach((node, k) => { if (parent.children[k] !== node) parent.insertBefore(node, parent.children[k] || null); });
+}
+
 function selecting(node) {
   // a range, unlike the selection, is looked at without the page being laid out
   const chosen = window.getSelection(), range = chosen?.rangeCount ? chosen.getRangeAt(0) : null;

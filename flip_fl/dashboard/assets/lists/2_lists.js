@@ -46,12 +46,17 @@ async function runsPage(root) {
   function draw() {
     const filtered = [...query().keys()].length > 0;
     const known = new Map([...body.children].map((node) => [node.id, node]));
-    body.replaceChildren(...rows.map((r) => { const next = line(r), old = known.get(next.id); return old && (old.isEqualNode(next) || selecting(old)) ? old : old && old.contains(document.activeElement) ? swap(old, next) : next; }));
-    if (!rows.length) body.append(h("tr", {}, h("td", { colspan: 7 }, h("div", { class: "empty" }, filtered ? ["No run matches. ", h("a", { href: page("") }, "Show every run")] : ["There is no run yet. An operator makes one: ", h("pre", {}, 'flip-fl hub model add "Breast cancer" --project Pathology')]))));
+    const none = () => h("tr", {}, h("td", { colspan: 7 }, h("div", { class: "empty" }, filtered ? ["No run matches. ", h("a", { href: page("") }, "Show every run")] : ["There is no run yet. An operator makes one: ", h("pre", {}, 'flip-fl hub model add "Breast cancer" --project Pathology')])));
+    place(body, rows.length ? rows.map((r) => {
+      const next = line(r), old = known.get(next.id);
+      if (!old) return next;
+      if (!selecting(old)) [...next.cells].forEach((cell, k) => { if (!old.cells[k].isEqualNode(cell)) swap(old.cells[k], cell); });
+      return old;
+    }) : [none()]);
     const live = rows.filter((r) => ["INITIATED", "PREPARED", "RUNNING"].includes(r.status)).length, bad = rows.filter((r) => r.headline.hint).length;
     status.textContent = rows.length ? `${plural(rows.length, "run")}${more ? " (there are older ones)" : ""}, ${live} under way${bad ? `, ${bad} without news` : ""}` : "";
     older.hidden = !more;
-    project.replaceChildren(h("option", { value: "" }, "Every project"), ...projects.map((p) => h("option", { value: p }, p)));
+    if (project.options.length !== projects.length + 1 || projects.some((p, k) => project.options[k + 1].value !== p)) project.replaceChildren(h("option", { value: "" }, "Every project"), ...projects.map((p) => h("option", { value: p }, p)));
     project.hidden = projects.length < 2;
   }
   function take(found, further) {
