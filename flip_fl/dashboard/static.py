@@ -204,7 +204,7 @@ def _results(story: Story) -> str:
         return ""
     size = "" if stored.size_bytes is None else f"<dt>Size</dt><dd>{stored.size_bytes:,} bytes</dd>"
     digest = "" if stored.sha256 is None else f"<dt>SHA-256</dt><dd><code>{text(stored.sha256)}</code></dd>"
-    where = f"<dt>Bundle</dt><dd><code>{text(stored.address)}</code></dd>"
+    where = f"<dt>Address</dt><dd><code>{text(stored.address)}</code></dd>"
     return _section(
         "Results", f'<dl class="pairs">{where}{size}{digest}<dt>Stored</dt><dd>{_when(stored.at)}</dd></dl>'
     )

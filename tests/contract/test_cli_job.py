@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -221,24 +220,19 @@ def test_an_end_that_a_hung_hub_took_late_is_written_once(hub: RunningHub) -> No
     begun(hub)
     end = status(ModelStatus.ERROR, f"{LOSS_PREFIX}: once")
     with faulty_hub(hub.base) as proxy:
-        model = HubModel(to(hub, url=proxy.url), hub.world.model_id, read_timeout_s=0.3)
+        model = HubModel(to(hub, url=proxy.url), hub.world.model_id)
+        hasty = HubModel(to(hub, url=proxy.url), hub.world.model_id, read_timeout_s=0.3)
         assert model.state() == HubState(ModelStatus.RUNNING)
         proxy.set(HUNG)
-        for attempt in (model.state, model.story, lambda: model.write(end)):
+        for attempt in (hasty.state, hasty.story, lambda: hasty.write(end)):
             with pytest.raises(HubAway):
                 attempt()
         proxy.set(OK)
-        wait_until(lambda: _state(model) == HubState(ModelStatus.ERROR, loss=True), what="the late report")
+        wait_until(lambda: model.state() == HubState(ModelStatus.ERROR, loss=True), what="the late report")
         assert model.write(end)
         model.close()
+        hasty.close()
     assert hub.logs().count(end.reason or "") == 1
-
-
-def _state(model: HubModel) -> HubState | None:
-    """The state, or None from a hub that has not answered in time yet."""
-    with contextlib.suppress(HubAway):
-        return model.state()
-    return None
 
 
 def test_wrong_keys_models_and_addresses_end_at_once_with_their_reason(hub: RunningHub) -> None:

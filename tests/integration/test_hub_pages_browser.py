@@ -257,6 +257,25 @@ def test_a_person_logs_out(browser: Browser, hub: WatchedHub) -> None:
     assert browser.js("document.querySelector('input[name=next]').value") == f"models/{run.id}"
 
 
+def test_a_person_logs_out_on_a_telephone(browser: Browser, hub: WatchedHub) -> None:
+    """The way out is in sight on a small screen, too, and nothing hangs over its edge for it."""
+    browser.visit(hub.pages, width=360)
+    out = "[...document.querySelectorAll('.bar button')].find((b) => b.textContent === 'Log out')"
+    assert browser.js(f"{out}.getBoundingClientRect().right <= innerWidth && {out}.offsetWidth > 0")
+    assert browser.js("document.documentElement.scrollWidth <= innerWidth")
+    browser.js(f"{out}.click()")
+    browser.wait("location.pathname === '/login' && document.getElementById('token')")
+
+
+def test_a_finished_run_without_an_address_does_not_wait_for_one(browser: Browser, hub: WatchedHub) -> None:
+    """What is over is not told as coming: an FL server may say that it has stored results, and not where."""
+    run = _under_way(hub, "stored somewhere", rounds=1)
+    run.status("RESULTS_UPLOADED")
+    browser.visit(run.page)
+    assert "it has not said where" in _text(browser, "#results")
+    assert "Not yet" not in _text(browser, "#results")
+
+
 def test_a_session_that_ends_while_a_run_is_watched_says_so(
     browser: Browser, hub: WatchedHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

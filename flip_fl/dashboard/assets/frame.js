@@ -38,9 +38,9 @@ function frame(here, view, ...tools) {
     h("div", { class: "tools" }, tools, who(), themeChoice(view))));
 }
 
-function who() {
+function who(size = null) {
   if (!BODY().who || BODY().kind !== "session") return null;
-  return button("Log out", { class: "wide", title: `logged in as ${BODY().who}` }, async () => {
+  return button("Log out", { class: size, title: `logged in as ${BODY().who}` }, async () => {
     const session = await read("session");
     const form = h("form", { method: "post", action: page("logout"), hidden: true }, h("input", { type: "hidden", name: "csrf", value: session.csrf }));
     document.body.append(form);

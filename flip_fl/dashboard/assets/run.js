@@ -101,7 +101,7 @@ async function runPage(root) {
     nextPlot();
   }
   function prepare(view) {
-    Object.assign(view, { live: true, now, home: page(""), tools: [state, pause, bell, who()], load: fetchPlot });
+    Object.assign(view, { live: true, now, home: page(""), tools: [state, pause, bell, who("wide")], load: fetchPlot });
     view.csv = (plot) => { const link = h("a", { href: `${base}/metrics.csv?label=${encodeURIComponent(plot.label)}&x_label=${encodeURIComponent(plot.xLabel)}`, download: fileName(plot, "csv") }); document.body.append(link); link.click(); link.remove(); };
     view.older = async () => {
       const oldest = story.feed.reduce((a, x) => Math.min(a, x.id), Infinity), found = await read(`model/${id}/feed?before=${oldest}&count=2000`);

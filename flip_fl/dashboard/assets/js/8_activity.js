@@ -49,7 +49,7 @@ function results(model) {
         h("dt", {}, "Stored"), h("dd", {}, time(r.at, `${day(r.at)}, ${clock(r.at)} UTC`))),
       command(`flip-fl results get ${story.model.id}`));
   }
-  const why = { RESULTS_UPLOAD_FAILED: `Not uploaded: ${story.reason || "the upload failed"}.`, ERROR: "None: the run failed before results were stored.", STOPPED: "None: the run was stopped before results were stored." }[story.status];
+  const why = { RESULTS_UPLOADED: "Stored, as the FL server says; it has not said where.", RESULTS_UPLOAD_FAILED: `Not uploaded: ${story.reason || "the upload failed"}.`, ERROR: "None: the run failed before results were stored.", STOPPED: "None: the run was stopped before results were stored." }[story.status];
   return section("results", "Results", null, h("p", { class: "empty" }, why || "Not yet: results are stored after the last round."));
 }
 
