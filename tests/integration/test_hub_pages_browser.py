@@ -177,8 +177,9 @@ def test_a_page_catches_up_after_the_hub_was_away(browser: Browser, address: str
         browser.wait(
             "document.querySelector('.banner').hidden && document.querySelector('#top').textContent.includes('4 of 6')"
         )
-        rows = browser.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
         stored = browser.js("fetch(`../api/model/${document.body.dataset.model}/feed`).then((r) => r.json())")["rows"]
+        browser.wait(f"document.querySelectorAll('.feed li').length >= {len(stored)}")
+        rows = browser.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
         assert sorted(rows) == sorted(f"feed-{row['id']}" for row in stored)
         browser.call("Page.navigate", url="about:blank")
 
