@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from flip_fl.hub.observed import REQUESTS, JsonLines
 from tests.support.hub import RunningHub, item, metric
+from tests.support.reporting import wait_until
 
 CANARY = "canary-7f3a"
 
@@ -82,7 +83,13 @@ def test_a_request_is_one_line_of_json_without_what_was_sent(hub: RunningHub, ca
     caplog.set_level(logging.INFO, logger=REQUESTS)
     hub.model("POST", f"/logs?x={CANARY}", json={"log": CANARY}, headers={"X-Other": CANARY})
     hub.call("GET", f"/plain%0a%22injected%22/{'x' * 500}")
-    lines = [JsonLines().format(record) for record in caplog.records if record.name == REQUESTS]
+
+    def told() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.name == REQUESTS]
+
+    # a line is written when its answer is out already
+    wait_until(lambda: len(told()) >= 2)
+    lines = [JsonLines().format(record) for record in told()]
     assert not [line for line in lines if CANARY in line or hub.key in line or "\n" in line]
     stored, odd = (json.loads(line) for line in lines[-2:])
     assert (stored["method"], stored["status"]) == ("POST", 200)

@@ -56,8 +56,7 @@ def test_studies_are_fetched_side_by_side_and_kept_in_the_cohorts_order(service:
     service.say = say
     with released(both):
         studies = fetch(service)
-        time.sleep(0.3)
-        assert len(under_way) >= 8
+        wait_for(lambda: len(under_way) >= 8, "as many requests as are permitted")
         assert list(studies) == NAMES
     assert sorted(service.asked) == NAMES
     assert str(studies.manifest) == "40 studies, none skipped"
