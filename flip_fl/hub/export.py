@@ -41,7 +41,7 @@ CSV_COLUMNS = (
 )
 _CSV_ROWS = 10_000
 _JSON_POINTS = 20_000
-_POINTS_AT_ONCE = 400_000
+_POINTS_AT_ONCE = 700_000
 # Spreadsheets would run as a formula what a site has called its metric.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
