@@ -288,7 +288,7 @@ def test_a_process_that_ends_is_told_at_once_with_its_exit_code(process: Process
     assert [r.metadata.reply_to_message_id for r in replies] == [m.metadata.message_id for m in messages]
     started = time.monotonic()
     replies += grid.send_and_receive([_ask(grid)])
-    assert time.monotonic() - started < 30.0
+    assert time.monotonic() - started < 5.0
     for reply in replies:
         assert reply.error.code == LOST
         failure = get_report(reply).failure
@@ -307,7 +307,7 @@ def test_a_process_killed_in_the_middle_of_its_task_is_told_at_once(process: Pro
     os.kill(process.pid, signal.SIGKILL)
     killed = time.monotonic()
     reply = _wait(grid, message)
-    assert time.monotonic() - killed < 25.0
+    assert time.monotonic() - killed < 5.0
     assert reply.error.code == LOST
     failure = get_report(reply).failure
     assert failure is not None

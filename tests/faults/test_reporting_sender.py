@@ -65,7 +65,7 @@ def sending(box: Outbox, hub: ScriptedHub, *, pace: Pace = QUICK, key: str | Non
         sender.close(0.2)
 
 
-def delivered(box: Outbox, timeout_s: float = 60.0) -> None:
+def delivered(box: Outbox, timeout_s: float = 15.0) -> None:
     wait_until(box.is_empty, timeout_s, "delivery")
 
 
@@ -103,14 +103,13 @@ def test_a_status_goes_at_once_and_a_metric_within_the_flush_time(box: Outbox, h
     with sending(box, hub, pace=Pace(flush_s=60)):
         time.sleep(0.1)
         put(box, status(ModelStatus.RUNNING))
-        wait_until(lambda: len(hub.stored) == 1, 30)
-    begun = time.monotonic()
+        wait_until(lambda: len(hub.stored) == 1, 10)
     with sending(box, hub, pace=Pace(flush_s=0.5)):
         for item in burst(20):
             put(box, item)
             time.sleep(0.01)
-        wait_until(lambda: len(hub.stored) == 21)
-    assert len([seen for seen in hub.seen if seen.items]) <= 4 + (time.monotonic() - begun) / 0.5
+        wait_until(lambda: len(hub.stored) == 21, 5)
+    assert len([seen for seen in hub.seen if seen.items]) <= 4
 
 
 def test_a_backlog_goes_in_full_batches_over_one_connection(box: Outbox, hub: ScriptedHub) -> None:
@@ -483,9 +482,9 @@ def test_close_sends_what_is_left(box: Outbox, hub: ScriptedHub) -> None:
         time.sleep(0.1)
         put(box, *burst(1200), failure())
         put(box, status(ModelStatus.ERROR, "boom"))
-        empty, took = close_time(sender, 20.0)
+        empty, took = close_time(sender, 5.0)
     assert empty
-    assert took < 20
+    assert took < 4
     assert hub.stored[-1]["status"] == "ERROR"
     assert len(hub.stored) == 1202
 
@@ -504,7 +503,7 @@ def test_close_takes_at_most_its_time_from_a_hung_hub(tmp_path: Path, hub: Scrip
         empty, took = close_time(sender, 5.0)
         box.close()
     assert not empty
-    assert took <= (4.0 if known else 8.0)
+    assert took <= (2.5 if known else 5.2)
     assert box.path is not None
     assert Outbox.stats(box.path).pending >= 10_001
     hub.down()
@@ -537,9 +536,9 @@ def test_close_interrupts_every_wait(box: Outbox, hub: ScriptedHub) -> None:
     put(box, *burst(3))
     with sending(box, hub) as sender:
         wait_until(lambda: not sender.answered)
-        empty, took = close_time(sender, 20.0)
+        empty, took = close_time(sender, 5.0)
     assert empty
-    assert took < 15
+    assert took < 1
     assert len(hub.stored) == 3
 
 
@@ -549,7 +548,7 @@ def test_the_last_second_belongs_to_the_end_of_the_run(box: Outbox, hub: Scripte
     put(box, *burst(6_000), status(ModelStatus.RESULTS_UPLOADED))
     with sending(box, hub) as sender:
         _, took = close_time(sender, 2.5)
-    assert took < 4.5  # all of it takes 4.8
+    assert took < 3
     assert [row["status"] for row in hub.of_kind("status")] == ["RESULTS_UPLOADED"]
     assert not box.is_empty()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -116,8 +115,8 @@ def test_a_run_reports_through_an_outage_at_once_and_everything_arrives_once(
         wait_until(lambda: proxy.connections >= 3, timeout_s=30, what="a second try")
     if fault in (HUNG, AWAY):
         assert stored(hub, model_id) == [0.0]
-    # A busy machine may hold up some of them; a hub that is waited for holds up every one.
-    assert statistics.median(times) < 0.05
+    # A busy machine may hold up one or two of them; a hub that is waited for holds up every one.
+    assert sorted(times)[-3] < 0.1
     proxy.set(OK)
     # the late copies may be there before the sender itself knows that the hub is back
     wait_until(lambda: read_stats(reporting.path).pending == 0, timeout_s=60, what="the rest")
@@ -137,7 +136,7 @@ def test_a_slow_hub_answers_each_question_that_much_later(hub: RunningHub, proxy
         for status in (ModelStatus.PREPARED, ModelStatus.RUNNING):
             begin = time.monotonic()
             client.put_status(model_id, status)
-            assert time.monotonic() - begin >= 0.25
+            assert 0.25 <= time.monotonic() - begin < 1.5
     assert proxy.connections == 1
     assert proxy.fault == HubFault(HubMode.SLOW, 0.25)
 

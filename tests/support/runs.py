@@ -123,7 +123,7 @@ def site_processes(out: Path, slot: str) -> set[int]:
 
 def processes_of(folder: Path) -> list[str]:
     """Command lines of the processes that a run in ``folder`` has left behind, after some seconds' patience."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 10
     while (found := processes_in(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return [str(process) for process in found]

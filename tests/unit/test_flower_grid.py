@@ -503,7 +503,7 @@ def test_a_run_waits_for_its_sites_with_an_end_and_names_who_is_missing(tmp_path
     started = time.monotonic()
     with pytest.raises(RoundFailed) as raised:
         found.grid.await_sites()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 2
     assert str(raised.value) == (
         "Trust_2, Trust_3 not connected after 0.3 s; 3 of the job's sites needed, connected: Trust_1; not used: a node"
         " without a registered name, 2 nodes that are both Trust_3, Trust_9, which is not one of the job's sites"
@@ -662,7 +662,7 @@ def test_simulated_apps_that_are_not_ours_get_the_slots_in_order(tmp_path: Path)
 # -- stopping and waiting -----------------------------------------------------------------------------------------
 
 
-def test_a_stop_at_the_hub_ends_the_wait_at_once(tmp_path: Path) -> None:
+def test_a_stop_at_the_hub_ends_the_wait_within_a_second(tmp_path: Path) -> None:
     """Somebody who presses stop must not wait for the slowest site; the end is STOPPED, not a failure."""
     with scripted_hub() as hub:
         reporting = open_reporting(settings(hub.url), MODEL, tmp_path, pace=QUICK_PACE)
@@ -676,7 +676,7 @@ def test_a_stop_at_the_hub_ends_the_wait_at_once(tmp_path: Path) -> None:
         started = time.monotonic()
         with pytest.raises(RunStopped, match="stopped at the hub"):
             grid.send_and_receive(messages)
-        assert time.monotonic() - started < 15  # half of the poll
+        assert time.monotonic() - started < 1
         assert reporting.lifecycle.cause is ModelStatus.STOPPED
         for wait in (grid.get_node_ids, grid.await_sites):
             with pytest.raises(RunStopped):
