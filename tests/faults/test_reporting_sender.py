@@ -35,6 +35,9 @@ from tests.support.reporting import (
 )
 from tests.support.scripted_hub import Fault, ScriptedHub, scripted_hub, separate_hub
 
+# For tests that count requests: what a busy machine answers late must not be asked twice.
+PATIENT = replace(QUICK, request_timeout_s=15.0)
+
 
 @pytest.fixture
 def hub() -> Iterator[ScriptedHub]:
@@ -47,10 +50,6 @@ def box(tmp_path: Path) -> Iterator[Outbox]:
     outbox = Outbox(tmp_path / "outbox.sqlite")
     yield outbox
     outbox.close()
-
-
-PATIENT = replace(QUICK, request_timeout_s=15.0)
-"""For tests that count requests: what a busy machine answers late must not be asked twice."""
 
 
 @contextmanager
@@ -105,11 +104,14 @@ def test_a_status_goes_at_once_and_a_metric_within_the_flush_time(box: Outbox, h
         put(box, status(ModelStatus.RUNNING))
         wait_until(lambda: len(hub.stored) == 1, 10)
     with sending(box, hub, pace=Pace(flush_s=0.5)):
+        begun = time.monotonic()
         for item in burst(20):
             put(box, item)
             time.sleep(0.01)
+        putting_s = time.monotonic() - begun
         wait_until(lambda: len(hub.stored) == 21, 5)
-    assert len([seen for seen in hub.seen if seen.items]) <= 4
+    # the status, one for each half second of putting, and what is left
+    assert len([seen for seen in hub.seen if seen.items]) <= 3 + int(putting_s / 0.5)
 
 
 def test_a_backlog_goes_in_full_batches_over_one_connection(box: Outbox, hub: ScriptedHub) -> None:
