@@ -96,9 +96,14 @@ def policy(style: str, code: str) -> str:
 
 
 def icon(tone: words.Tone) -> str:
-    """A ``data:`` address of the tab's icon: a disc in the tone's colour."""
+    """A ``data:`` address of the tab's icon."""
+    return "data:image/svg+xml," + quote(icon_svg(tone))
+
+
+def icon_svg(tone: words.Tone) -> str:
+    """The tab's icon: a disc in the tone's colour."""
     disc = f'<circle cx="8" cy="8" r="7" fill="{words.TONE_COLOURS[tone]}"/>'
-    return "data:image/svg+xml," + quote(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{disc}</svg>')
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{disc}</svg>'
 
 
 def page(slots: Mapping[str, str], template: str = "page.html") -> str:

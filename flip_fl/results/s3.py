@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,11 +42,15 @@ _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{2,62})/(?P<key>[^/].*
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a bundle lies (``s3://bucket/key``) and what was sent: bytes and their SHA-256 in hexadecimal."""
+    """Where a bundle lies (``s3://bucket/key``) and what was sent: bytes and their SHA-256 in hexadecimal.
+
+    ``token``: what its upload was marked with, by which it is told from another's under the same key.
+    """
 
     address: str
     size_bytes: int
     sha256: str
+    token: str = field(default="", compare=False, repr=False)
 
 
 class ResultsStore:
@@ -96,26 +100,30 @@ class ResultsStore:
         except Exception as error:
             if not isinstance(error, _boto_errors()):
                 # Stopped from here, maybe in the moment in which the store had it all.
-                self._discard_own(key, token)
+                self._discard_own({"Bucket": self.bucket, "Key": key}, token)
             raise ResultsUploadError from error
         raise AssertionError("unreachable: itertools.count() does not end")
 
     def confirm(self, stored: Stored, check: Check = lambda: None) -> None:
         """Read what is stored back and compare it with what was sent; what differs is removed again.
 
+        Some stores look for a taken key and write it in two steps, so that of two uploads at one instant the later
+        one lies there: that is another run's, and stays.
         Raises ``ResultsUploadError``, with the cause chained when it cannot be read.
         """
         from botocore.exceptions import FlexibleChecksumError
 
         try:
             with self._at_work(check) as at:
-                digest = Digest(at.hashing)
+                digest, where = Digest(at.hashing), _where(stored.address)
                 with contextlib.suppress(FlexibleChecksumError):
-                    for piece in _pieces(at, _where(stored.address)):
+                    for piece in _pieces(at, where):
                         digest.update(piece)
-                    if (digest.size_bytes, digest.hexdigest()) == (stored.size_bytes, stored.sha256):
+                    same = (digest.size_bytes, digest.hexdigest()) == (stored.size_bytes, stored.sha256)
+                    if same and _token_at(at, where) == stored.token:
                         return
-                at.ask("delete_object", **_where(stored.address))
+                if _token_at(at, where) == stored.token:
+                    at.ask("delete_object", **where)
         except Exception as error:
             raise ResultsUploadError from error
         raise ResultsUploadError("the stored results are not the bytes that were sent")
@@ -147,10 +155,10 @@ class ResultsStore:
             partial.unlink(missing_ok=True)
         return fetched
 
-    def discard(self, address: str) -> None:
+    def discard(self, stored: Stored) -> None:
         """Remove a bundle that is nobody's result, as far as these credentials may; gives up soon, never raises."""
-        with contextlib.suppress(Exception), self._at_work(_for(DISCARD_S)) as at:
-            at.ask("delete_object", **_where(address))
+        with contextlib.suppress(Exception):
+            self._discard_own(_where(stored.address), stored.token)
 
     @contextlib.contextmanager
     def _at_work(self, check: Check) -> Iterator[_AtWork]:
@@ -171,9 +179,8 @@ class ResultsStore:
             raise
         return True
 
-    def _discard_own(self, key: str, token: str) -> None:
+    def _discard_own(self, where: dict[str, str], token: str) -> None:
         with contextlib.suppress(Exception), self._at_work(_for(DISCARD_S)) as at:
-            where = {"Bucket": self.bucket, "Key": key}
             if self._is_from(at, where, token):
                 at.ask("delete_object", **where)
 
@@ -204,13 +211,13 @@ class ResultsStore:
                 if _code(error) == "NoSuchUpload":
                     raise
                 return None
-        return Stored(f"s3://{self.bucket}/{key}", digest.size_bytes, digest.hexdigest())
+        return Stored(f"s3://{self.bucket}/{key}", digest.size_bytes, digest.hexdigest(), token)
 
     def _is_from(self, at: _AtWork, where: dict[str, str], token: str) -> bool:
         from botocore.exceptions import ClientError
 
         try:
-            return bool(at.ask("head_object", **where)["Metadata"].get(_UPLOAD) == token)
+            return _token_at(at, where) == token
         except ClientError:
             return False
 
@@ -351,6 +358,12 @@ def _where(address: str) -> dict[str, str]:
     if parts is None:
         raise FlipError("E0702", bundle=address, problem="not an address", suggestion="addresses read s3://bucket/key")
     return {"Bucket": parts["bucket"], "Key": parts["key"]}
+
+
+def _token_at(at: _AtWork, where: dict[str, str]) -> str | None:
+    """What the upload of an object was marked with. Raises boto3's ``ClientError`` where there is none."""
+    token: str | None = at.ask("head_object", **where)["Metadata"].get(_UPLOAD)
+    return token
 
 
 def _pieces(at: _AtWork, where: dict[str, str]) -> Iterator[bytes]:

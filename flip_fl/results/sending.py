@@ -46,7 +46,7 @@ def send(
     except BaseException:
         # Of a run that was stopped, or whose bundle nobody could read, nothing may look like results.
         if stored is not None:
-            store.discard(stored.address)
+            store.discard(stored)
         raise
     raise AssertionError("unreachable: the last attempt returns or raises")
 

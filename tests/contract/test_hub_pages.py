@@ -50,6 +50,14 @@ def test_a_page_weighs_little_before_its_data(hub: RunningHub) -> None:
     assert requests.get(hub.base.removesuffix("api") + "assets/app.0.js", timeout=30).status_code == 404
 
 
+def test_a_browser_that_asks_for_an_icon_gets_one(hub: RunningHub) -> None:
+    """JSON opened in a tab names none: browsers then ask at the root, and the hub logged a 404 for each."""
+    answer = requests.get(hub.base.removesuffix("api") + "favicon.ico", timeout=30)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "image/svg+xml"
+    assert answer.text.startswith("<svg")
+
+
 def test_no_script_makes_markup_of_text() -> None:
     """The pages' scripts know no way from a string to markup or code."""
     for script in (assets.run_script(), assets.lists_script(), assets.worker_script()):

@@ -8,6 +8,7 @@ import re
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -16,6 +17,7 @@ import pytest
 from flip_fl import FLIP
 from flip_fl.errors import FlipError, ResultsUploadError
 from flip_fl.results import s3
+from flip_fl.results.sending import send
 from flip_fl.results.zipped import zip_chunks
 from flip_fl.settings import ServerSettings, load
 from tests.support.core import clean_environment, server_values, settings_at
@@ -88,13 +90,16 @@ def test_a_taken_key_is_never_overwritten(
 def test_two_uploads_at_the_same_instant_both_survive(
     server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """Looking first is not enough: whoever comes second must be refused by the store, and take another key."""
+    """Looking first is not enough: whoever comes second must be refused by the store, and take another key.
+
+    The store here looks and writes in two steps when parts are joined: now and then both are told that they have the
+    key. Who reads back what is another's comes again.
+    """
     monkeypatch.setattr(s3, "datetime", _Stopped)
     settings = _settings(server, bucket)
     gate = threading.Barrier(2, timeout=60)
-    stored: dict[bytes, s3.Stored] = {}
 
-    def upload(letter: bytes) -> None:
+    def upload(letter: bytes) -> s3.Stored:
         first = [True]
 
         def chunks() -> Iterator[bytes]:
@@ -103,18 +108,32 @@ def test_two_uploads_at_the_same_instant_both_survive(
                 gate.wait()
             yield letter * size
 
-        stored[letter] = s3.ResultsStore(settings, part_bytes=5 << 20).upload(chunks, MODEL)
+        return send(s3.ResultsStore(settings, part_bytes=5 << 20), chunks, MODEL, waits_s=(0.1, 0.1))
 
-    threads = [threading.Thread(target=upload, args=(letter,)) for letter in (b"a", b"b")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
+    with ThreadPoolExecutor(2) as pool:
+        stored = dict(zip((b"a", b"b"), pool.map(upload, (b"a", b"b")), strict=True))
     assert {item.address.rpartition("_")[2] for item in stored.values()} == {"030405.zip", "030405-1.zip"}
     for letter, item in stored.items():
         assert item.sha256 == hashlib.sha256(letter * size).hexdigest()
         key = item.address.removeprefix(f"s3://{bucket}/")
         assert server.client().get_object(Bucket=bucket, Key=key)["Body"].read() == letter * size
+
+
+def test_a_key_that_went_to_another_is_left_alone(
+    server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that writes over a taken key gives it to the later upload: removing that would lose another's results."""
+    monkeypatch.setattr(s3, "datetime", _Stopped)
+    store = s3.ResultsStore(_settings(server, bucket))
+    ours = store.upload(lambda: [b"ours"], MODEL)
+    where = {"Bucket": bucket, "Key": ours.address.removeprefix(f"s3://{bucket}/")}
+    server.client().put_object(**where, Body=b"theirs", Metadata={"flip-upload": "another"})
+    with pytest.raises(ResultsUploadError):
+        store.confirm(ours)
+    store.discard(ours)
+    assert server.client().get_object(**where)["Body"].read() == b"theirs"
+    again = send(store, lambda: [b"ours"], MODEL, waits_s=())
+    assert again.address.endswith("-1.zip")
 
 
 def test_a_large_bundle_goes_in_parts_and_comes_back_whole(server: S3Server, bucket: str, tmp_path: Path) -> None:

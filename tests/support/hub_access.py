@@ -33,6 +33,7 @@ ROUTES: Mapping[tuple[str, str], str] = {
     ("GET", "/login"): OPEN,
     ("POST", "/login"): OPEN,
     ("GET", "/login.css"): OPEN,
+    ("GET", "/favicon.ico"): OPEN,
     ("GET", "/assets/{name}"): OPEN,
     ("GET", "/"): PAGE,
     ("GET", "/models/{model_id}"): PAGE,

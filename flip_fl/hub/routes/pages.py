@@ -79,6 +79,12 @@ def asset(name: str, request: Request) -> Response:
     return Response(found.content, media_type=found.media_type, headers=headers)
 
 
+@router.get("/favicon.ico")
+def favicon() -> Response:
+    """The icon of what says of none, as JSON and downloads do: browsers ask for it here. Open to everybody."""
+    return Response(assets.icon_svg("quiet"), media_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
+
+
 _GONE = (
     '<p class="empty">{} Perhaps it belongs to a project that this login does not reach, or its address was cut: ask '
     'whoever gave it to you. <a href="../">All runs</a></p>'
