@@ -59,37 +59,42 @@ def sampled(curve: Curve, plot_rounds: Integers, most: int) -> Sampled:
     picked = _picked(curve, cuts, most)
     # Between two that were picked the line is cut if it was anywhere on the way.
     run = np.cumsum(cuts)[picked]
-    return Sampled(curve.take(picked), len(curve), np.flatnonzero(np.diff(run, prepend=run[:1])))
+    return Sampled(curve.take(picked), len(curve), np.flatnonzero(run[1:] != run[:-1]) + 1)
 
 
 def window(curve: Curve, low: float, high: float) -> Curve:
     """The points from ``low`` to ``high`` and one on either side, to which the line goes on."""
+    if low == -math.inf and high == math.inf:
+        return curve
     first = int(np.searchsorted(curve.x, low, side="left"))
     last = int(np.searchsorted(curve.x, high, side="right"))
-    return curve.take(np.arange(max(0, first - 1), min(len(curve), last + 1)))
+    kept = slice(max(0, first - 1), min(len(curve), last + 1))
+    return Curve(curve.x[kept], curve.y[kept], curve.rounds[kept])
 
 
 def gaps(curve: Curve, plot_rounds: Integers) -> NDArray[np.bool_]:
     """For each point whether the line is cut before it: a round that others have is missing, or a value was refused."""
     cuts = np.zeros(len(curve), dtype=bool)
     if len(curve) > 1:
-        before, after = curve.rounds[:-1], curve.rounds[1:]
-        between = np.searchsorted(plot_rounds, after, side="left") - np.searchsorted(plot_rounds, before, side="right")
+        place = np.searchsorted(plot_rounds, curve.rounds)
         refused = np.isnan(curve.y)
-        cuts[1:] = (between > 0) | refused[1:] | refused[:-1]
+        cuts[1:] = (place[1:] - place[:-1] > 1) | refused[1:] | refused[:-1]
     return cuts
 
 
 def _picked(curve: Curve, cuts: NDArray[np.bool_], most: int) -> Integers:
-    fixed = np.flatnonzero(cuts)
-    always = np.concatenate([[0, len(curve) - 1], fixed, fixed[fixed > 0] - 1, np.flatnonzero(np.isnan(curve.y))])
+    always = cuts | np.isnan(curve.y)
+    always[:-1] |= cuts[1:]
+    always[[0, -1]] = True
     first, last = float(curve.x[0]), float(curve.x[-1])
     # Halved, because the difference of two numbers may be larger than any number.
     half = last / 2 - first / 2
     # Two of each bucket: no narrower ones can do.
     power = math.ceil(math.log2(half) + 2 - math.log2(most)) if half > 0 else 0
     while True:
-        picked = np.unique(np.concatenate([always, _extremes(curve, cuts, power)]))
+        kept = always.copy()
+        kept[_extremes(curve, cuts, power)] = True
+        picked = np.flatnonzero(kept)
         if len(picked) <= most or np.ptp(_buckets(curve.x[[0, -1]], power)) <= 1:
             return picked
         power += 1
@@ -107,11 +112,13 @@ def _extremes(curve: Curve, cuts: NDArray[np.bool_], power: int) -> Integers:
     opens[0] = True
     opens[1:] |= bucket[1:] != bucket[:-1]
     starts = np.flatnonzero(opens)
-    group = np.cumsum(opens) - 1
+    group = np.cumsum(opens)
     found = []
     for extreme in (np.minimum, np.maximum):
         # A refused value stands alone in its run; it equals nothing, not even itself.
-        hits = np.flatnonzero(curve.y == extreme.reduceat(curve.y, starts)[group])
+        hits = np.flatnonzero(curve.y == extreme.reduceat(curve.y, starts)[group - 1])
         of = group[hits]
-        found.append(hits[np.diff(of, prepend=-1) != 0])
+        first = np.ones(len(hits), dtype=bool)
+        first[1:] = of[1:] != of[:-1]
+        found.append(hits[first])
     return np.concatenate(found)

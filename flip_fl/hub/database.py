@@ -24,6 +24,10 @@ SQLITE_BUSY_TIMEOUT_S = 15.0
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Any constant number: two processes that migrate one PostgreSQL at once wait for each other on it.
 _MIGRATION_LOCK = 7_303_014
+# A statement's option: its result is bytes, large ones. PostgreSQL sends them as hexadecimal text otherwise.
+BYTES = "flip_bytes"
+# psycopg.pq.Format.BINARY, of a driver that is only there with the extra.
+_BINARY = 1
 
 
 def open_engine(url: str) -> Engine:
@@ -40,7 +44,9 @@ def open_engine(url: str) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(address, pool_size=10, max_overflow=30, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(address, pool_size=10, max_overflow=30, pool_pre_ping=True, hide_parameters=True)
+    event.listen(engine, "before_cursor_execute", _ask_for_binary)
+    return engine
 
 
 @contextmanager
@@ -145,6 +151,13 @@ def _begin_sqlite(connection: Connection) -> None:
 def snapshot_options(engine: Engine) -> dict[str, Any]:
     """What a connection needs so that it sees the database as of one moment."""
     return {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+
+
+def _ask_for_binary(
+    _connection: Connection, cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool
+) -> None:
+    if context.execution_options.get(BYTES):
+        cursor.format = _BINARY
 
 
 def _create_file(url: URL) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from flip_fl.dashboard.sampling import Curve, Integers, Numbers
+from flip_fl.hub import database
 from flip_fl.hub.blocks import Part, Site, unpack
 from flip_fl.hub.curves import MetricRow, PlotKey, superseded
 from flip_fl.hub.tables import FlMetric, FlMetricBlock, Model
@@ -95,7 +96,7 @@ def read_parts(model_id: UUID, plots: Sequence[PlotKey], session: Session, after
         select(FlMetricBlock.body)
         .where(col(FlMetricBlock.model_id) == model_id, col(FlMetricBlock.last_id) > after)
         .order_by(col(FlMetricBlock.last_id))
-        .execution_options(yield_per=_BLOCKS_AT_ONCE)
+        .execution_options(yield_per=_BLOCKS_AT_ONCE, **{database.BYTES: True})
     )
     for body in blocks:
         for plot, part in unpack(body, plots).items():
