@@ -608,8 +608,7 @@ _ENTRIES = (
         "{key} is {value}; it must be {expected}",
         "what a federation is made of is checked whole before anything is made",
         "correct {key}",
-        "federation.yaml has the keys net, engine, server (host, port, other_hosts) and slots. Kits for Flower are not "
-        "made yet.",
+        "federation.yaml has the keys net, engine, server (host, port, other_hosts) and slots.",
     ),
     Entry(
         "E0603",
@@ -663,10 +662,11 @@ _ENTRIES = (
     Entry(
         "E0609",
         ExitCode.FAILED,
-        "NVFLARE could not make the kits: {problem}",
+        "the kits could not be made: {problem}",
         "nothing that was there before has changed",
         "flip-fl doctor",
-        "Kits are made by NVFLARE's own provisioning library in a folder aside, and moved when all are complete.",
+        "Kits for NVFLARE are made by its own provisioning library. All are made in a folder aside, and moved when all "
+        "are complete.",
     ),
     Entry(
         "E0610",
@@ -708,6 +708,14 @@ _ENTRIES = (
         "a certificate counts by the clock of who looks at it, and the run's story by the clock of who tells it",
         "set this clock by NTP",
         "More than 30 s are a warning, more than 5 min a failure. Any web server's Date can be the other clock.",
+    ),
+    Entry(
+        "E0615",
+        ExitCode.REFUSED,
+        "the kit of {kit} runs already",
+        "two of one kit would take each other's work",
+        "stop it first: {folder}/startup/stop.sh",
+        "A kit that runs holds a lock in its state/ until it has ended; a killed one's is free at once.",
     ),
     Entry(
         "E0512",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from flip_fl.provision.project import Federation
 
 OUT = Path("kits")
+
+
+class Engine(StrEnum):
+    """For which engine."""
+
+    NVFLARE = "nvflare"
+    FLOWER = "flower"
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +53,7 @@ def provision(
     host: Annotated[
         str | None, typer.Option(metavar="HOST", help="The name or IPv4 address sites connect to (localhost).")
     ] = None,
+    engine: Annotated[Engine | None, typer.Option(help="The FL engine (nvflare).")] = None,
     net: Annotated[str | None, typer.Option(metavar="NAME", help="The federation's name (default).")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the kits and the CA go.")] = OUT,
     add: Annotated[
@@ -58,12 +67,13 @@ def provision(
 ) -> Any:
     """Make a kit for the server, the administrator and each site; kits that exist are never overwritten.
 
-    Kits are for NVFLARE. Each holds only its own private key; DIR/ca holds the CA's: guard it, and give it to nobody.
+    Each holds only its own private key; DIR/ca holds the CA's: guard it, and give it to nobody. Kits for Flower have no
+    administrator's among them: jobs are started at the server.
     """
     if add is not None:
-        _alone("--add", file, sites, host, net, replace_all, yes)
-    elif file is not None and (sites, host, net) != (None, None, None):
-        raise _usage("FEDERATION.yaml says slots, host and net itself; -n, --host and --net go without it")
+        _alone("--add", file, sites, host, net, engine, replace_all, yes)
+    elif file is not None and (sites, host, net, engine) != (None, None, None, None):
+        raise _usage("FEDERATION.yaml says all that itself; -n, --host, --net and --engine go without it")
     elif file is None and sites is None and not replace_all:
         raise _usage("flip-fl provision needs FEDERATION.yaml or -n N")
     elif yes and not replace_all:
@@ -75,14 +85,14 @@ def provision(
     if add is not None:
         made = make.add(out, add)
     elif replace_all:
-        federation = _anew(file, sites, host, net, out)
+        federation = _anew(file, sites, host, net, engine, out)
         if authority.exists(out):
             _confirm(federation.net, out, yes)
             made = make.replace_all(federation, out)
         else:
             made = make.provision(federation, out)
     else:
-        made = make.provision(_wanted(file, sites, host, net), out)
+        made = make.provision(_wanted(file, sites, host, net, engine), out)
     told = _answer(made)
     output.answer(told, _text(told))
     _notes(output, told, first=add is None)
@@ -98,31 +108,46 @@ def _usage(problem: str) -> FlipError:
     return FlipError("E0102", problem=problem, usage="flip-fl provision -n 3")
 
 
-def _wanted(file: Path | None, sites: int | None, host: str | None, net: str | None) -> Federation:
+def _wanted(
+    file: Path | None, sites: int | None, host: str | None, net: str | None, engine: Engine | None
+) -> Federation:
     from flip_fl.provision.project import DEFAULT_HOST, DEFAULT_NET, load_federation, make_federation
 
     if file is not None:
         return load_federation(file)
-    return make_federation(net=net or DEFAULT_NET, host=host or DEFAULT_HOST, slots=sites or 1)
+    return make_federation(
+        net=net or DEFAULT_NET,
+        host=host or DEFAULT_HOST,
+        slots=sites or 1,
+        engine=engine.value if engine else "nvflare",
+    )
 
 
-def _anew(file: Path | None, sites: int | None, host: str | None, net: str | None, out: Path) -> Federation:
+def _anew(
+    file: Path | None, sites: int | None, host: str | None, net: str | None, engine: Engine | None, out: Path
+) -> Federation:
     """What shall stand instead of the kits in ``out``: what is said now, else what they were made of."""
     from flip_fl.provision import authority, make
     from flip_fl.provision.project import make_federation
 
     if file is not None:
-        return _wanted(file, None, None, None)
+        return _wanted(file, None, None, None, None)
     if not authority.exists(out):
         if sites is None:
             fix = f"flip-fl provision -n 3 --out {shlex.quote(str(out))}"
             raise FlipError("E0606", folder=make.shown(out), act="replace", fix=fix)
-        return _wanted(None, sites, host, net)
+        return _wanted(None, sites, host, net, engine)
     old = authority.read_ledger(out).federation
     server = old.server
     if host is not None and host != server.host:
         server = make_federation(net=old.net, host=host, port=server.port, slots=1).server
-    checked = make_federation(net=net or old.net, host=server.host, port=server.port, slots=sites or old.slots)
+    checked = make_federation(
+        net=net or old.net,
+        host=server.host,
+        port=server.port,
+        slots=sites or old.slots,
+        engine=engine.value if engine else old.engine,
+    )
     return checked.model_copy(update={"server": server})
 
 

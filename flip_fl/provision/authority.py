@@ -5,7 +5,6 @@ It holds no other key: a site's private key lies in that site's kit and nowhere 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flip_fl.errors import FlipError
+from flip_fl.provision.certificates import write_private
 from flip_fl.provision.kit import KitRole, load_certificate, load_key
 from flip_fl.provision.project import Federation
 
@@ -109,8 +109,8 @@ def read(out: Path) -> Authority:
 def write(folder: Path, authority: Authority) -> None:
     """Write a new CA into ``folder``, readable by its owner alone."""
     folder.mkdir(mode=0o700)
-    _write_private(folder / KEY, authority.key)
-    _write_private(folder / CERTIFICATE, authority.certificate)
+    write_private(folder / KEY, authority.key)
+    write_private(folder / CERTIFICATE, authority.certificate)
     write_ledger(folder, authority.ledger)
 
 
@@ -118,16 +118,8 @@ def write_ledger(folder: Path, ledger: Ledger) -> None:
     """Replace the ledger in one step, so that a crash leaves the old one or the new one."""
     temporary = folder / f".{LEDGER}.new"
     temporary.unlink(missing_ok=True)
-    _write_private(temporary, (ledger.model_dump_json(indent=2) + "\n").encode())
+    write_private(temporary, (ledger.model_dump_json(indent=2) + "\n").encode())
     temporary.replace(folder / LEDGER)
-
-
-def _write_private(file: Path, content: bytes) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _unusable(out: Path, problem: str) -> FlipError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -94,8 +95,16 @@ def kits_in(folder: Path) -> list[Path]:
 
 
 def role_of(folder: Path) -> KitRole | None:
-    """Whose kit ``folder`` is by the engine's configuration in it; None when it is no kit."""
-    return next((role for role in KitRole if (folder / STARTUP / role.config_file).is_file()), None)
+    """Whose kit ``folder`` is; None when it is no kit.
+
+    NVFLARE's configuration tells it. A kit for Flower has none: kit.json does.
+    """
+    found = next((role for role in KitRole if (folder / STARTUP / role.config_file).is_file()), None)
+    if found is None and (folder / STARTUP / ROOT).is_file():
+        with contextlib.suppress(FlipError):
+            record = _record(folder / RECORD)
+            return record.role if record is not None and record.engine == "flower" else None
+    return found
 
 
 def read_kit(folder: Path) -> Kit:
@@ -103,9 +112,11 @@ def read_kit(folder: Path) -> Kit:
     role = role_of(folder)
     if role is None:
         raise _no_kit(folder)
+    record = _record(folder / RECORD)
+    if record is not None and record.engine == "flower":
+        return Kit(folder, role, record.name, record.net, record.host, record)
     file = folder / STARTUP / role.config_file
     config = _json(file)
-    record = _record(folder / RECORD)
     try:
         if role is KitRole.SERVER:
             net, name, host = config["servers"][0]["name"], SERVER, record.host if record else None
@@ -129,11 +140,13 @@ def load_certificate(file: Path) -> Certificate:
 
 
 def load_key(file: Path) -> PrivateKeyTypes:
-    """The PEM private key in ``file``. Raises ``ValueError`` for anything else and ``OSError``."""
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    """The private key in ``file``, PEM or OpenSSH. Raises ``ValueError`` for anything else and ``OSError``."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
+    content = file.read_bytes()
+    load = load_ssh_private_key if b"BEGIN OPENSSH" in content else load_pem_private_key
     try:
-        return load_pem_private_key(file.read_bytes(), password=None)
+        return load(content, password=None)
     except TypeError:
         raise ValueError("the key is locked by a password") from None
 

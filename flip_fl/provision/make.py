@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flip_fl import __version__
 from flip_fl.errors import FlipError
-from flip_fl.provision import authority
+from flip_fl.provision import authority, engines
 from flip_fl.provision.authority import Authority, Issued, Ledger
 from flip_fl.provision.kit import (
     ADMIN,
@@ -28,6 +28,7 @@ from flip_fl.provision.kit import (
     slot_number,
 )
 from flip_fl.provision.project import MAX_SLOTS, Federation, slot_names
+from flip_fl.values import natural_key
 
 _STAGING = ".staging-"
 
@@ -165,29 +166,27 @@ class _Staged:
 
 def _build_all(federation: Federation, stage: Path) -> _Staged:
     """A CA and all kits below ``stage``; the CA's folder is named first, so that it is moved first."""
-    from flip_fl.provision import nvflare
-
-    slots = slot_names(1, federation.slots)
-    built = nvflare.build(federation, slots, stage / "workspace")
+    engine = engines.maker(federation.engine)
+    built = engine.build(federation, slot_names(1, federation.slots), stage / "workspace")
     pem = (built.folders[SERVER] / STARTUP / "server.crt").read_text(encoding="ascii")
-    issued = [_finish(name, built.folders[name], stage, federation, pem) for name in (SERVER, ADMIN, *slots)]
+    names = sorted(built.folders, key=_kit_order)
+    issued = [_finish(name, built.folders[name], stage, federation, engine.version(), pem) for name in names]
     ledger = Ledger(federation=federation, server_certificate=pem, issued=issued)
     authority.write(stage / authority.FOLDER, Authority(built.root.certificate, built.root.key, ledger))
-    return _Staged([authority.FOLDER, SERVER, ADMIN, *slots], issued)
+    return _Staged([authority.FOLDER, *names], issued)
 
 
 def _build_kits(federation: Federation, slots: Sequence[str], stage: Path, ca: Authority) -> list[Issued]:
-    from flip_fl.provision import nvflare
-
-    built = nvflare.build(federation, slots, stage / "workspace", nvflare.Root(ca.certificate, ca.key))
+    engine = engines.maker(federation.engine)
+    built = engine.build(federation, slots, stage / "workspace", engines.Root(ca.certificate, ca.key))
     pem = ca.ledger.server_certificate
-    return [_finish(name, built.folders[name], stage, federation, pem) for name in slots]
+    return [_finish(name, built.folders[name], stage, federation, engine.version(), pem) for name in slots]
 
 
-def _finish(name: str, source: Path, stage: Path, federation: Federation, server_certificate: str) -> Issued:
-    """Move one kit from NVFLARE's workspace to ``stage/name``, close it to others and add ``kit.json``."""
-    from flip_fl.provision import nvflare
-
+def _finish(
+    name: str, source: Path, stage: Path, federation: Federation, engine_version: str, server_certificate: str
+) -> Issued:
+    """Move one kit from the engine's workspace to ``stage/name``, close it to others and add ``kit.json``."""
     role = {SERVER: KitRole.SERVER, ADMIN: KitRole.ADMIN}.get(name, KitRole.SITE)
     kit = stage / name
     source.rename(kit)
@@ -201,11 +200,15 @@ def _finish(name: str, source: Path, stage: Path, federation: Federation, server
         port=federation.server.port,
         server_certificate=server_certificate,
         flip_fl=__version__,
-        engine_version=nvflare.version(),
+        engine_version=engine_version,
         made_at=datetime.now(UTC),
     )
     (kit / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Issued.of(name, role, load_certificate(kit / STARTUP / f"{role.stem}.crt"))
+
+
+def _kit_order(name: str) -> tuple[int, object]:
+    return {SERVER: 0, ADMIN: 1}.get(name, 2), natural_key(name)
 
 
 def _move(names: Sequence[str], stage: Path, out: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from nvflare.lighter.spec import Builder
 from nvflare.lighter.utils import serialize_cert, serialize_pri_key
 
 from flip_fl.errors import FlipError
+from flip_fl.provision.engines import Built, Root
 from flip_fl.provision.kit import ADMIN, SERVER
 from flip_fl.provision.project import MAX_SLOTS, Federation
 
@@ -47,33 +47,17 @@ _STORAGE = "flip_fl.provision.storage.KitStorage"
 _SCHEDULER = "flip_fl.nvflare.scheduler.FlipJobScheduler"
 
 
-@dataclass(frozen=True)
-class Root:
-    """The CA: its certificate and its private key, both PEM."""
+class NvflareKits:
+    """See ``engines.KitMaker``. NVFLARE's own state in the workspace holds every key."""
 
-    certificate: bytes
-    key: bytes
+    def version(self) -> str:
+        return metadata.version("nvflare")
 
-
-@dataclass(frozen=True)
-class Built:
-    """What one provisioning made: the CA and a folder for each kit, by its name in the output."""
-
-    root: Root
-    folders: dict[str, Path]
+    def build(self, federation: Federation, slots: Sequence[str], workspace: Path, root: Root | None = None) -> Built:
+        return _build(federation, slots, workspace, root)
 
 
-def version() -> str:
-    """The installed NVFLARE's version."""
-    return metadata.version("nvflare")
-
-
-def build(federation: Federation, slots: Sequence[str], workspace: Path, root: Root | None = None) -> Built:
-    """Make kits in ``workspace``: with ``root`` for ``slots`` alone, without it a new CA, server and admin as well.
-
-    ``workspace`` must be private: NVFLARE's own state in it holds every key, and is to be deleted.
-    Raises ``FlipError`` E0609.
-    """
+def _build(federation: Federation, slots: Sequence[str], workspace: Path, root: Root | None) -> Built:
     journal = _Journal()
     project = _project(federation, slots, root)
     provisioner = Provisioner(

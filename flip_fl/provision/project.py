@@ -3,7 +3,7 @@
 ::
 
     net: oncology            # letters, digits, '.', '_' and '-', at most 63
-    engine: nvflare          # kits for Flower are not made yet
+    engine: nvflare          # or flower
     server:
       host: fl.example.org   # the name or IPv4 address that sites connect to
       port: 8002             # 8002 when absent
@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from flip_fl.app.spelling import nearest
 from flip_fl.errors import FlipError
 
+Engine = Literal["nvflare", "flower"]
 MAX_SLOTS = 1000
 DEFAULT_NET = "default"
 DEFAULT_HOST = "localhost"
@@ -34,7 +35,7 @@ _EXAMPLES = {"net": "oncology", "engine": "nvflare", "server": "{host: fl.exampl
 _EXAMPLES["server.host"] = "fl.example.org"
 _EXPECTED = {
     "net": "text of letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 63",
-    "engine": "nvflare (kits for Flower are not made yet)",
+    "engine": "nvflare or flower",
     "server": "a mapping with the key host",
     "server.host": "a host name or an IPv4 address, without scheme and port",
     "server.port": "a whole number from 1 to 65535",
@@ -73,7 +74,7 @@ class Federation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     net: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-    engine: Literal["nvflare"]
+    engine: Engine
     server: Server
     slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)]
 
@@ -83,12 +84,14 @@ def slot_names(first: int, last: int) -> list[str]:
     return [f"Trust_{number}" for number in range(first, last + 1)]
 
 
-def make_federation(*, net: str, host: str, port: int = DEFAULT_PORT, slots: int) -> Federation:
+def make_federation(
+    *, net: str, host: str, slots: int, port: int = DEFAULT_PORT, engine: Engine = "nvflare"
+) -> Federation:
     """A federation from the command line's words. Raises ``FlipError`` E0602 for one that cannot be."""
     # Whoever tries it on one machine connects by either name.
     others = ["127.0.0.1"] if host == DEFAULT_HOST else []
     server = {"host": host, "port": port, "other_hosts": others}
-    data = {"net": net, "engine": "nvflare", "server": server, "slots": slots}
+    data = {"net": net, "engine": engine, "server": server, "slots": slots}
     options = {"net": "--net", "server.host": "--host", "slots": "-n"}
     try:
         return Federation.model_validate(data)

@@ -226,7 +226,7 @@ def test_a_person_types_the_net_s_name(typed: str, code: int, kits: Path) -> Non
         ("provision", "error[FLIP-E0102]: flip-fl provision needs FEDERATION.yaml or -n N"),
         ("provision --add 2 -n 3", "error[FLIP-E0102]: --add takes everything else from the kits that exist; "),
         ("provision --add 2 --replace-all", "error[FLIP-E0102]: --add takes everything else from the kits that exist"),
-        ("provision f.yaml -n 3", "error[FLIP-E0102]: FEDERATION.yaml says slots, host and net itself; "),
+        ("provision f.yaml -n 3", "error[FLIP-E0102]: FEDERATION.yaml says all that itself; "),
         ("provision -n 3 --yes", "error[FLIP-E0102]: --yes goes with --replace-all"),
         ("provision -n 3 --host a_b", "error[FLIP-E0602]: --host is 'a_b'; it must be a host name or an IPv4 address"),
         ("provision -n 3 --net ../x", "error[FLIP-E0602]: --net is '../x'; it must be text of letters, digits"),
@@ -278,6 +278,6 @@ def test_when_nvflare_fails_everything_is_as_it_was(kits: Path) -> None:
     before = tree(kits)
     done = flip_fl("provision", "--add", "1", cwd=kits.parent)
     assert done.exit_code == 1
-    assert re.match(r"error\[FLIP-E0609\]: NVFLARE could not make the kits: .*root CA expired", done.stderr)
+    assert re.match(r"error\[FLIP-E0609\]: the kits could not be made: .*root CA expired", done.stderr)
     assert "Traceback" not in done.stderr
     assert tree(kits) == before

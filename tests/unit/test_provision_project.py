@@ -45,7 +45,7 @@ def test_a_good_file_says_what_it_says(tmp_path: Path) -> None:
         ("oncology", "on", "net is 'on'; it must be text of letters, digits", "1:6"),
         ("oncology", "../x", "net is '../x'; it must be text of letters, digits", "1:6"),
         ("oncology", "x" * 64, "net is 'xxxx", "1:6"),
-        ("nvflare", "flower", "engine is 'flower'; it must be nvflare (kits for Flower are not made yet)", "2:9"),
+        ("nvflare", "openfl", "engine is 'openfl'; it must be nvflare or flower", "2:9"),
         (
             "fl.example.org",
             "https://fl.example.org",
