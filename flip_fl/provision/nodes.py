@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,11 +18,18 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 
+NODES_FILE = "nodes.json"
+
+
 class Registry(Protocol):
     """A SuperLink's list of nodes."""
 
-    def register(self, name: str, public_key: Path) -> str:
-        """Add a key under ``name``; the node's id. Raises ``FlipError`` E0506."""
+    def register(self, name: str, public_key: Path) -> str | None:
+        """Add a key under ``name``; the node's id, None for a key that is there already. Raises ``FlipError`` E0506."""
+        ...
+
+    def nodes(self) -> set[str]:
+        """The ids of all nodes that are registered. Raises ``FlipError`` E0506."""
         ...
 
     def unregister(self, node_id: str) -> None:
@@ -31,9 +39,9 @@ class Registry(Protocol):
 
 @dataclass(frozen=True)
 class Registered:
-    """A node as it was registered: the fingerprint of its certificate, and the SuperLink's id of it."""
+    """A node as it was registered: its public key (SHA-256 of OpenSSH's line), and the SuperLink's id of it."""
 
-    fingerprint: str
+    key: str
     node_id: str
 
 
@@ -44,7 +52,7 @@ class Nodes:
         self._certificates = certificates
         self._root = root
         self._state = state
-        self._file = state / "nodes.json"
+        self._file = state / NODES_FILE
         self._tell = tell
         self._told: set[str] = set()
 
@@ -57,7 +65,8 @@ class Nodes:
         wanted = self._wanted()
         known = self._known()
         for name, node in sorted(known.items()):
-            if name not in wanted or _fingerprint(wanted[name]) != node.fingerprint:
+            # A certificate that was renewed for the same key changes nothing.
+            if name not in wanted or _key(wanted[name]) != node.key:
                 registry.unregister(node.node_id)
                 del known[name]
                 self._keep(known)
@@ -65,7 +74,11 @@ class Nodes:
         for name in sorted(wanted.keys() - known.keys(), key=natural_key):
             public = self._state / f"{name}.pub"
             public.write_bytes(public_openssh(wanted[name]))
-            known[name] = Registered(_fingerprint(wanted[name]), registry.register(name, public))
+            node_id = registry.register(name, public) or self._lost(registry, known)
+            if node_id is None:
+                self._tell_once(f"{name}: its key was registered as a node that is not known; it needs a new kit")
+                continue
+            known[name] = Registered(_key(wanted[name]), node_id)
             self._keep(known)
             self._tell(f"{name}: its key is registered")
 
@@ -79,10 +92,19 @@ class Nodes:
                 problem = "it is no PEM certificate"
             if problem is None:
                 found[path.stem] = certificate
-            elif f"{path.name} {problem}" not in self._told:
-                self._told.add(f"{path.name} {problem}")
-                self._tell(f"{path.name} is refused: {problem}")
+            else:
+                self._tell_once(f"{path.name} is refused: {problem}")
         return found
+
+    def _lost(self, registry: Registry, known: Mapping[str, Registered]) -> str | None:
+        """The node that was registered by somebody who was killed before he could write that down."""
+        unknown = registry.nodes() - {node.node_id for node in known.values()}
+        return unknown.pop() if len(unknown) == 1 else None
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
 
     def _problem(self, name: str, certificate: Certificate) -> str | None:
         from cryptography.exceptions import InvalidSignature
@@ -105,13 +127,11 @@ class Nodes:
         return {name: Registered(**facts) for name, facts in told.items()}
 
     def _keep(self, known: Mapping[str, Registered]) -> None:
-        facts = {name: {"fingerprint": node.fingerprint, "node_id": node.node_id} for name, node in known.items()}
+        facts = {name: asdict(node) for name, node in known.items()}
         temporary = self._file.with_suffix(".new")
         temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         temporary.replace(self._file)
 
 
-def _fingerprint(certificate: Certificate) -> str:
-    from cryptography.hazmat.primitives.hashes import SHA256
-
-    return certificate.fingerprint(SHA256()).hex()
+def _key(certificate: Certificate) -> str:
+    return hashlib.sha256(public_openssh(certificate)).hexdigest()

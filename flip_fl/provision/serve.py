@@ -20,7 +20,7 @@ from pathlib import Path
 from flip_fl.errors import FlipError
 from flip_fl.provision.flower import LOCAL, NODES
 from flip_fl.provision.kit import Kit, KitRole, load_certificate, read_kit
-from flip_fl.provision.nodes import Nodes
+from flip_fl.provision.nodes import NODES_FILE, Nodes
 from flip_fl.simulate.flower_keys import TlsFiles
 from flip_fl.simulate.flower_link import HOST, Home, SuperLink, program, start_listening, start_superlink
 from flip_fl.simulate.processes import Child
@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
         with _alone(kit):
             return _serve(kit)
     except FlipError as error:
-        _tell(f"error[{error.code}]: {error.what}")
+        _tell(error.text())
         return 1
 
 
@@ -79,7 +79,11 @@ def _superlink(kit: Kit, home: Home, parts: contextlib.ExitStack, over: threadin
     assert kit.record is not None
     startup, state = kit.root_file.parent, kit.folder / STATE
     tls = TlsFiles(kit.root_file, kit.certificate_file, kit.key_file)
-    options = ["--enable-supernode-auth", "--database", str(state / "superlink.db")]
+    database = state / "superlink.db"
+    if not database.exists():
+        # What an earlier one knew is gone with it.
+        (state / NODES_FILE).unlink(missing_ok=True)
+    options = ["--enable-supernode-auth", "--database", str(database)]
     link = start_superlink(home, state / "superlink.log", options, tls=tls, cwd=state)
     nodes = Nodes(kit.folder / NODES, load_certificate(startup / kit.root_file.name), state, _tell)
     registry = _Flwr(home)
@@ -152,8 +156,18 @@ class _Flwr:
     def __init__(self, home: Home) -> None:
         self._home = home
 
-    def register(self, name: str, public_key: Path) -> str:
-        return str(self._home.flwr("supernode", "register", str(public_key), "--name", name)["node-id"])
+    def register(self, name: str, public_key: Path) -> str | None:
+        try:
+            return str(self._home.flwr("supernode", "register", str(public_key), "--name", name)["node-id"])
+        except FlipError as error:
+            if "already in use" in str(error.facts.get("reason")):
+                return None
+            raise
+
+    def nodes(self) -> set[str]:
+        listed = self._home.flwr("supernode", "list")["nodes"]
+        assert isinstance(listed, list)
+        return {str(node["node-id"]) for node in listed if node["status"] not in ("unregistered", "deleted")}
 
     def unregister(self, node_id: str) -> None:
         self._home.flwr("supernode", "unregister", node_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -67,8 +68,6 @@ class Kits:
 
     def names(self, job: Path) -> list[str]:
         """The nodes' names as a job sees them."""
-        import json
-
         out = self.folder / "names.json"
         out.unlink(missing_ok=True)
         self.home.flwr("run", str(job), "here", "--run-config", f'out="{out}"')
@@ -142,7 +141,7 @@ def test_a_copied_kit_does_not_start_beside_the_first(running: Kits) -> None:
     """Started twice from one folder, a kit would take its own work."""
     again = _script(running.folder / "Trust_1", "start.sh")
     assert again.returncode == 1
-    assert "error[E0615]: the kit of Trust_1 runs already" in again.stderr
+    assert "error[FLIP-E0615]: the kit of Trust_1 runs already" in again.stderr
 
 
 def test_a_key_without_this_federations_certificate_is_kept_out(running: Kits, tmp_path: Path, job: Path) -> None:
@@ -194,6 +193,15 @@ def test_a_slot_added_later_joins_and_a_removed_one_is_out(running: Kits, job: P
     finally:
         child.stop(20.0)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_was_registered_and_not_written_down_is_found_again(running: Kits, job: Path) -> None:
+    """A server that was killed between the two would refuse the same key for ever: a SuperLink takes none twice."""
+    file = running.folder / "server" / "state" / "nodes.json"
+    before = json.loads(file.read_text())
+    file.write_text(json.dumps({name: node for name, node in before.items() if name != "Trust_2"}))
+    eventually(lambda: json.loads(file.read_text()) == before, 60, "the server knows the node again")
+    assert running.names(job) == ["Trust_1", "Trust_2"]
 
 
 def test_a_site_stops_by_its_script(running: Kits) -> None:
