@@ -718,6 +718,15 @@ _ENTRIES = (
         "A kit that runs holds a lock in its state/ until it has ended; a killed one's is free at once.",
     ),
     Entry(
+        "E0616",
+        ExitCode.UNREACHABLE,
+        "the server cannot be told that {slot} is revoked: {problem}",
+        "nothing has changed: the holder of its kit still gets in",
+        "start the server, see that this machine reaches it, and try again",
+        "NVFLARE's server keeps the list of names that it refuses itself. `flip-fl kit revoke` tells it with the "
+        "administrator's kit, which lies beside the CA.",
+    ),
+    Entry(
         "E0512",
         ExitCode.REFUSED,
         "a run is using {folder}",

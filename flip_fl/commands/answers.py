@@ -439,6 +439,18 @@ class KitVerified:
 
 
 @dataclass(frozen=True)
+class KitRevoked:
+    """``flip-fl kit revoke``. ``since`` is null under ``--dry-run``; ``to_remove`` is what whoever runs the server must
+    still remove from its kit, null when nothing is left to do."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.kit-revoked/1"
+    slot: str
+    since: datetime | None
+    already: bool
+    to_remove: str | None
+
+
+@dataclass(frozen=True)
 class JobWatched:
     """``flip-fl job watch``. ``engine_state`` is the engine's last word, null when it was not asked; ``written`` says
     that this watchdog told the hub the end."""
@@ -531,6 +543,7 @@ ANSWERS: tuple[Any, ...] = (
     ExportAnswer,
     Provisioned,
     KitVerified,
+    KitRevoked,
     JobWatched,
     TrustLoaded,
     TrustEnvelope,

@@ -1,7 +1,9 @@
-"""``flip-fl kit …``: look at a kit before and after it is installed."""
+"""``flip-fl kit …``: look at a kit before and after it is installed, and keep one out."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,31 +11,28 @@ import typer
 
 from flip_fl.commands.common import guided, guided_group
 from flip_fl.commands.output import Output
-from flip_fl.errors import ExitCode
+from flip_fl.errors import ExitCode, FlipError
 
 if TYPE_CHECKING:
     from flip_fl.commands.answers import Check
     from flip_fl.provision.files import Finding
+    from flip_fl.provision.revoke import Revocation
 
-_EXAMPLES = ("flip-fl kit verify kits/Trust_1", "flip-fl kit verify kits/server --host localhost --json")
+_VERIFY = ("flip-fl kit verify kits/Trust_1", "flip-fl kit verify kits/server --host localhost --json")
+_REVOKE = ("flip-fl kit revoke Trust_2 --dry-run", "flip-fl kit revoke Trust_2 --kits kits --dry-run --json")
 
 
 def build() -> typer.Typer:
     """The group ``kit``."""
     group = typer.Typer(
-        cls=guided_group(*_EXAMPLES),
-        help="Look at a kit before and after it is installed.",
+        cls=guided_group(_VERIFY[0], _REVOKE[0]),
+        help="Look at a kit before and after it is installed, and keep one out.",
         rich_markup_mode=None,
         suggest_commands=False,
     )
-    # A group of one command must still be a group.
-    group.callback()(_group)
-    group.command("verify", cls=guided(*_EXAMPLES, exits=(ExitCode.FAILED, ExitCode.UNREACHABLE)))(verify)
+    group.command("verify", cls=guided(*_VERIFY, exits=(ExitCode.FAILED, ExitCode.UNREACHABLE)))(verify)
+    group.command("revoke", cls=guided(*_REVOKE, exits=(ExitCode.UNREACHABLE,)))(revoke)
     return group
-
-
-def _group() -> None:
-    """Nothing is shared."""
 
 
 def verify(
@@ -70,6 +69,49 @@ def verify(
         output.answer(answer, check_lines(answer.checks))
     output.error(error, answer)
     return int(error.exit_code)
+
+
+def revoke(
+    context: typer.Context,
+    slot: Annotated[str, typer.Argument(metavar="SLOT", help="The kit slot, as Trust_2.")],
+    kits: Annotated[Path, typer.Option(metavar="DIR", help="Where the kits were made, with ca/ in it.")] = Path("kits"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> Any:
+    """Keep the holder of a slot's kit out of the federation, for good: its trust gets a new slot with a new kit.
+
+    NVFLARE's running server is told with the administrator's kit. For Flower the slot's certificate is removed from the
+    server's kit, which a running server notices within seconds. What the site holds is not touched.
+    """
+    from flip_fl.commands.answers import KitRevoked
+    from flip_fl.provision.revoke import revoke as keep_out
+
+    output = Output.of(context)
+    if not (dry_run or yes):
+        _confirm(slot, kits)
+    done = keep_out(kits, slot, dry_run=dry_run)
+    output.answer(KitRevoked(done.slot, done.since, done.already, done.to_remove), _told(done))
+    if done.to_remove:
+        output.note(f"the server's kit is not in {kits}: remove {done.to_remove} from it, or {slot} still gets in")
+    if done.since is not None:
+        output.next_step(f"flip-fl hub slot release {slot}")
+    return int(ExitCode.DONE)
+
+
+def _confirm(slot: str, kits: Path) -> None:
+    fix = f"flip-fl kit revoke {slot} --yes --kits {shlex.quote(str(kits))}"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise FlipError("E0102", problem="a site is cut off for good: without a terminal it needs --yes", fix=fix)
+    question = f"{slot} is cut off for good; type its name to go on"
+    typed = typer.prompt(question, default="", show_default=False, err=True)
+    if typed.strip() != slot:
+        raise FlipError("E0102", problem=f"'{typed}' is not the slot's name: nothing was revoked", fix=fix)
+
+
+def _told(done: Revocation) -> str:
+    if done.since is None:
+        return f"{done.slot} would be kept out"
+    return f"{done.slot} is kept out since {done.since:%Y-%m-%d %H:%M} UTC"
 
 
 def _check(finding: Finding) -> Check:

@@ -52,13 +52,17 @@ class Issued(BaseModel):
 
 
 class Ledger(BaseModel):
-    """``federation.json``: the federation as provisioned, its server's certificate (PEM) and all that was issued."""
+    """``federation.json``: the federation as provisioned, its server's certificate (PEM) and all that was issued.
+
+    ``revoked``: the slots whose kits are kept out, and since when.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = 1
     federation: Federation
     server_certificate: str
     issued: list[Issued]
+    revoked: dict[str, datetime] = {}
 
     @property
     def sites(self) -> list[str]:

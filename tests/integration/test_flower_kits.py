@@ -21,6 +21,7 @@ from flip_fl.provision.certificates import Holder, certificate_pem, issue, priva
 from flip_fl.provision.project import load_federation
 from flip_fl.simulate.flower_link import Home, program
 from flip_fl.simulate.processes import Child, free_ports, start, wait_until
+from tests.support.cli import flip_fl
 from tests.support.flower_deployment import eventually, write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("flower_kits")]
@@ -185,7 +186,8 @@ def test_a_slot_added_later_joins_and_a_removed_one_is_out(running: Kits, job: P
     try:
         _wait_online(child, running.folder / "Trust_4")
         assert running.names(job) == ["Trust_1", "Trust_2", "Trust_4"]
-        (running.folder / "server" / "nodes" / "Trust_4.crt").unlink()
+        revoked = flip_fl("kit", "revoke", "Trust_4", "--yes", "--kits", str(running.folder), cwd=running.folder)
+        assert revoked.exit_code == 0, revoked.stderr
         eventually(lambda: "Trust_4: its key is no longer accepted" in running.server.log.read_text(), 60, "it is out")
         # The SuperNode hears of it at its next heartbeat, and ends.
         eventually(lambda: not child.running, 90, "the revoked site has ended")

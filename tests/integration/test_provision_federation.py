@@ -200,3 +200,44 @@ def test_a_job_that_cannot_be_placed_is_told_attempt_by_attempt_and_ends_error(t
         assert f"at SIM1, attempt {number} of 2" in text
         assert '"num_of_gpus": 4' in text
     assert [text.endswith("this was the last attempt") for text in waiting] == [False, True]
+
+
+# Who is connected, as the administrator sees it.
+CONNECTED = """
+import json, os, sys
+from nvflare.fuel.flare_api.flare_api import new_secure_session
+session = new_secure_session(sys.argv[1], sys.argv[2], timeout=60)
+print(json.dumps(sorted(each.name for each in session.get_system_info().client_info)), file=sys.stderr, flush=True)
+os._exit(0)
+"""
+
+
+def connected(kits: Path) -> list[str]:
+    words = [sys.executable, "-c", CONNECTED, ADMIN_NAME, str(kits / "admin")]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120, check=True)
+    names: list[str] = json.loads(done.stderr.splitlines()[-1])
+    return names
+
+
+@pytest.mark.slow
+def test_a_revoked_kit_is_out_at_once_and_after_a_start(tmp_path: Path) -> None:
+    """Protects from a trust that has left: its kit, or a copy of it, leads back in never again."""
+    kits = provision(tmp_path)
+    away = flip_fl("kit", "revoke", "Trust_2", "--yes", cwd=tmp_path)
+    assert away.exit_code == 3, away.stderr
+    assert "nothing has changed" in away.stderr
+    with started(kits / "Trust_1"):
+        with started(kits / "server"), started(kits / "Trust_2"):
+            wait_for(lambda: connected(kits) == ["Trust_1", "Trust_2"], "both are connected", 120)
+            done = flip_fl("kit", "revoke", "Trust_2", "--yes", "--json", cwd=tmp_path)
+            assert done.exit_code == 0, done.stderr
+            assert connected(kits) == ["Trust_1"]
+        with started(kits / "server"), started(kits / "Trust_2") as log:
+            wait_for(lambda: connected(kits) == ["Trust_1"], "the other one is connected again", 120)
+            wait_for(lambda: "disabled" in log.read_text(encoding="utf-8").lower(), "the revoked one is told", 60)
+            assert connected(kits) == ["Trust_1"]
+    again = flip_fl("kit", "revoke", "Trust_2", "--yes", cwd=tmp_path)
+    assert again.exit_code == 0
+    assert "Trust_2 is kept out since" in again.stdout
+    assert flip_fl("provision", "--add", "1", cwd=tmp_path).exit_code == 0
+    assert (kits / "Trust_3").is_dir()
