@@ -49,7 +49,7 @@ class Effort:
     idle_s: float = 30.0
     sites: int = 100
     rounds: int = 1000
-    labels: int = 20
+    labels: int = 50
 
 
 @dataclass

@@ -556,6 +556,48 @@ def test_many_charts_cost_nothing_until_they_are_near(browser: Browser, tmp_path
     assert browser.js("window.drawn") == 40
 
 
+def test_many_points_are_drawn_some_thousand_at_a_time(browser: Browser, tmp_path: Path) -> None:
+    """A chart of a hundred sites comes in pieces, so that who scrolls is answered in between; all of it comes."""
+    points = [[Point(x=n, y=float((n * k) % 17), round=n) for n in range(300)] for k in range(1, 101)]
+    series = [Series(slot=f"Trust_{k}", name=f"Trust_{k}", points=p) for k, p in enumerate(points, start=1)]
+    plot = Plot(label="loss", x_label="step", series=series)
+    report.write_report(dashboard.finished().model_copy(update={"plots": [plot]}), tmp_path / "wide.html")
+    watch = (
+        "window.most = 0; new MutationObserver((seen) => { for (const one of seen) { let points = 0;"
+        " for (const g of one.addedNodes) for (const p of g.querySelectorAll?.('g.series path[d]') ?? [])"
+        " points += p.getAttribute('d').split('L').length; window.most = Math.max(window.most, points); } })"
+        ".observe(document, { childList: true, subtree: true });"
+    )
+    with browser.tab(watch) as tab:
+        tab.open(tmp_path / "wide.html")
+        tab.wait("document.querySelectorAll('#plot-0 g.series').length === 100")
+        drawn = "[...document.querySelectorAll('#plot-0 g.series path:not(.leader)')]"
+        assert tab.js(f"{drawn}.map((p) => p.getAttribute('d').split('L').length)") == [300] * 100
+        assert 300 <= tab.js("window.most") <= 6000
+        assert tab.js("document.querySelector('#plot-0 .note').textContent") == ""
+
+
+def test_what_is_out_of_view_is_not_laid_out(browser: Browser, tmp_path: Path) -> None:
+    """Charts and long tables below the view cost no layout; their room is kept: nothing moves when they come."""
+    story = dashboard.large(site_count=20, round_count=20, label_count=8)
+    plots = [p.model_copy(update={"label": f"{p.label}_{k}"}) for k in range(5) for p in story.plots]
+    report.write_report(story.model_copy(update={"plots": plots}), tmp_path / "many.html")
+    _open(browser, tmp_path / "many.html")
+    browser.wait("document.querySelectorAll('figure svg').length > 0")
+    seen = "((id) => document.querySelector(id).checkVisibility({ contentVisibilityAuto: true }))"
+    assert [browser.js(f"{seen}('{part} ')") for part in ("#plot-0 svg", "#rounds table", "#sites table")] == [
+        True,
+        False,
+        False,
+    ]
+    height = browser.js("document.documentElement.scrollHeight")
+    browser.js("document.querySelector('#plot-39').scrollIntoView({ behavior: 'instant' })")
+    browser.wait("document.querySelector('#plot-39 svg g.series')")
+    browser.js("document.querySelector('#activity').scrollIntoView({ behavior: 'instant' })")
+    browser.wait(f"{seen}('#rounds table') || {seen}('#sites table')")
+    assert abs(browser.js("document.documentElement.scrollHeight") - height) < height / 20
+
+
 def test_a_hundred_names_stay_in_their_chart(browser: Browser, tmp_path: Path) -> None:
     """Where not every line's end can be named, the names that are shown lie inside the chart, none on another."""
     story = dashboard.large(site_count=100, round_count=10, label_count=1)
