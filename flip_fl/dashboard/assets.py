@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from urllib.parse import quote
 
-from flip_fl.dashboard import words
+from flip_fl.dashboard import squeeze, words
 
 # What the hub's pages may do: their own files, pictures that are part of the data, and drawings to be saved.
 SERVED_POLICY = (
@@ -26,12 +26,12 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 def stylesheet() -> str:
     """The report's CSS sheet for screen, dark screen and paper."""
-    return _unindented(_read("page.css"))
+    return squeeze.style(_read("page.css"))
 
 
 def hub_stylesheet() -> str:
     """The sheet of the pages that a hub serves: the report's, and what only they have."""
-    return stylesheet() + _unindented(_read("hub.css"))
+    return stylesheet() + squeeze.style(_read("hub.css"))
 
 
 def script() -> str:
@@ -125,14 +125,8 @@ def _begin(make: str) -> str:
 
 
 def _scope(parts: Sequence[str]) -> str:
-    kept = _unindented("\n".join(parts))
-    return '"use strict";\n(() => {\nconst WORDS = ' + json.dumps(words.table()) + ";\n" + kept + "\n})();\n"
-
-
-def _unindented(text: str) -> str:
-    """What only its authors need does not travel: whole lines of comment, and how lines are indented."""
-    lines = (line.strip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith(("//", "/*"))) + "\n"
+    known = "const WORDS = " + json.dumps(words.table(), separators=(",", ":")) + ";\n"
+    return '"use strict";\n(() => {\n' + known + "".join(map(squeeze.script, parts)) + "})();\n"
 
 
 def _hashed(stem: str, ending: str, media_type: str, text: str) -> Served:

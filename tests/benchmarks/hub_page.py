@@ -49,7 +49,7 @@ class Effort:
     idle_s: float = 30.0
     sites: int = 100
     rounds: int = 1000
-    labels: int = 20
+    labels: int = 50
 
 
 @dataclass
@@ -102,7 +102,7 @@ def measure_page(effort: Effort) -> Looked:
         (folder / "hub").mkdir()
         with watched_hub(folder / "empty.sqlite", folder / "hub") as hub, chromium() as browser:
             # In the page's own process, where its traffic is seen.
-            browser.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.SharedWorker")
+            browser.page.add_init_script("delete window.SharedWorker")
             hub.log_in(browser)
             run = hub.run("watched")
             run.begin()
@@ -114,13 +114,13 @@ def measure_page(effort: Effort) -> Looked:
             found.foreign = sum(urlsplit(r).netloc != mine for r in browser.requests if r.startswith("http"))
             _idle(found, browser, effort)
             _pixels(found, browser, run, effort)
-            browser.call("Page.navigate", url="about:blank")
+            browser.page.goto("about:blank")
         (folder / "big").mkdir()
         with watched_hub(folder / "empty.sqlite", folder / "big") as hub, chromium() as browser:
-            browser.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.SharedWorker")
+            browser.page.add_init_script("delete window.SharedWorker")
             hub.log_in(browser)
             _big(found, browser, hub, effort)
-            browser.call("Page.navigate", url="about:blank")
+            browser.page.goto("about:blank")
     return found
 
 
@@ -134,15 +134,13 @@ def _weigh(found: Looked, hub: WatchedHub, run: WatchedRun) -> None:
 
 def _idle(found: Looked, browser: Browser, effort: Effort) -> None:
     # What the page does once after it was drawn is over then.
-    time.sleep(3)
-    browser.js("1")
+    browser.page.wait_for_timeout(3000)
     before = len(browser.requests)
     received: list[int] = []
-    browser.listen(
-        "Network.dataReceived", lambda told: received.append(told["encodedDataLength"] or told["dataLength"])
-    )
-    time.sleep(effort.idle_s)
-    browser.js("1")
+    network = browser.page.context.new_cdp_session(browser.page)
+    network.on("Network.dataReceived", lambda told: received.append(told["encodedDataLength"] or told["dataLength"]))
+    network.send("Network.enable")
+    browser.page.wait_for_timeout(effort.idle_s * 1000)
     found.idle_requests, found.idle_bytes = len(browser.requests) - before, sum(received)
 
 
@@ -175,7 +173,7 @@ def _big(found: Looked, browser: Browser, hub: WatchedHub, effort: Effort) -> No
         "window.tasks = []; new PerformanceObserver((l) => tasks.push(...l.getEntries().map((e) => e.duration)))"
         ".observe({ type: 'longtask', buffered: true });"
     )
-    browser.call("Page.addScriptToEvaluateOnNewDocument", source=watch)
+    browser.page.add_init_script(watch)
     begun = time.perf_counter()
     browser.visit(run.page, width=1440)
     browser.wait("document.querySelector('figure.chart svg g.series path')", timeout=60)

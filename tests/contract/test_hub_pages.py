@@ -37,10 +37,11 @@ def test_a_page_needs_nothing_from_elsewhere_and_no_inline_code(hub: RunningHub,
     assert page.headers["Cache-Control"] == "no-store"
 
 
-def test_a_page_weighs_little_before_its_data(hub: RunningHub) -> None:
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_weighs_little_before_its_data(hub: RunningHub, path: str) -> None:
     """Page, style and script together stay below 150 KB uncompressed, in three requests; files never change."""
-    page = _page(hub, f"models/{hub.world.model_id}")
-    files = re.findall(r'(?:src|href)="\.\./(assets/[^"]+)"', page.text)
+    page = _page(hub, path.format(id=hub.world.model_id))
+    files = re.findall(r'(?:src|href)="(?:\.\./)?(assets/[^"]+)"', page.text)
     assert len(files) == 2
     answers = [requests.get(hub.base.removesuffix("api") + name, timeout=30) for name in files]
     assert all("immutable" in answer.headers["Cache-Control"] for answer in answers)

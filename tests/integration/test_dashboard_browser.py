@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from flip_fl.dashboard import report
 from flip_fl.dashboard.story import Plot, Point, Samples, Series, Story
@@ -155,8 +156,8 @@ def test_the_grid_adds_up_and_is_walked_by_keys(browser: Browser, pages: dict[st
     assert "University College London Hospitals, round 5: Missed" in names
     assert browser.js("document.querySelectorAll('.rounds .cell[tabindex=\"0\"]').length") == 1
     browser.js("document.querySelector('.rounds .cell').focus()")
-    browser.key("ArrowDown", 40)
-    browser.key("ArrowRight", 39)
+    browser.page.keyboard.press("ArrowDown")
+    browser.page.keyboard.press("ArrowRight")
     assert browser.js("document.activeElement.getAttribute('aria-label')") == "KCH, round 2: Not asked"
     browser.js("document.activeElement.click()")
     assert "KCH · round 2 · Not asked" in browser.js("document.querySelector('.picked').textContent")
@@ -216,8 +217,8 @@ def test_a_chart_is_read_by_keys(browser: Browser, pages: dict[str, Path]) -> No
     """Arrow keys say each round's values, so that a chart can be read without seeing it."""
     _open(browser, pages["finished"])
     browser.js("document.querySelector('.plot').focus()")
-    browser.key("Home", 36)
-    browser.key("ArrowRight", 39)
+    browser.page.keyboard.press("Home")
+    browser.page.keyboard.press("ArrowRight")
     story = dashboard.finished()
     values = {one.slot: one.points[1].y for one in story.plots[0].series}
     said = browser.js("document.activeElement.getAttribute('aria-valuetext')")
@@ -358,10 +359,9 @@ def test_dark_follows_the_system_live_and_can_be_overridden(browser: Browser, pa
     )
     _open(browser, pages["finished"])
     light = browser.js(look)
-    for scheme, query in (("dark", ""), ("light", "")):
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.call("Emulation.setEmulatedMedia", media="screen", features=features)
-        browser.wait(f"document.documentElement.dataset.theme === '{scheme}'{query}")
+    for scheme in ("dark", "light"):
+        browser.page.emulate_media(color_scheme=scheme)
+        browser.wait(f"document.documentElement.dataset.theme === '{scheme}'")
         now = browser.js(look)
         assert (now == light) is (scheme == "light")
         assert scheme == "light" or (now[0] != light[0] and now[1] != light[1])
@@ -471,7 +471,7 @@ def test_paper_gets_everything_in_light(browser: Browser, pages: dict[str, Path]
         "window.addEventListener('beforeprint', () => { window.printed ="
         " [document.querySelector('details').open, document.querySelector('figure svg').getAttribute('width')]; })"
     )
-    pdf = browser.pdf()
+    pdf = browser.page.pdf(prefer_css_page_size=True)
     assert browser.js("window.printed") == [True, "340"]
     assert browser.js(
         "[document.querySelector('details').open, document.querySelector('figure svg').getAttribute('width')]"
@@ -496,7 +496,7 @@ def test_paper_says_how_much_of_a_long_feed_it_shows(browser: Browser, pages: di
         "window.addEventListener('beforeprint',"
         " () => { window.feed = document.querySelector('#activity .head').textContent; })"
     )
-    pdf = browser.pdf()
+    pdf = browser.page.pdf(prefer_css_page_size=True)
     assert f"newest 60 of {len(dashboard.large().feed)} lines" in browser.js("window.feed")
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
     assert "newest 200 of" in browser.js("document.querySelector('#activity .head').textContent")
@@ -552,8 +552,50 @@ def test_many_charts_cost_nothing_until_they_are_near(browser: Browser, tmp_path
         "window.addEventListener('beforeprint',"
         " () => { window.drawn = document.querySelectorAll('figure svg').length; })"
     )
-    browser.pdf()
+    browser.page.pdf(prefer_css_page_size=True)
     assert browser.js("window.drawn") == 40
+
+
+def test_many_points_are_drawn_some_thousand_at_a_time(browser: Browser, tmp_path: Path) -> None:
+    """A chart of a hundred sites comes in pieces, so that who scrolls is answered in between; all of it comes."""
+    points = [[Point(x=n, y=float((n * k) % 17), round=n) for n in range(300)] for k in range(1, 101)]
+    series = [Series(slot=f"Trust_{k}", name=f"Trust_{k}", points=p) for k, p in enumerate(points, start=1)]
+    plot = Plot(label="loss", x_label="step", series=series)
+    report.write_report(dashboard.finished().model_copy(update={"plots": [plot]}), tmp_path / "wide.html")
+    watch = (
+        "window.most = 0; new MutationObserver((seen) => { for (const one of seen) { let points = 0;"
+        " for (const g of one.addedNodes) for (const p of g.querySelectorAll?.('g.series path[d]') ?? [])"
+        " points += p.getAttribute('d').split('L').length; window.most = Math.max(window.most, points); } })"
+        ".observe(document, { childList: true, subtree: true });"
+    )
+    with browser.tab(watch) as tab:
+        tab.open(tmp_path / "wide.html")
+        tab.wait("document.querySelectorAll('#plot-0 g.series').length === 100")
+        drawn = "[...document.querySelectorAll('#plot-0 g.series path:not(.leader)')]"
+        assert tab.js(f"{drawn}.map((p) => p.getAttribute('d').split('L').length)") == [300] * 100
+        assert 300 <= tab.js("window.most") <= 6000
+        assert tab.js("document.querySelector('#plot-0 .note').textContent") == ""
+
+
+def test_what_is_out_of_view_is_not_laid_out(browser: Browser, tmp_path: Path) -> None:
+    """Charts and long tables below the view cost no layout; their room is kept: nothing moves when they come."""
+    story = dashboard.large(site_count=20, round_count=20, label_count=8)
+    plots = [p.model_copy(update={"label": f"{p.label}_{k}"}) for k in range(5) for p in story.plots]
+    report.write_report(story.model_copy(update={"plots": plots}), tmp_path / "many.html")
+    _open(browser, tmp_path / "many.html")
+    browser.wait("document.querySelectorAll('figure svg').length > 0")
+    seen = "((id) => document.querySelector(id).checkVisibility({ contentVisibilityAuto: true }))"
+    assert [browser.js(f"{seen}('{part} ')") for part in ("#plot-0 svg", "#rounds table", "#sites table")] == [
+        True,
+        False,
+        False,
+    ]
+    height = browser.js("document.documentElement.scrollHeight")
+    browser.js("document.querySelector('#plot-39').scrollIntoView({ behavior: 'instant' })")
+    browser.wait("document.querySelector('#plot-39 svg g.series')")
+    browser.js("document.querySelector('#activity').scrollIntoView({ behavior: 'instant' })")
+    browser.wait(f"{seen}('#rounds table') || {seen}('#sites table')")
+    assert abs(browser.js("document.documentElement.scrollHeight") - height) < height / 20
 
 
 def test_a_hundred_names_stay_in_their_chart(browser: Browser, tmp_path: Path) -> None:
@@ -574,15 +616,13 @@ def test_a_hundred_names_stay_in_their_chart(browser: Browser, tmp_path: Path) -
 
 def test_without_a_script_the_page_stays_readable(browser: Browser, pages: dict[str, Path]) -> None:
     """A viewer that runs no script shows the run all the same, and nothing overflows."""
-    browser.call("Emulation.setScriptExecutionDisabled", value=True)
-    try:
-        browser.open(pages["failed"], width=360, ready=False)
-        tree = browser.call("DOM.getDocument", depth=1)
-        text = browser.call("DOM.getOuterHTML", nodeId=tree["root"]["nodeId"])["outerHTML"]
-        assert 'class="wrap static"' in text
-        assert browser.call("Page.getLayoutMetrics")["cssContentSize"]["width"] <= 360
-    finally:
-        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+    running = browser.page.context.browser
+    assert running is not None
+    with running.new_context(java_script_enabled=False, viewport={"width": 360, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(pages["failed"].as_uri())
+        expect(page.locator(".wrap.static")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 NAMELESS = """[...document.querySelectorAll(
@@ -615,7 +655,7 @@ def axe_violations(browser: Browser) -> list[object]:
         pytest.skip("LEFT OUT: axe-core: neither is axe-core-python installed nor does AXE_CORE_JS name an axe.min.js")
     browser.js(axe.read_text(encoding="utf-8") + "\n;undefined")
     rules = "axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))"
-    found: list[object] = browser.js(rules, timeout=240.0)
+    found: list[object] = browser.js(rules)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -31,17 +32,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
 
 
 def _type(browser: Browser, text: str) -> None:
-    browser.call("Input.insertText", text=text)
-    for kind in ("keyDown", "keyUp"):
-        browser.call(
-            "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13
-        )
+    browser.page.keyboard.type(text)
+    browser.page.keyboard.press("Enter")
 
 
 def test_a_person_logs_in_by_keyboard(browser: Browser, served: RunningHub) -> None:
     """No mouse and no script: typed, refused in words, typed again, and then where the link led, logged in."""
     pages = served.base.removesuffix("/api")
-    browser.call("Page.navigate", url=f"{pages}/login?next=api%2Fsession")
+    browser.page.goto(f"{pages}/login?next=api%2Fsession")
     browser.wait("document.activeElement?.id === 'token'")
     _type(browser, "wrong")
     browser.wait("document.querySelector('[role=alert]')?.textContent === 'This token is not valid.'")
@@ -56,14 +54,14 @@ def test_a_person_logs_in_by_keyboard(browser: Browser, served: RunningHub) -> N
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1440])
-def test_the_form_is_fit_for_everybody(width: int, scheme: str, browser: Browser, served: RunningHub) -> None:
+def test_the_form_is_fit_for_everybody(
+    width: int, scheme: Literal["light", "dark"], browser: Browser, served: RunningHub
+) -> None:
     """axe finds nothing, nothing hangs over the edge, and its own policy keeps nothing of it away."""
     browser.errors.clear()
-    browser.call(
-        "Emulation.setEmulatedMedia", media="screen", features=[{"name": "prefers-color-scheme", "value": scheme}]
-    )
-    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=700, deviceScaleFactor=1, mobile=False)
-    browser.call("Page.navigate", url=f"{served.base.removesuffix('/api')}/login")
+    browser.page.emulate_media(color_scheme=scheme)
+    browser.page.set_viewport_size({"width": width, "height": 700})
+    browser.page.goto(f"{served.base.removesuffix('/api')}/login")
     browser.wait("document.styleSheets.length === 1 && document.styleSheets[0].cssRules.length > 5")
     assert browser.js("document.documentElement.scrollWidth <= innerWidth")
     assert axe_violations(browser) == []

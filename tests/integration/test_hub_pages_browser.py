@@ -111,7 +111,7 @@ def test_an_update_moves_nothing_that_somebody_reads(browser: Browser, hub: Watc
         " window.before = offset(); document.querySelector('#plot-0 .plot').focus();"
         " getSelection().selectAllChildren(document.querySelector('#failures .where')); })()"
     )
-    browser.key("ArrowLeft", 37)
+    browser.page.keyboard.press("ArrowLeft")
     chosen = browser.js("document.querySelector('#plot-0 .plot').getAttribute('aria-valuetext')")
     run.round(4, 6)
     # The round's scores come after its start, which the headline tells already.
@@ -181,7 +181,7 @@ def test_a_page_catches_up_after_the_hub_was_away(browser: Browser, address: str
         browser.wait(f"document.querySelectorAll('.feed li').length >= {len(stored)}")
         rows = browser.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
         assert sorted(rows) == sorted(f"feed-{row['id']}" for row in stored)
-        browser.call("Page.navigate", url="about:blank")
+        browser.page.goto("about:blank")
 
 
 def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: WatchedHub) -> None:
@@ -191,16 +191,13 @@ def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: W
         "delete window.SharedWorker; window.EventSource = class { addEventListener() {} close() {}"
         " constructor() { setTimeout(() => this.onerror(), 1); } };"
     )
-    script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=cut)["identifier"]
-    try:
-        browser.visit(run.page)
-        browser.wait("document.querySelector('.link').textContent === 'Asking'")
+    with browser.tab(cut) as tab:
+        tab.visit(run.page)
+        tab.wait("document.querySelector('.link').textContent === 'Asking'")
         run.round(4, 6)
-        browser.wait("document.querySelector('#top').textContent.includes('4 of 6')")
-        ids = browser.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
+        tab.wait("document.querySelector('#top').textContent.includes('4 of 6')")
+        ids = tab.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
         assert len(ids) == len(set(ids))
-    finally:
-        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
 
 
 def test_a_resumed_run_shows_both_attempts(browser: Browser, hub: WatchedHub) -> None:
@@ -253,7 +250,7 @@ def test_a_person_logs_out(browser: Browser, hub: WatchedHub) -> None:
     browser.visit(run.page)
     browser.js("[...document.querySelectorAll('.bar button')].find((b) => b.textContent === 'Log out').click()")
     browser.wait("location.pathname === '/login' && document.getElementById('token')")
-    browser.call("Page.navigate", url=run.page)
+    browser.page.goto(run.page)
     browser.wait("location.pathname === '/login' && document.querySelector('input[name=next]')?.value")
     assert browser.js("document.querySelector('input[name=next]').value") == f"models/{run.id}"
 
@@ -422,10 +419,7 @@ def test_the_list_is_live_filtered_and_used_by_keyboard(browser: Browser, hub: W
     browser.visit(hub.pages + "?text=listed")
     for name in ("listed one", "listed two"):
         browser.js(f"document.querySelector('[aria-label=\"Compare {name}\"]').focus()")
-        browser.call(
-            "Input.dispatchKeyEvent", type="keyDown", key=" ", code="Space", windowsVirtualKeyCode=32, text=" "
-        )
-        browser.call("Input.dispatchKeyEvent", type="keyUp", key=" ", code="Space", windowsVirtualKeyCode=32)
+        browser.page.keyboard.press("Space")
     browser.js("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Compare 2 runs').click()")
     browser.wait("document.body?.dataset.page === 'compare' && document.documentElement.dataset.ready === 'true'")
     rows = browser.js("[...document.querySelectorAll('.differ tbody th')].map((e) => e.textContent)")

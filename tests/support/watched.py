@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import shutil
@@ -55,10 +54,9 @@ class WatchedHub:
 
     def log_in(self, browser: Browser) -> None:
         """Log in by the form, as a person does; the session's cookie is the browser's from then on."""
-        browser.call("Page.navigate", url=f"{self.pages}login?next=trusts")
-        browser.wait("document.getElementById('token')")
-        browser.js(f"document.getElementById('token').value = {json.dumps(self.token)}")
-        browser.js("document.querySelector('form').submit()")
+        browser.page.goto(f"{self.pages}login?next=trusts")
+        browser.page.fill("#token", self.token)
+        browser.page.keyboard.press("Enter")
         browser.wait("location.pathname.endsWith('/trusts') && document.documentElement.dataset.ready")
 
     def run(self, name: str, sites: int = 5, project: str = "Stroke", description: str = "") -> WatchedRun:

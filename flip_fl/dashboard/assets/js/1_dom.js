@@ -80,11 +80,13 @@ function place(parent, nodes) {
   nodes.forEach((node, k) => { if (parent.children[k] !== node) parent.insertBefore(node, parent.children[k] || null); });
 }
 
-function selecting(node) {
-  // a range, unlike the selection, is looked at without the page being laid out
+// Where a text is marked, noted when it is: asking the selection has the whole page laid out.
+let marked = null;
+document.addEventListener("selectionchange", () => {
   const chosen = window.getSelection(), range = chosen?.rangeCount ? chosen.getRangeAt(0) : null;
-  return Boolean(range && !range.collapsed && node.contains(range.startContainer));
-}
+  marked = range && !range.collapsed ? range.startContainer : null;
+});
+const selecting = (node) => Boolean(marked && node.contains(marked));
 
 function showIcon(tone) {
   const disc = `<circle cx="8" cy="8" r="7" fill="${WORDS.tones[tone]}"/>`;
@@ -122,6 +124,12 @@ const ICONS = { good: "M5.5 10.5l3 3 6-7", active: "M6 10h8M11 6.5l3.5 3.5-3.5 3
 function icon(tone) {
   return s("svg", { class: `icon ${tone}`, viewBox: "0 0 20 20", "aria-hidden": "true" },
     s("circle", { class: "disc", cx: 10, cy: 10, r: 10 }), s("path", { d: ICONS[tone] || ICONS.quiet }));
+}
+
+// How high a part of so many rows is while it is out of view and not laid out.
+function rowsHigh(node, rows) {
+  const height = `auto ${Math.round(rows * 29 + 150)}px`;
+  if (node.style.containIntrinsicHeight !== height) node.style.containIntrinsicHeight = height;
 }
 
 function section(id, title, intro, ...children) {

@@ -2,6 +2,8 @@
 const LINE = 12.5;
 // Dashes of a line that goes up and down all the time are not seen as such, and painting them takes seconds.
 const MOST_DASHED = 8;
+// As many points are drawn before a person is listened to again.
+const A_TASK = 5000;
 
 function niceStep(span, count) {
   const raw = span / Math.max(1, count), power = 10 ** Math.floor(Math.log10(raw)), unit = raw / power;
@@ -78,19 +80,23 @@ function drawDots(plot, view, width) {
   const left = Math.max(30, ...names.map(textWidth)) + 14, right = width - 62, step = 20, height = rows.length * step + 12;
   const low = a.rows.length ? a.low.y : 0, high = a.rows.length ? a.high.y : 0;
   const px = (y) => (high === low ? (left + right) / 2 : left + 8 + ((y - low) / (high - low)) * (right - left - 16));
-  const svg = s("svg", { class: "dots", viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" });
+  const svg = s("svg", { class: "dots", viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" }), lines = s("g", { class: "lines" });
   if (a.rows.length > 1) svg.append(s("line", { class: "mid", x1: px(a.median), x2: px(a.median), y1: 2, y2: height - 10 }));
   rows.forEach((q, k) => {
     const y = k * step + 12;
-    svg.append(s("line", { class: "rail", x1: left, x2: right, y1: y, y2: y }), s("g", { class: `series c${q.one.hue}`, "data-slot": q.one.slot },
+    svg.append(s("line", { class: "rail", x1: left, x2: right, y1: y, y2: y }));
+    lines.append(s("g", { class: `series c${q.one.hue}`, "data-slot": q.one.slot },
       s("text", { class: "who", x: left - 8, y: y + 4, "text-anchor": "end" }, names[k]), q.y === null ? null : s("circle", { cx: px(q.y), cy: y, r: 4.5 }),
       s("text", { class: "who", x: width, y: y + 4, "text-anchor": "end" }, q.y === null ? "not finite" : number(q.y, plot.places))));
   });
   const cursor = s("g", { class: "cursor" });
-  svg.append(cursor);
-  return { plot, svg, box: { left, right, top: 0, bottom: height }, px: () => left, py: () => 0, shown, cursor, width, height, note: "", still: true };
+  svg.append(lines, cursor);
+  return { plot, svg, lines, box: { left, right, top: 0, bottom: height }, px: () => left, py: () => 0, shown, cursor, width, height, note: () => "", more: Object.assign(() => 0, { left: () => false }), still: true };
 }
 
+const heightOf = (names, lowest) => Math.max(lowest, Math.min(names, 40) * LINE + 44);
+
+// The axes at once; the lines come by ``more``, which draws some thousand points a call and says how many, 0 at the end.
 function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   if (whole_plot.single) return drawDots(whole_plot, view, width);
   const placed = onAxis(whole_plot, view.x, view.model), plot = within(placed, view.from, view.to);
@@ -106,7 +112,7 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   const withValue = width > 460;
   const texts = new Map(named.map((one) => [one.slot, shorten(clean(one.name), room) + (withValue ? `  ${number(one.gaps.at(-1).at(-1).y, plot.places)}` : "")]));
   const right = named.length ? Math.max(...[...texts.values()].map(textWidth)) + 18 : 12;
-  const height = Math.max(lowest, Math.min(named.length, 40) * LINE + 44);
+  const height = heightOf(named.length, lowest);
   let low = smallest(values), high = largest(values);
   if (!values.length) { low = 0; high = 1; }
   if (low === high) { const pad = Math.abs(low) * 0.05 || 0.5; low -= pad; high += pad; }
@@ -157,13 +163,14 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
 
   // more names than there is room for: every second, third, … from the top, so that the others stay readable
   const fits = Math.floor((box.bottom - box.top - 4) / LINE) + 1, keep = Math.max(1, Math.ceil(named.length / fits));
-  const labels = named.map((one) => ({ one, want: py(one.gaps.at(-1).at(-1).y) })).sort((a, b) => a.want - b.want).filter((_, k) => k % keep === 0);
+  const labelled = new Map(), labels = named.map((one) => ({ one, want: py(one.gaps.at(-1).at(-1).y) })).sort((a, b) => a.want - b.want).filter((_, k) => k % keep === 0);
   spread(labels, box.top + 2, box.bottom - 2);
+  for (const label of labels) labelled.set(label.one, label);
   const stacked = new Map();
   let kept = 0, all = 0;
   const path = (list) => "M" + list.map((p) => `${r(px(p.x))} ${r(py(p.y))}`).join("L");
   const lengthOf = (list) => list.reduce((sum, p, k) => (k ? sum + Math.abs(px(p.x) - px(list[k - 1].x)) + Math.abs(py(p.y) - py(list[k - 1].y)) : 0), 0);
-  for (const one of shown) {
+  const line = (one) => {
     const g = s("g", { class: `series c${one.hue}`, "data-slot": one.slot });
     if (plot.spread) {
       for (const run of one.gaps) {
@@ -202,20 +209,28 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
       stacked.set(x, level + 1);
       if (level < 5) g.append(s("line", { class: "miss", x1: r(px(x)), x2: r(px(x)), y1: base + 1, y2: base + 6 }, s("title", {}, `${one.name}: nothing in round ${x}`)));
     }
-    const label = labels.find((l) => l.one === one);
+    const label = labelled.get(one);
     if (label) {
       const end = one.gaps.at(-1).at(-1), ex = px(end.x), ey = py(end.y);
       const far = box.right - ex > 6;
       if (Math.abs(label.y - ey) > 2 || far) g.append(s("path", { class: far ? "leader far" : "leader", d: `M${r(ex + 4)} ${r(ey)}L${r(far ? box.right : ex + 4)} ${r(far ? label.y : ey)}L${r(box.right + 11)} ${r(label.y)}` }));
       g.append(s("text", { x: r(box.right + 14), y: r(label.y + 3.8) }, texts.get(one.slot)));
     }
-    svg.append(g);
-  }
-  const cursor = s("g", { class: "cursor" });
-  svg.append(cursor);
-  const stored = plot.thinned ? plot.total : all;
-  const notes = [smoothing ? `smoothed ${smoothing}` : view.smooth ? "not smoothed: not every point is here" : "", kept < stored ? `showing ${kept} of ${stored} points` : "", log ? "logarithmic" : "", left_out ? `${plural(left_out, "value")} not above 0 left out` : ""];
-  return { plot, svg, box, px, py, usable, shown, cursor, width, height, note: notes.filter(Boolean).join(", ") };
+    return g;
+  };
+  const cursor = s("g", { class: "cursor" }), lines = s("g", { class: "lines" }), coming = [...shown];
+  svg.append(lines, cursor);
+  const more = (most = A_TASK) => {
+    let points = 0;
+    const next = [];
+    while (coming.length && (!points || points + coming[0].points.length <= most)) { points += coming[0].points.length; next.push(line(coming.shift())); }
+    lines.append(...next);
+    return points;
+  };
+  more.left = () => coming.length > 0;
+  const stored = () => (plot.thinned ? plot.total : all);
+  const notes = () => [smoothing ? `smoothed ${smoothing}` : view.smooth ? "not smoothed: not every point is here" : "", kept < stored() ? `showing ${kept} of ${stored()} points` : "", log ? "logarithmic" : "", left_out ? `${plural(left_out, "value")} not above 0 left out` : ""];
+  return { plot, svg, lines, box, px, py, usable, shown, cursor, width, height, more, note: () => notes().filter(Boolean).join(", ") };
 }
 
 // Rules of a chart: where a run went on after its server was lost, and, beside local steps, where rounds begin.

@@ -33,6 +33,9 @@ function curves(first, view) {
     if (f.near) { near.add(f); soon(f, () => { if (f.near) { f.draw(false); f.focus(view.focus); } }); } else if (figures.size > 12) near.delete(f);
   }), { rootMargin: "600px" });
   const redraw = () => { near.forEach((f) => f.draw(true)); status(); };
+  // all charts are equally wide: one is measured, so that the page is not laid out for each
+  let column = 0;
+  view.room = (holder) => (column ||= holder.clientWidth);
   const showAll = button("show all", { class: "plain" }, () => { view.hidden.clear(); sync(); redraw(); announce("All sites shown"); });
   let entries = [];
   const sync = () => { entries.forEach((e) => e.node.setAttribute("aria-pressed", String(!view.hidden.has(e.site.slot)))); view.save(); };
@@ -78,7 +81,7 @@ function curves(first, view) {
     near.forEach((f) => f.focus(slot));
   };
   view.redraw = redraw;
-  view.resize = () => near.forEach((f) => f.draw(false));
+  view.resize = () => { column = 0; near.forEach((f) => f.draw(false)); };
   view.fit = (width) => figures.forEach((f) => f.draw(true, width));
   const controls = h("div", { class: "controls" }, choice("Smoothing", SMOOTHINGS.map((v) => [v, v ? String(v) : "off"]), "smooth", Number),
     choice("Along", AXES, "x", String), h("label", {}, logarithmic, "log"), h("span", { class: "bounds", role: "group", "aria-label": "Rounds shown" }, "Rounds ", from, "–", to, whole));
@@ -90,7 +93,8 @@ function curves(first, view) {
     model = next;
     const order = [...model.plots].sort((a, b) => a.single - b.single || a.training - b.training);
     const n = order.length;
-    grid.setAttribute("data-cols", n === 1 ? 1 : n === 2 || n === 4 || model.sites.length > 12 ? 2 : 3);
+    const cols = String(n === 1 ? 1 : n === 2 || n === 4 || model.sites.length > 12 ? 2 : 3);
+    if (grid.dataset.cols !== cols) { grid.dataset.cols = cols; view.resize(); }
     const fresh = order.filter((plot) => !figures.has(plot.index));
     for (const plot of order) {
       const known = figures.get(plot.index);
@@ -121,9 +125,10 @@ function figure(first, view) {
   const summary = h("p", {});
   const title = plot.label + (plot.single ? (plot.xs[0] === 0 ? ", final" : plot.byRound ? `, round ${plot.xs[0]}` : ` at ${plot.xLabel} ${plot.xs[0]}`) : plot.byRound ? "" : ` by ${plot.xLabel}`);
   const holder = h("div", { class: "plot", role: "slider", tabindex: "0", "aria-label": `${title}: read values with the arrow keys`, "aria-valuemin": "0", "aria-valuemax": "0", "aria-valuenow": "0", "aria-valuetext": "no point chosen" });
-  // what is still to be fetched has its height already: only what is near is asked for
+  // what is still to be fetched or drawn has its height already: only what is near is, and then nothing moves
   const coming = () => h("p", { class: "empty coming" }, `${plural(plot.total, "point")} are being fetched …`);
   if (plot.listed) holder.append(coming());
+  if (!plot.single) holder.style.minHeight = `${heightOf(plot.series.length, 240)}px`;
   const tip = h("div", { class: "tip", hidden: true });
   const extra = h("div", {});
   const note = h("span", { class: "note" });
@@ -138,7 +143,7 @@ function figure(first, view) {
     h("figcaption", {}, h("h3", { id: `${id}-t` }, title), summary), holder, tip, extra,
     h("div", { class: "chart-foot" }, toggle,
       button("CSV", { class: "plain", "aria-label": `${title} as CSV` }, () => (view.csv ? view.csv(plot) : download(fileName(plot, "csv"), new Blob([csv(plot)], { type: "text/csv" })))),
-      button("SVG", { class: "plain", "aria-label": `${title} as SVG` }, () => chart && download(fileName(plot, "svg"), new Blob([svgFile(chart, `${title}${note.textContent ? ` (${note.textContent})` : ""}`)], { type: "image/svg+xml" }))),
+      button("SVG", { class: "plain", "aria-label": `${title} as SVG` }, () => chart && download(fileName(plot, "svg"), new Blob([svgFile(chart, `${title}${chart.note() ? ` (${chart.note()})` : ""}`)], { type: "image/svg+xml" }))),
       button("PNG", { class: "plain", "aria-label": `${title} as PNG` }, () => chart && png(chart, (blob) => download(fileName(plot, "png"), blob))),
       note));
   let chart = null, chosen = -1, pressed = null, whole = false;
@@ -156,7 +161,7 @@ function figure(first, view) {
   // a thinned plot is fetched anew for the rounds that are shown
   function zoomed() { if (view.load && plot.thinned) view.load(plot, view); }
   function draw(force, forced) {
-    const width = Math.round(forced || holder.clientWidth);
+    const width = holder.hidden ? 0 : Math.round(forced || view.room(holder));
     if (!width || (!force && chart && chart.width === width)) return;
     if (plot.listed) {
       holder.replaceChildren(coming());
@@ -167,18 +172,26 @@ function figure(first, view) {
     if (view.smooth && plot.thinned && !whole) { whole = true; zoomed(); }
     chart = drawChart(plot, view, width, forced ? PAPER : undefined);
     holder.replaceChildren(chart.svg);
+    holder.style.minHeight = "";
+    goOn(chart, forced);
     holder.setAttribute("aria-valuemax", String(Math.max(0, xs().length - 1)));
     summary.textContent = clean((view.summarise || summarise)(plot, view.hidden));
-    note.textContent = chart.note;
-    if (view.focus) focus(view.focus);
     // whoever reads a point goes on reading it
     if (was !== null && xs().includes(was)) choose(xs().indexOf(was)); else hide();
   }
-  // brings the line of one site to the front and fades the others
+  // the lines of a chart of many points come in several tasks; paper waits for all of them
+  function goOn(drawing, whole) {
+    while (drawing.more() && whole);
+    if (drawing.more.left()) { soon(drawing, () => { if (chart === drawing) goOn(drawing); }); return; }
+    note.textContent = drawing.note();
+    if (view.focus) focus(view.focus);
+  }
+  // brings the line of one site to the front and fades the others, which are one group: no line of it is touched
   function focus(slot) {
     if (!chart) return;
-    const { svg, cursor } = chart, mine = slot && [...svg.children].find((g) => g.dataset.slot === slot);
-    svg.querySelector(".series.on")?.classList.remove("on");
+    const { svg, lines, cursor } = chart, mine = slot && [...lines.children].find((g) => g.dataset.slot === slot), was = svg.querySelector(".series.on");
+    if (was && was.dataset.slot === slot) return;
+    if (was) { was.classList.remove("on"); lines.append(was); }
     svg.classList.toggle("focusing", Boolean(mine));
     if (!mine) return;
     mine.classList.add("on");
@@ -284,6 +297,7 @@ function csv(plot) {
 
 const KEPT = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "stroke-linecap", "opacity", "font-family", "font-size", "font-weight", "text-anchor"];
 function svgFile(chart, title) {
+  while (chart.more());
   // files are for paper and slides: always in the light colours
   const root = document.documentElement, theme = root.dataset.theme;
   root.dataset.theme = "light";

@@ -89,29 +89,41 @@ function fairness(first, view) {
   const said = h("span", {});
   const slider = h("input", { type: "range", min: 0, max: xs.length - 1, value: xs.length - 1, "aria-label": "Round to compare the sites in", oninput: () => draw() });
   const out = h("output", { class: "nowrap" });
+  // what was counted of a plot stays while plot and round do
+  let drawn = new Map(), at = null, node = null;
   function draw() {
-    const x = xs[Number(slider.value)];
+    const x = xs[Number(slider.value)], before = x === at ? drawn : new Map();
+    at = x;
+    drawn = new Map();
     out.textContent = x ? `round ${x} of ${xs.at(-1)}` : "final scores";
     slider.setAttribute("aria-valuetext", out.textContent);
     const sentences = [];
-    body.replaceChildren(...plots.filter((p) => p.common.includes(x)).map((p) => {
-      const a = across(p, x, new Set());
-      if (!a.rows.length) return h("tr", {}, h("th", { scope: "row" }, p.label), h("td", { colspan: 5, class: "soft" }, "no finite value"));
-      const best = p.better < 0 ? a.low : a.high, worst = p.better < 0 ? a.high : a.low;
-      if (p.better && !sentences.length && a.rows.length > 1 && !p.training) sentences.push(`Weakest by ${p.label}: ${worst.one.name} with ${number(worst.y, p.places)}, ${number(Math.abs(worst.y - a.median), p.places)} from the median.`);
-      const named = (r) => h("td", {}, h("span", { class: "site" }, number(r.y, p.places), " ", siteName(r.one)));
-      return h("tr", {}, h("th", { scope: "row" }, p.label), h("td", { class: "pad" }, strip(p, a)), named(best), h("td", {}, number(a.median, p.places)), named(worst), h("td", { class: "num" }, number(a.high.y - a.low.y, p.places)));
+    place(body, plots.filter((p) => p.common.includes(x)).map((p) => {
+      const [row, sentence] = before.get(p) || rowOf(p, x);
+      drawn.set(p, [row, sentence]);
+      if (sentence && !sentences.length) sentences.push(sentence);
+      return row;
     }));
     said.textContent = sentences.join(" ");
+    if (node) rowsHigh(node, drawn.size);
+  }
+  function rowOf(p, x) {
+    const a = across(p, x, new Set()), head = h("th", { scope: "row" }, p.label);
+    if (!a.rows.length) return [h("tr", {}, head, h("td", { colspan: 5, class: "soft" }, "no finite value")), ""];
+    const best = p.better < 0 ? a.low : a.high, worst = p.better < 0 ? a.high : a.low;
+    const named = (r) => h("td", {}, h("span", { class: "site" }, number(r.y, p.places), " ", siteName(r.one)));
+    return [h("tr", {}, head, h("td", { class: "pad" }, strip(p, a)), named(best), h("td", {}, number(a.median, p.places)), named(worst), h("td", { class: "num" }, number(a.high.y - a.low.y, p.places))),
+      p.better && a.rows.length > 1 && !p.training ? `Weakest by ${p.label}: ${worst.one.name} with ${number(worst.y, p.places)}, ${number(Math.abs(worst.y - a.median), p.places)} from the median.` : ""];
   }
   draw();
   const controls = h("div", { class: "controls" }, slider, out);
   controls.hidden = xs.length < 2;
-  const node = section("sites", "Across sites", null,
+  node = section("sites", "Across sites", null,
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Across sites" }, h("table", { class: "sites" },
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Metric"), h("th", { scope: "col", class: "stripcol" }, "Every site, and the median"), ["Best*", "Median", "Worst*"].map((t) => h("th", { scope: "col" }, t)), h("th", { scope: "col", class: "num" }, "Gap"))), body)),
     h("p", { class: "small soft", id: "better-note" }, "* Highest and lowest where the name does not tell which way is better."));
   node.querySelector(".head").append(h("p", {}, said), controls);
+  rowsHigh(node, drawn.size);
   // whoever looks at the last round sees the next one, too; whoever chose a round stays there
   const renew = (next) => {
     if (selecting(node) || sameList(next.plots, model.plots)) return null;

@@ -1,5 +1,5 @@
 // The grid round x site, and who is slow.
-const CELLS = 3000;
+const CELLS = 2000;
 
 function roundsGrid(first, view) {
   let model = first, until = null, grid = null, buttons = [], rounds = [], sites = [], shape = "", newest = 0, most = 100, seenAt = null;
@@ -71,6 +71,7 @@ function roundsGrid(first, view) {
     const seen = new Set(states.flat());
     const keys = Object.keys(WORDS.cells).concat("awaited").filter((k) => seen.has(k));
     if (key.dataset.of !== keys.join()) { key.dataset.of = keys.join(); key.replaceChildren(...keys.map((k) => h("li", {}, h("span", { class: `cell ${k}` }), k === "awaited" ? "awaited" : WORDS.cells[k].text))); }
+    rowsHigh(node, sites.length);
     pager.hidden = all.length <= most;
     earlier.disabled = end <= most; later.disabled = end >= all.length;
     where.textContent = rounds.length ? `rounds ${rounds[0].number} to ${rounds.at(-1).number} of ${all.length}` : "";
@@ -181,6 +182,7 @@ function times(first) {
     const most = largest(rows.map((q) => q.before + q.worked + q.after)) || 1, mid = median(rows.map((q) => q.before + q.worked));
     const slow = rows.reduce((a, b) => (b.before + b.worked > a.before + a.worked ? b : a)), ratio = (slow.before + slow.worked) / mid;
     said.textContent = rows.length > 1 && ratio >= 1.2 ? `Slowest: ${clean(slow.site.name)}, ${duration(slow.before + slow.worked)} a round, ${ratio.toFixed(1)} times the median.` : rows.length > 1 ? "No site is much slower than the others." : "";
+    rowsHigh(body.closest("section") || body, rows.length);
     body.replaceChildren(...rows.sort((a, b) => b.before + b.worked - a.before - a.worked).map((q) => {
       let x = 0;
       const bar = (name, value) => { const from = x; x += (value / most) * 100; return s("rect", { class: name, x: `${from.toFixed(2)}%`, y: 3, width: `${((value / most) * 100).toFixed(2)}%`, height: 12 }); };

@@ -122,7 +122,7 @@ function readView(model) {
   const smoothing = Number(given.get("smooth")), whole = (name) => (/^\d{1,9}$/.test(given.get(name) || "") ? Number(given.get(name)) : null);
   const view = {
     model, hidden, smooth: [0.3, 0.6, 0.9].includes(smoothing) ? smoothing : 0, theme: themeOf(given), log: given.get("log") === "1", x: ["rounds", "elapsed", "clock"].includes(given.get("x")) ? given.get("x") : "",
-    from: whole("from"), to: whole("to"), focus: null, now: () => ms(view.model.story.generated_at), setFocus() {}, redraw() {}, resize() {}, fit() {}, brief() {}, zoom() {},
+    from: whole("from"), to: whole("to"), focus: null, now: () => ms(view.model.story.generated_at), room: (holder) => holder.clientWidth, setFocus() {}, redraw() {}, resize() {}, fit() {}, brief() {}, zoom() {},
   };
   view.save = () => {
     const out = new URLSearchParams();
@@ -210,8 +210,14 @@ function mount(story, root, prepare = () => {}) {
   view.redraw();
   // the newest round is the one that is looked for
   for (const wide of main.querySelectorAll("#rounds .scroll")) wide.scrollLeft = view.live ? wide.scrollWidth : 0;
-  let waiting = 0, printing = false;
-  new ResizeObserver(() => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(() => { if (!printing) view.resize(); }); }).observe(main);
+  let waiting = 0, printing = false, wide = 0;
+  // a page that only grows longer has its charts as wide as before
+  new ResizeObserver(([{ contentRect }]) => {
+    if (contentRect.width === wide) return;
+    wide = contentRect.width;
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(() => { if (!printing) view.resize(); });
+  }).observe(main);
   // paper is narrower than the window: drawn anew at its width, so that the letters keep their size
   window.addEventListener("beforeprint", () => { printing = true; for (const d of document.querySelectorAll("details:not([open])")) { d.open = true; d.dataset.folded = ""; } view.fit(model.plots.length > 1 ? 340 : 700); view.brief(true); });
   window.addEventListener("afterprint", () => { printing = false; for (const d of document.querySelectorAll("details[data-folded]")) { d.open = false; delete d.dataset.folded; } view.redraw(); view.brief(false); });
