@@ -26,12 +26,12 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 def stylesheet() -> str:
     """The report's CSS sheet for screen, dark screen and paper."""
-    return _unindented(_read("page.css"))
+    return _tight(_unindented(_read("page.css")))
 
 
 def hub_stylesheet() -> str:
     """The sheet of the pages that a hub serves: the report's, and what only they have."""
-    return stylesheet() + _unindented(_read("hub.css"))
+    return stylesheet() + _tight(_unindented(_read("hub.css")))
 
 
 def script() -> str:
@@ -133,6 +133,11 @@ def _unindented(text: str) -> str:
     """What only its authors need does not travel: whole lines of comment, and how lines are indented."""
     lines = (line.strip() for line in text.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith(("//", "/*"))) + "\n"
+
+
+def _tight(sheet: str) -> str:
+    """A sheet without the spaces that mean nothing in CSS; ours has no text in which they would."""
+    return re.sub(r":\s+", ":", re.sub(r"\s*([{};,])\s*", r"\1", sheet)).replace(";}", "}")
 
 
 def _hashed(stem: str, ending: str, media_type: str, text: str) -> Served:

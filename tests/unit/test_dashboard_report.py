@@ -188,12 +188,12 @@ def test_a_template_slot_without_a_text_is_an_error() -> None:
 
 def _themes() -> dict[str, dict[str, str]]:
     sheet = assets.stylesheet()
-    light = re.search(r":root \{(.*?)\}", sheet, re.DOTALL)
-    dark = re.search(r':root\[data-theme="dark"\] \{(.*?)\}', sheet, re.DOTALL)
+    light = re.search(r":root\{(.*?)\}", sheet, re.DOTALL)
+    dark = re.search(r':root\[data-theme="dark"\]\{(.*?)\}', sheet, re.DOTALL)
     assert light is not None
     assert dark is not None
     themes = {"light": light[1], "dark": dark[1]}
-    return {name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", text)) for name, text in themes.items()}
+    return {name: dict(re.findall(r"--([\w-]+):(#[0-9a-f]{6})", text)) for name, text in themes.items()}
 
 
 def _contrast(a: str, b: str) -> float:

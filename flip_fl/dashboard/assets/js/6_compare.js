@@ -87,20 +87,24 @@ function fairness(first, view) {
   if (!plots.length) return none;
   const body = h("tbody", {});
   const said = h("span", {});
+  const weighed = h("th", { scope: "col", title: "by the examples that the sites have trained on in the round" }, "Weighted mean");
   const slider = h("input", { type: "range", min: 0, max: xs.length - 1, value: xs.length - 1, "aria-label": "Round to compare the sites in", oninput: () => draw() });
   const out = h("output", { class: "nowrap" });
   function draw() {
     const x = xs[Number(slider.value)];
     out.textContent = x ? `round ${x} of ${xs.at(-1)}` : "final scores";
     slider.setAttribute("aria-valuetext", out.textContent);
-    const sentences = [];
+    const sentences = [], counts = examplesIn(model, x);
+    weighed.hidden = !counts.size;
     body.replaceChildren(...plots.filter((p) => p.common.includes(x)).map((p) => {
       const a = across(p, x, new Set());
-      if (!a.rows.length) return h("tr", {}, h("th", { scope: "row" }, p.label), h("td", { colspan: 5, class: "soft" }, "no finite value"));
+      if (!a.rows.length) return h("tr", {}, h("th", { scope: "row" }, p.label), h("td", { colspan: 6, class: "soft" }, "no finite value"));
       const best = p.better < 0 ? a.low : a.high, worst = p.better < 0 ? a.high : a.low;
       if (p.better && !sentences.length && a.rows.length > 1 && !p.training) sentences.push(`Weakest by ${p.label}: ${worst.one.name} with ${number(worst.y, p.places)}, ${number(Math.abs(worst.y - a.median), p.places)} from the median.`);
-      const named = (r) => h("td", {}, h("span", { class: "site" }, number(r.y, p.places), " ", siteName(r.one)));
-      return h("tr", {}, h("th", { scope: "row" }, p.label), h("td", { class: "pad" }, strip(p, a)), named(best), h("td", {}, number(a.median, p.places)), named(worst), h("td", { class: "num" }, number(a.high.y - a.low.y, p.places)));
+      const named = (r) => h("td", {}, h("span", { class: "site" }, number(r.y, p.places), " ", siteName(r.one), counted(counts, r)));
+      const known = a.rows.filter((r) => counts.has(r.one.slot)), sum = known.reduce((all, r) => all + counts.get(r.one.slot), 0);
+      const mean = counts.size ? h("td", {}, sum ? number(known.reduce((all, r) => all + r.y * counts.get(r.one.slot), 0) / sum, p.places) : "–", known.length < a.rows.length ? h("small", { class: "soft" }, ` of ${known.length} of ${plural(a.rows.length, "site")}`) : null) : null;
+      return h("tr", {}, h("th", { scope: "row" }, p.label), h("td", { class: "pad" }, strip(p, a, counts)), named(best), h("td", {}, number(a.median, p.places)), mean, named(worst), h("td", { class: "num" }, number(a.high.y - a.low.y, p.places)));
     }));
     said.textContent = sentences.join(" ");
   }
@@ -109,12 +113,12 @@ function fairness(first, view) {
   controls.hidden = xs.length < 2;
   const node = section("sites", "Across sites", null,
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Across sites" }, h("table", { class: "sites" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Metric"), h("th", { scope: "col", class: "stripcol" }, "Every site, and the median"), ["Best*", "Median", "Worst*"].map((t) => h("th", { scope: "col" }, t)), h("th", { scope: "col", class: "num" }, "Gap"))), body)),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Metric"), h("th", { scope: "col", class: "stripcol" }, "Every site, and the median"), ["Best*", "Median"].map((t) => h("th", { scope: "col" }, t)), weighed, h("th", { scope: "col" }, "Worst*"), h("th", { scope: "col", class: "num" }, "Gap"))), body)),
     h("p", { class: "small soft", id: "better-note" }, "* Highest and lowest where the name does not tell which way is better."));
   node.querySelector(".head").append(h("p", {}, said), controls);
   // whoever looks at the last round sees the next one, too; whoever chose a round stays there
   const renew = (next) => {
-    if (selecting(node) || sameList(next.plots, model.plots)) return null;
+    if (selecting(node) || (sameList(next.plots, model.plots) && next.story.rounds === model.story.rounds)) return null;
     const chosen = xs[Number(slider.value)], newest = Number(slider.value) === xs.length - 1;
     model = next;
     gather();
@@ -127,11 +131,14 @@ function fairness(first, view) {
   return { node, renew };
 }
 
-function strip(plot, a) {
+const counted = (counts, r) => (counts.has(r.one.slot) ? h("small", { class: "soft" }, ` n = ${counts.get(r.one.slot)}`) : null);
+
+function strip(plot, a, counts) {
   const low = a.low.y, span = a.high.y - low;
   const px = (y) => `${(span ? 2 + ((y - low) / span) * 96 : 50).toFixed(2)}%`;
-  return s("svg", { class: "strip", role: "img", "aria-label": `${plot.label}: ${a.rows.map((r) => `${r.one.name} ${number(r.y, plot.places)}`).join(", ")}` },
+  const told = (r) => `${r.one.name} ${number(r.y, plot.places)}${counts.has(r.one.slot) ? ` (n = ${counts.get(r.one.slot)})` : ""}`;
+  return s("svg", { class: "strip", role: "img", "aria-label": `${plot.label}: ${a.rows.map((r) => told(r)).join(", ")}` },
     s("line", { class: "rail", x1: "0", x2: "100%", y1: 11, y2: 11 }),
     s("line", { class: "mid", x1: px(a.median), x2: px(a.median), y1: 3, y2: 19 }),
-    a.rows.map((r) => s("circle", { class: `c${r.one.hue}`, cx: px(r.y), cy: 11, r: 4.5 }, s("title", {}, `${r.one.name} ${number(r.y, plot.places)}`))));
+    a.rows.map((r) => s("circle", { class: `c${r.one.hue}`, cx: px(r.y), cy: 11, r: 4.5 }, s("title", {}, told(r)))));
 }
