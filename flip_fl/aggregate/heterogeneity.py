@@ -20,7 +20,8 @@ _LEAST_WIDTH = 256
 class Spread:
     """Of one site's update ``u``: ``norm`` is ||u||, ``cosine`` is u·m / (||u|| ||m||), m the mean of all updates.
 
-    None where there is none: the cosine where one of the two is zero, either where it is no finite number.
+    None where there is none: the cosine where one of the two is zero, either where it is no finite number, both where
+    the model has nothing to compare.
     """
 
     norm: float | None
@@ -41,9 +42,10 @@ def spread(sent: Model, returned: Mapping[str, Model], weights: Mapping[str, flo
         return {}
     share = _normal([1.0 if weights is None else float(weights.get(slot, 0.0)) for slot in slots])
     squares, along = np.zeros(len(slots)), np.zeros(len(slots))
-    mean_square = 0.0
+    mean_square, compared = 0.0, False
     with np.errstate(over="ignore", invalid="ignore"):
         for block in _blocks(sent, list(returned.values())):
+            compared = True
             mean = share @ block
             squares += np.einsum("ij,ij->i", block, block)
             along += block @ mean
@@ -51,6 +53,8 @@ def spread(sent: Model, returned: Mapping[str, Model], weights: Mapping[str, flo
         norms = np.sqrt(squares)
         # Updates that cancel out leave rounding errors, and the angle to those means nothing.
         noise = np.finfo(np.float64).eps * len(slots) * float(share @ norms)
+    if not compared:
+        return dict.fromkeys(slots, Spread(None, None))
     length = math.sqrt(mean_square) if mean_square > 0 else 0.0
     return {
         slot: Spread(_finite(norm), _cosine(dot, norm, length, noise))

@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from flip_fl.aggregate.comparison import comparison
+from flip_fl.flower.handling import Handling
 from flip_fl.flower.npy import Layout, NpyError, layout_of, view
 from flip_fl.flower.protocol import NUM_EXAMPLES
 from flip_fl.flower.quarantine import records_of
@@ -26,8 +27,7 @@ class Measure:
     def parts(self, sent: ArrayRecord, replies: Mapping[str, Message], policy: CountPolicy) -> list[dict[str, Any]]:
         """See ``aggregate.comparison``; ``sent`` is the round's global model, ``replies`` are usable ones by slot.
 
-        Of a strategy that sends something else than its global model these are the differences to that model all the
-        same.
+        Of a strategy that sends something else than its global model, what is told are differences to that model.
         """
         layouts = _layouts(sent)
         returned = {slot: _model(reply, layouts) for slot, reply in replies.items()}
@@ -37,6 +37,11 @@ class Measure:
         if weights is None and self.weighted_by != NUM_EXAMPLES:
             weights = {slot: _number(found.get(self.weighted_by)) for slot, found in metrics.items()}
         return comparison(_views(sent, layouts), returned, counts, policy, weights)
+
+
+def measure_of(handling: Handling, weights: Mapping[str, float] | None = None) -> Measure | None:
+    """How to compare what a strategy's sites return; None where the strategy lets nobody know of a single one."""
+    return None if handling.noises else Measure(handling.weight_key, weights)
 
 
 def _layouts(record: ArrayRecord) -> dict[str, Layout]:

@@ -104,10 +104,10 @@ class Rounds:
         self.lifecycle.round_started(number, self.total, stage=self._stage_name)
         self.grid.expect(Task.TRAIN, number, self._task_note())
 
-    def returned(self, number: int) -> None:
+    def returned(self, number: int, sent: ArrayRecord) -> None:
         phase = self._phase(Task.TRAIN)
         if self.measure is not None and phase.replies:
-            parts = self.measure.parts(self.record, phase.replies, self.lifecycle.counts)
+            parts = self.measure.parts(sent, phase.replies, self.lifecycle.counts)
             self.lifecycle.compared(number, parts, stage=self._stage_name)
 
     def aggregated(self, number: int, arrays: ArrayRecord | None) -> None:
