@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from flip_fl.errors import FlipError
-from flip_fl.values import HubDialect, Role
+from flip_fl.values import MIN_COUNT, HubDialect, Role
 
 SETTINGS_FILE = Path("local") / "flip.env"
 
@@ -80,7 +80,8 @@ class RoleSettings(BaseSettings):
 class ServerSettings(RoleSettings):
     """The FL server in production: the hub, the results' bucket, the state folder.
 
-    ``service_key`` reports; ``hub_token``, a login token, reads what the hub knows of a run.
+    ``service_key`` reports; ``hub_token``, a login token, reads what the hub knows of a run. Of sites' numbers of
+    examples those below ``count_threshold`` are withheld from the hub, without ``sample_counts`` all.
     """
 
     role: ClassVar[str] = "FL server"
@@ -94,6 +95,8 @@ class ServerSettings(RoleSettings):
     dialect: HubDialect = Field(HubDialect.BOTH, alias="FLIP_HUB_DIALECT")
     hub_token: SecretStr | None = Field(None, alias="FLIP_HUB_TOKEN")
     state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
+    count_threshold: Annotated[int, Field(ge=0)] = Field(MIN_COUNT, alias="COHORT_QUERY_THRESHOLD")
+    sample_counts: bool = Field(True, alias="FLIP_SAMPLE_COUNTS")
     s3_endpoint: _Url | None = Field(None, alias="AWS_ENDPOINT_URL")
     s3_access_key: SecretStr | None = Field(None, alias="AWS_ACCESS_KEY_ID")
     s3_secret_key: SecretStr | None = Field(None, alias="AWS_SECRET_ACCESS_KEY")
@@ -170,7 +173,7 @@ class TrustSettings(RoleSettings):
     archive: Path = Field(alias="FLIP_TRUST_ARCHIVE")
     envelope_key: Annotated[SecretStr, AfterValidator(_fernet_key)] = Field(alias="FLIP_TRUST_ENVELOPE_KEY")
     cohort: Literal["live", "frozen"] = Field("live", alias="FLIP_TRUST_COHORT")
-    threshold: Annotated[int, Field(ge=0)] = Field(10, alias="COHORT_QUERY_THRESHOLD")
+    threshold: Annotated[int, Field(ge=0)] = Field(MIN_COUNT, alias="COHORT_QUERY_THRESHOLD")
     threshold_counts: Literal["rows", "subjects"] = Field("rows", alias="FLIP_TRUST_THRESHOLD_COUNTS")
 
 

@@ -94,6 +94,7 @@ class EventType(StrEnum):
     ROUND_STARTED = "ROUND_STARTED"
     CLIENT_RESULT_RECEIVED = "CLIENT_RESULT_RECEIVED"
     ROUND_AGGREGATED = "ROUND_AGGREGATED"
+    UPDATES_COMPARED = "UPDATES_COMPARED"
     JOB_WAITING_FOR_RESOURCES = "JOB_WAITING_FOR_RESOURCES"
     QUEUE_POSITION = "QUEUE_POSITION"
     RESULTS_STORED = "RESULTS_STORED"
@@ -148,6 +149,11 @@ class SqlReason(StrEnum):
 
 
 DEFAULT_X_LABEL = "Global Rounds"
+
+# Fewer patients or examples than this are not counted out to anybody, unless a service's settings say otherwise.
+MIN_COUNT = 10
+# What stands in the place of such a count.
+WITHHELD = "withheld"
 SERVER_NAME = "server"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 import os
 import tempfile
 from html import escape
@@ -25,7 +26,7 @@ def render(story: Story) -> str:
     escaped text.
     """
     style, code = assets.stylesheet(), assets.script()
-    packed = gzip.compress(story.model_dump_json().encode("utf-8"), 9, mtime=0)
+    packed = gzip.compress(_data(story).encode("utf-8"), 9, mtime=0)
     return assets.page(
         {
             "policy": escape(assets.policy(style, code)),
@@ -56,6 +57,16 @@ def write_report(story: Story, path: Path) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _data(story: Story) -> str:
+    """The story as JSON; of the points, which are most of it, only the numbers: ``[x, y, round]``."""
+    data = story.model_dump(mode="json")
+    for plot in data["plots"]:
+        for one in plot["series"]:
+            for name in ("points", "earlier"):
+                one[name] = [[point["x"], point["y"], point["round"]] for point in one[name]]
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _version() -> str:

@@ -30,7 +30,7 @@ def text(value: object) -> str:
 def body(story: Story) -> str:
     """The whole run as HTML."""
     parts = [_state(story), _failures(story), _losses(story), _samples(story), _baselines(story), _curves(story)]
-    parts += [_rounds(story), _results(story)]
+    parts += [_differences(story), _rounds(story), _results(story)]
     return f'<main id="main" class="wrap static">{"".join(parts)}{_history(story)}{_activity(story)}</main>'
 
 
@@ -175,6 +175,29 @@ def runs(series: Series, rounds: Iterable[int]) -> list[list[tuple[float, float]
             run.append((point.x, point.y))
         before = point.round
     return [*out, run] if run else out
+
+
+def _differences(story: Story) -> str:
+    compared = [each for each in story.rounds if each.updates]
+    if not compared:
+        return ""
+    names = {site.slot: site.code or site.trust for site in story.sites}
+    newest = max(compared, key=lambda each: each.number)
+    total = sum(one.examples for one in newest.updates if isinstance(one.examples, int))
+    rows = [
+        [
+            text(names.get(one.slot, one.slot)),
+            text("\u2013" if one.examples is None else one.examples),
+            number(one.examples / total) if isinstance(one.examples, int) and total else text(one.examples or "\u2013"),
+            number(one.norm),
+            number(one.cosine),
+        ]
+        for one in newest.updates
+    ]
+    mean = "mean of all sites alike" if newest.mean == "plain" else "weighted mean"
+    heads = ["Site", "Examples", "Share of those told", "Update norm", f"Cosine to the {mean}"]
+    table = _table(heads, rows, numbers_from=1)
+    return _section(f"Differences between sites, round {newest.number}", table)
 
 
 def _rounds(story: Story) -> str:

@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, computed_field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    computed_field,
+    model_validator,
+)
 
 from flip_fl.dashboard import words
 from flip_fl.values import ModelStatus, Task
@@ -84,11 +93,25 @@ class Cell(_Part):
     worked: float | None = None
 
 
+class SiteUpdate(_Part):
+    """What one site contributed to a round, as far as its FL server told it.
+
+    ``norm`` is the L2 norm of its update, ``cosine`` that of the angle to the mean of all updates. ``examples`` is the
+    number behind it, or "withheld" where that is small.
+    """
+
+    slot: str
+    norm: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    cosine: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
+    examples: Annotated[int, Field(ge=0)] | Literal["withheld"] | None = None
+
+
 class StoryRound(_Part):
     """One round; its cells always add up to the participating sites.
 
     ``stage`` is the job's, or the model that was evaluated; ``task`` what the sites did where that is not training;
-    ``scored`` the slots that have measured the round's new model. ``attempt`` is above 1 in a round that was started
+    ``scored`` the slots that have measured the round's new model. ``updates`` are compared with their mean, ``mean``
+    says how that was weighed: ``plain`` is every site alike. ``attempt`` is above 1 in a round that was started
     again, because its server was lost or the run was queued anew.
     """
 
@@ -102,14 +125,21 @@ class StoryRound(_Part):
     expected: int | None = None
     cells: list[Cell] = []
     scored: list[str] = []
+    updates: list[SiteUpdate] = []
+    mean: Literal["weighted", "plain"] = "weighted"
 
 
 class Point(_Part):
-    """One measured value; ``y`` is None where a value was refused as not finite."""
+    """One measured value; ``y`` is None where a value was refused as not finite. Read from ``[x, y, round]``, too."""
 
     x: FiniteFloat
     y: Measured
     round: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, data: object) -> object:
+        return dict(zip(("x", "y", "round"), data, strict=True)) if isinstance(data, list) else data
 
 
 class Series(_Part):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy.dp_adaptive_clipping import DifferentialPrivacyAdaptiveBase
+from flwr.serverapp.strategy.dp_fixed_clipping import DifferentialPrivacyFixedClippingBase
 
 from flip_fl.aggregate.optimizers import ServerOptimizer
 from flip_fl.flower.checkpoint import StrategyState
@@ -40,6 +42,10 @@ class Handling(Protocol):
     def weight_key(self) -> str:
         """The metric by which it weights its clients."""
 
+    @property
+    def noises(self) -> bool:
+        """Whether it hides the single site: it adds noise to what the sites returned (central differential privacy)."""
+
     def unsatisfiable(self, sites: int) -> str | None:
         """Why it would wait for ever with so many sites, or None."""
 
@@ -62,6 +68,10 @@ class DirectHandling:
     def weight_key(self) -> str:
         return weight_key(self.strategy)
 
+    @property
+    def noises(self) -> bool:
+        return noises(self.strategy)
+
     def unsatisfiable(self, sites: int) -> str | None:
         return unsatisfiable(self.strategy, sites)
 
@@ -80,6 +90,13 @@ def weight_key(strategy: Strategy) -> str:
     if isinstance(key, str):
         return key
     return weight_key(inner) if isinstance(inner, Strategy) else NUM_EXAMPLES
+
+
+def noises(strategy: Strategy) -> bool:
+    """Whether ``strategy``, or one that it wraps, is one of Flower's with differential privacy."""
+    inner = getattr(strategy, "strategy", None)
+    private = DifferentialPrivacyFixedClippingBase | DifferentialPrivacyAdaptiveBase
+    return isinstance(strategy, private) or (isinstance(inner, Strategy) and noises(inner))
 
 
 def unsatisfiable(strategy: Strategy, sites: int) -> str | None:

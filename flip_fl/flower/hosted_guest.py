@@ -147,6 +147,7 @@ class Desk:
             "name": handling.name,
             "repr": repr(strategy),
             "weight_key": handling.weight_key,
+            "noises": handling.noises,
             "loop": own_start is not None,
             "evaluate_fn": evaluate_fn is not None,
         }

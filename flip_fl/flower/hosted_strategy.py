@@ -102,6 +102,7 @@ class RemoteHandling:
         self.state = RemoteState(peer)
         self.name = str(facts["name"])
         self.weight_key = str(facts["weight_key"])
+        self.noises = bool(facts["noises"])
 
     def unsatisfiable(self, sites: int) -> str | None:
         problem = self._peer.call(UNSATISFIABLE, sites)

@@ -16,6 +16,7 @@ from flip_fl.app.plan import Stage
 from flip_fl.app.weights import Frame, StartingModel
 from flip_fl.flower.average import score_of, to_all
 from flip_fl.flower.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from flip_fl.flower.compare import Measure
 from flip_fl.flower.grid import FlipGrid, Phase, RoundFailed
 from flip_fl.flower.handling import KeptState
 from flip_fl.flower.history import History, Sites
@@ -52,6 +53,8 @@ class Rounds:
     # Each site's model of the last round, where they are to be scored at every site.
     keep_updates: bool = False
     updates: dict[str, ArrayRecord] = field(default_factory=dict)
+    # How the sites' updates are compared; None where nobody may know.
+    measure: Measure | None = None
     # As the strategy has it: shared with it, where numpy arrays would be a copy that lives from round to round.
     record: ArrayRecord = field(default_factory=ArrayRecord)
     history: History = field(default_factory=History)
@@ -100,6 +103,12 @@ class Rounds:
         self._close()
         self.lifecycle.round_started(number, self.total, stage=self._stage_name)
         self.grid.expect(Task.TRAIN, number, self._task_note())
+
+    def returned(self, number: int, sent: ArrayRecord) -> None:
+        phase = self._phase(Task.TRAIN)
+        if self.measure is not None and phase.replies:
+            parts = self.measure.parts(sent, phase.replies, self.lifecycle.counts)
+            self.lifecycle.compared(number, parts, stage=self._stage_name)
 
     def aggregated(self, number: int, arrays: ArrayRecord | None) -> None:
         """Raises ``RoundFailed`` when the strategy made no model of what the sites returned, or one that is none."""

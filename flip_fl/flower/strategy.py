@@ -22,6 +22,9 @@ class RoundWatcher(Protocol):
     def train_begins(self, number: int) -> None:
         """The strategy is about to choose the clients that train in this round."""
 
+    def returned(self, number: int, sent: ArrayRecord) -> None:
+        """The sites' results are there, the strategy may take them to pieces; ``sent`` is the round's old model."""
+
     def aggregated(self, number: int, arrays: ArrayRecord | None) -> None:
         """The round's new global model, in the dtypes of the one before; None when the strategy gave none."""
 
@@ -72,6 +75,7 @@ class ObservedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         number = server_round + self._offset
+        self._watcher.returned(number, self._arrays)
         arrays, metrics = self._own["aggregate_train"](number, list(replies))
         if arrays is not None:
             arrays = as_sent(arrays, self._arrays)

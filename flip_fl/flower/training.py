@@ -16,6 +16,7 @@ from flip_fl.app.config import AppConfig
 from flip_fl.app.plan import Stage
 from flip_fl.app.travel import travelling
 from flip_fl.app.weights import StartingModel
+from flip_fl.flower.compare import measure_of
 from flip_fl.flower.handling import DirectHandling, Handling
 from flip_fl.flower.host import Home, Host
 from flip_fl.flower.phase import RoundFailed
@@ -126,6 +127,7 @@ def _rounds(facts: RunFacts, host: Host, handling: Handling, how: How) -> Rounds
         identity=identity(facts, handling.name, how.arrays),
         best=BestModel(facts.best_metric, facts.best_minimize) if facts.best_metric else None,
         keep_updates=facts.app.cross_site_validation,
+        measure=measure_of(handling, facts.app.aggregation_weights or None),
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from flip_fl.dashboard.story import Cell, CellState, StoryRound
+from flip_fl.dashboard.story import Cell, CellState, SiteUpdate, StoryRound
 from flip_fl.hub.feed import LogRow
+from flip_fl.hub.updates import PLAIN, site_updates
 from flip_fl.hub.words import stage_of, whole
 from flip_fl.values import EventType
 
@@ -34,6 +35,8 @@ class _Round:
     expected: int | None = None
     results: dict[str, _Result] = field(default_factory=dict)
     failed: dict[str, datetime] = field(default_factory=dict)
+    updates: dict[str, SiteUpdate] = field(default_factory=dict)
+    plain: bool = False
 
 
 class Rounds:
@@ -77,6 +80,10 @@ class Rounds:
                 facts.aggregated_at = row.at
                 facts.returned = whole(row.details.get("returned"))
                 facts.expected = whole(row.details.get("expected"))
+            case EventType.UPDATES_COMPARED:
+                facts = self._touched(row.global_round, row.id)
+                facts.plain = row.details.get("mean") == PLAIN
+                facts.updates |= site_updates(row.details)
         return False
 
     def fail(self, row: LogRow) -> None:
@@ -131,6 +138,8 @@ class Rounds:
                     for slot in slots
                 ],
                 scored=[slot for slot in slots if slot in scored.get(number, ())],
+                updates=[facts.updates[slot] for slot in slots if slot in facts.updates],
+                mean="plain" if facts.plain else "weighted",
             )
             for number, facts in sorted(self._rounds.items())
             if (only is None or number in only) and number != but

@@ -47,6 +47,10 @@ def event_text(event_type: str, *, global_round: int | None, details: Mapping[st
             returned, expected = whole(details.get("returned")), whole(details.get("expected"))
             counts = f": {returned} of {expected} sites returned" if None not in (returned, expected) else ""
             return f"{round_} aggregated{counts}"
+        case EventType.UPDATES_COMPARED:
+            sites = details.get("sites")
+            count = f" of {len(sites)} sites" if isinstance(sites, dict) and len(sites) > 1 else ""
+            return f"{round_} · updates{count} compared"
         case EventType.JOB_WAITING_FOR_RESOURCES:
             return _waiting(site, details)
         case EventType.QUEUE_POSITION:

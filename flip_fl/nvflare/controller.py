@@ -10,6 +10,7 @@ from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
 from flip_fl.aggregate.average import Arrays, Update, check_update
 from flip_fl.aggregate.best import BestModel, Score
+from flip_fl.aggregate.comparison import comparison
 from flip_fl.aggregate.differences import restored
 from flip_fl.aggregate.optimizers import ServerOptimizer, read_optimizer
 from flip_fl.app.config import AppConfig, load_config
@@ -155,7 +156,7 @@ class FlipController(SiteTasks):
             if not self._validates and number > stage.first:
                 # Measured on the model that was sent: the one that the round before has made.
                 self._keep(frame.whole(sent), number - 1, best, self._measured)
-            averaged = self._aggregate(updates)
+            averaged = self._aggregate(sent, updates, number, stage)
             sent = averaged if optimizer is None else optimizer.step(sent, averaged)
             self.save_model(FLModel(params_type=ParamsType.FULL, params=frame.whole(sent)))
             if not self._validates:
@@ -203,11 +204,16 @@ class FlipController(SiteTasks):
         self._judge(Task.TRAIN, slots, [update.slot for update in updates], number, stage.name)
         return updates
 
-    def _aggregate(self, updates: list[Update]) -> Arrays:
+    def _aggregate(self, sent: Arrays, updates: list[Update], number: int, stage: Stage) -> Arrays:
         self.event(AppEventType.BEFORE_AGGREGATION)
         aggregator = self.get_component(self.aggregator_id)
         if not isinstance(aggregator, SlotOrderAggregator):
             aggregator = SlotOrderAggregator(getattr(aggregator, "aggregation_weights", None))
+        returned = {update.slot: update.arrays for update in updates}
+        counts = {update.slot: update.num_examples for update in updates}
+        lifecycle = self._reporter().reporting.lifecycle
+        weights = aggregator.aggregation_weights or None
+        lifecycle.compared(number, comparison(sent, returned, counts, lifecycle.counts, weights), stage=stage.name)
         arrays = aggregator.average(updates)
         self.event(AppEventType.AFTER_AGGREGATION)
         return arrays

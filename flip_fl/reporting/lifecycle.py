@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 
+from flip_fl.privacy.counts import CountPolicy
 from flip_fl.reporting.forking import watch_forks
 from flip_fl.reporting.reporter import Reporter
 from flip_fl.values import EventType, ModelStatus
@@ -19,10 +21,11 @@ class Lifecycle:
     Statuses never go backwards. The first terminal cause in time decides the end: a failure, a stop, a failed upload,
     or a finished one. Later causes are appended to its reason; what is told after ``finish`` is a row beside it.
     Rounds are 1-based. ``stage`` tells the rounds of a job's stages apart. ``task`` is what the sites do in them where
-    that is not training.
+    that is not training. ``counts`` is which of the sites' numbers of examples may be told.
     """
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, counts: CountPolicy | None = None) -> None:
+        self.counts = counts or CountPolicy()
         self._reporter = reporter
         self._lock = threading.RLock()
         self._status = ModelStatus.PENDING
@@ -86,6 +89,11 @@ class Lifecycle:
         """The results of ``returned`` of ``expected`` sites are the round's new global model."""
         self._event(EventType.ROUND_AGGREGATED, None, number, {"returned": returned, "expected": expected}, stage)
 
+    def compared(self, number: int, parts: Sequence[Mapping[str, object]], *, stage: str | None = None) -> None:
+        """How the sites' updates of a round differ, as ``aggregate.comparison`` says it: each part an event."""
+        for place, details in enumerate(parts):
+            self._event(EventType.UPDATES_COMPARED, None, number, dict(details), stage, place)
+
     def fail(self, reason: str) -> None:
         """The run cannot succeed any more."""
         self._ends(ModelStatus.ERROR, reason)
@@ -140,9 +148,10 @@ class Lifecycle:
         number: int,
         details: dict[str, object],
         stage: str | None,
+        part: int = 0,
     ) -> None:
         with self._lock:
-            key = (event_type, slot, number, stage)
+            key = (event_type, slot, number, stage, part)
             if self._final or key in self._told:
                 return
             self._told.add(key)

@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 from flip_fl.errors import FlipError
+from flip_fl.privacy.counts import CountPolicy
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.reporting.lifecycle import Lifecycle
 from flip_fl.reporting.outbox import Outbox
@@ -72,7 +73,7 @@ class Reporting:
             folder.chmod(0o700)
         self._outbox.recover_cause()
         self.reporter = Reporter(self._outbox)
-        self.lifecycle = Lifecycle(self.reporter)
+        self.lifecycle = Lifecycle(self.reporter, CountPolicy(settings.count_threshold, settings.sample_counts))
         self._sender = Sender(self._outbox, HubClient(settings), model_id, pace=pace)
         self._leaving = threading.Event()
         self._leftovers = threading.Thread(

@@ -67,6 +67,7 @@ def main(grid, context):
 
 def wrapped(strategy, grid, config):
     from flip_fl.flower.checkpoint import StrategyState
+    from flip_fl.flower.compare import Measure
     from flip_fl.flower.grid import FlipGrid
     from flip_fl.flower.rounds import Rounds
     from flip_fl.flower.strategy import ObservedStrategy
@@ -83,6 +84,7 @@ def wrapped(strategy, grid, config):
         total=config["rounds"],
         state=StrategyState(strategy),
         expected=len(flip_grid.await_sites()),
+        measure=Measure(),
     )
     return partial(ObservedStrategy(strategy, rounds).start, flip_grid)
 

@@ -29,6 +29,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from flip_fl.flower.checkpoint import StrategyState
+from flip_fl.flower.compare import Measure
 from flip_fl.flower.grid import FlipGrid, Patience, Quorum
 from flip_fl.flower.local_grid import LocalGrid
 from flip_fl.flower.local_site import DirectSite
@@ -235,6 +236,7 @@ class Wrapped:
             total=10_000,
             state=StrategyState(strategy),
             expected=self._clients,
+            measure=Measure(),
         )
         observed = ObservedStrategy(strategy, rounds, offset=self._done)
         seconds = run_rounds(partial(observed.start, self._grid), number)

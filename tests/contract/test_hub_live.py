@@ -27,7 +27,8 @@ def _scored(slot: str, value: float, number: int, seconds: float) -> dict[str, A
 CHAPTERS: list[list[dict[str, Any]]] = [
     [item("status", status=status, seconds=k) for k, status in enumerate(("INITIATED", "PREPARED", "RUNNING"))],
     [_event("ROUND_STARTED", 1, 3, total_rounds=2), _event("CLIENT_RESULT_RECEIVED", 1, 5, "Trust_1", size_bytes=7)],
-    [_event("CLIENT_RESULT_RECEIVED", 1, 6, "Trust_2"), _event("ROUND_AGGREGATED", 1, 7, returned=2, expected=2)],
+    [_event("CLIENT_RESULT_RECEIVED", 1, 6, "Trust_2"), _event("ROUND_AGGREGATED", 1, 7, returned=2, expected=2),
+     _event("UPDATES_COMPARED", 1, 7, mean="plain", sites={"Trust_1": {"norm": 0.5, "examples": "withheld"}})],
     [_scored("Trust_1", 0.5, 1, 8), _scored("Trust_2", 0.6, 1, 8)],
     [_event("ROUND_STARTED", 2, 9, total_rounds=2)],
     [

@@ -46,6 +46,10 @@ def _aggregated(number: int, seconds: float, returned: int, expected: int = 2) -
     return item("event", event_type="ROUND_AGGREGATED", global_round=number, details=details, seconds=seconds)
 
 
+def _compared(number: int, seconds: float, **details: Any) -> dict[str, Any]:
+    return item("event", event_type="UPDATES_COMPARED", global_round=number, details=details, seconds=seconds)
+
+
 def _story(hub: RunningHub) -> Story:
     return Story.model_validate(hub.read("/story"))
 
@@ -149,6 +153,43 @@ def test_cells_tell_the_five_states_and_add_up(hub: RunningHub) -> None:
     ]
     hub.batch(item("status", status="ERROR"))
     assert _cells(_story(hub))[2] == [("Trust_1", "returned"), ("Trust_2", "missed")]
+
+
+def test_how_the_sites_updates_differ_is_told_by_round(hub: RunningHub) -> None:
+    """Of the run's sites, in natural order, from as many events as there are; a round that starts again forgets it."""
+    one = {"norm": 0.5, "cosine": 0.25, "examples": 120}
+    hub.batch(
+        _started(1, 0),
+        _compared(1, 1, mean="plain", sites={"Trust_2": {"norm": 0, "examples": "withheld"}, "Nobody": one}),
+        _compared(1, 1.5, mean="plain", sites={"Trust_1": one}),
+        _aggregated(1, 2, 2),
+        _started(2, 3),
+        _compared(2, 4, mean="weighted", sites={"Trust_1": one}),
+    )
+    story = _story(hub)
+    first, second = story.rounds
+    assert [(each.slot, each.norm, each.cosine, each.examples) for each in first.updates] == [
+        ("Trust_1", 0.5, 0.25, 120),
+        ("Trust_2", 0.0, None, "withheld"),
+    ]
+    assert (first.mean, second.mean) == ("plain", "weighted")
+    texts = [row.text for row in story.feed if "compared" in row.text]
+    assert texts == [f"Round {which} compared" for which in ("1 · updates of 2 sites", "1 · updates", "2 · updates")]
+    hub.batch(_started(2, 5))
+    assert _story(hub).rounds[1].updates == []
+
+
+def test_no_sound_number_of_an_update_is_no_number(hub: RunningHub) -> None:
+    """Whatever a sender writes there, the story stays readable."""
+    odd: list[Any] = [None, "much", True, -3, {}, [1], 10**400]
+    for number, value in enumerate(odd, start=1):
+        hub.batch(
+            _started(number, number),
+            _compared(number, number, sites={"Trust_1": dict.fromkeys(("norm", "cosine"), value), "Trust_2": value}),
+            _compared(number, number, sites=value, mean=value),
+        )
+    for row in _story(hub).rounds:
+        assert [(each.slot, each.norm, each.cosine) for each in row.updates][:1] == [("Trust_1", None, None)]
 
 
 def test_a_failure_in_another_task_does_not_undo_a_result(hub: RunningHub) -> None:

@@ -464,6 +464,79 @@ def test_the_weakest_site_is_named(browser: Browser, pages: dict[str, Path]) -> 
     assert f"{first:.4f}" in browser.js("document.querySelector('#sites').textContent")
 
 
+def _cells(browser: Browser, table: str) -> list[list[str]]:
+    """The texts of a table, row by row, as they are seen."""
+    found: list[list[str]] = browser.js(
+        f"[...document.querySelectorAll('{table} tr')].map((r) => [...r.cells].filter((c) => !c.hidden)"
+        ".map((c) => c.textContent.trim()))"
+    )
+    return found
+
+
+def test_the_weighted_mean_stands_beside_the_median(browser: Browser, pages: dict[str, Path]) -> None:
+    """By the examples that may be told, with n beside a site; over whom it is, where not all of them may."""
+    _open(browser, pages["finished"])
+    story = dashboard.finished()
+    heads, first, *_ = _cells(browser, "#sites table")
+    assert heads[2:] == ["Best*", "Median", "Weighted mean", "Worst*", "Gap"]
+    count = {each.slot: each.examples for each in story.rounds[-1].updates}
+    last = {one.slot: one.points[-1].y or 0.0 for one in story.plots[0].series}
+    numbers = {slot: each for slot, each in count.items() if isinstance(each, int)}
+    mean = sum(last[slot] * n for slot, n in numbers.items()) / sum(numbers.values())
+    assert len(numbers) == 2
+    assert first[4] == f"{mean:.4f}"
+    worst = max(last, key=lambda slot: last[slot])
+    assert first[5] == f"{last[worst]:.4f} {worst} n = {count[worst]}"
+    _open(browser, pages["ragged"])
+    told = _cells(browser, "#sites table")[1]
+    assert "of 2 of 3 sites" in told[4]
+    assert not any("GSTT n =" in cell for cell in told)
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_the_sites_updates_are_a_table_of_a_chosen_round(browser: Browser, pages: dict[str, Path], width: int) -> None:
+    """The newest round first, others by keys; natural order; a small count reads as withheld, its share too."""
+    _open(browser, pages["ragged"], width=width)
+    story = dashboard.ragged()
+    names = ["GSTT", "KCH", "University College London Hospitals"]
+    heads, *rows = _cells(browser, "#differences table")
+    assert heads == ["Site", "Examples", "Share of those told", "Update norm", "Cosine to the mean"]
+    assert [row[0] for row in rows] == names
+    assert rows[0][1:3] == ["withheld", "withheld"]
+    counts = [each.examples for each in story.rounds[-1].updates if isinstance(each.examples, int)]
+    assert [row[1] for row in rows[1:]] == [str(count) for count in counts]
+    assert [row[2] for row in rows[1:]] == [f"{100 * count / sum(counts):.1f} %" for count in counts]
+    assert [row[4] for row in rows] == [f"{each.cosine:.3f}" for each in story.rounds[-1].updates]
+    said = browser.js("document.querySelector('#differences .head').textContent")
+    assert f"Farthest from the mean: {names[-1]}, cosine {rows[-1][4]}." in said
+    assert "that of all sites alike" in browser.js("document.querySelector('#differences').textContent")
+    browser.js("document.querySelector('#differences input').focus()")
+    browser.key("Home", 36)
+    assert _cells(browser, "#differences table")[-1][4] == f"{story.rounds[0].updates[-1].cosine:.3f}"
+    assert browser.js("document.querySelector('#differences output').textContent") == "round 1"
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    assert browser.errors == []
+
+
+def test_without_counts_there_are_no_columns_of_them(browser: Browser, tmp_path: Path) -> None:
+    """A server that tells none leaves no empty cells behind, and no mean that is weighted by nothing."""
+    story = dashboard.finished()
+    bare = [
+        each.model_copy(update={"updates": [one.model_copy(update={"examples": None}) for one in each.updates]})
+        for each in story.rounds
+    ]
+    report.write_report(story.model_copy(update={"rounds": bare}), tmp_path / "bare.html")
+    _open(browser, tmp_path / "bare.html")
+    assert _cells(browser, "#differences table")[0] == ["Site", "Update norm", "Cosine to the mean"]
+    assert "Weighted mean" not in _cells(browser, "#sites table")[0]
+    report.write_report(
+        story.model_copy(update={"rounds": [each.model_copy(update={"updates": []}) for each in story.rounds]}),
+        tmp_path / "none.html",
+    )
+    _open(browser, tmp_path / "none.html")
+    assert browser.js("document.querySelector('#differences')") is None
+
+
 def test_paper_gets_everything_in_light(browser: Browser, pages: dict[str, Path]) -> None:
     """Printed from the dark page: light colours, folded texts opened, charts at paper's width, afterwards as before."""
     _open(browser, pages["failed"], dark=True, width=1440)

@@ -97,6 +97,14 @@ class TestOrdinaryRun:
             assert all(cell.size_bytes == 16 for cell in each.cells)
             assert (each.returned, each.expected) == (2, 2)
 
+    def test_every_round_tells_how_far_the_sites_are_apart(self, ordinary: RunOutcome) -> None:
+        """Norm, angle to the mean and examples of each site's update, as the FL server told the hub of them."""
+        for each in ordinary.story.rounds:
+            assert [(one.slot, one.examples) for one in each.updates] == [("Trust_1", 120), ("Trust_2", 120)]
+            assert each.mean == "weighted"
+            assert all(one.norm is not None and one.norm > 0 for one in each.updates)
+            assert all(one.cosine is not None and 0 < one.cosine <= 1 for one in each.updates)
+
     def test_metrics_carry_the_slot_and_the_round_they_were_measured_in(self, ordinary: RunOutcome) -> None:
         """Returned metrics arrive once per site and round, as train_<name> and <name>."""
         for label in ("train_loss", "loss"):
@@ -211,7 +219,11 @@ def assert_close(one: Any, other: Any, where: str) -> None:
 def rounds_of(story: Story) -> list[Any]:
     """Every round's figures and cells, without times."""
     return [
-        (each.number, each.returned, each.expected, [(cell.slot, cell.state, cell.size_bytes) for cell in each.cells])
+        (
+            (each.number, each.returned, each.expected, each.mean),
+            [(cell.slot, cell.state, cell.size_bytes) for cell in each.cells],
+            [(one.slot, one.examples, pytest.approx(one.norm, abs=1e-3)) for one in each.updates],
+        )
         for each in story.rounds
     ]
 

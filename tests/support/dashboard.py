@@ -6,7 +6,7 @@ import base64
 import gzip
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -24,6 +24,7 @@ from flip_fl.dashboard.story import (
     Samples,
     Series,
     Silence,
+    SiteUpdate,
     StoredResults,
     Story,
     StoryModel,
@@ -63,7 +64,14 @@ def sites(count: int) -> list[StorySite]:
     return [StorySite(slot=f"Trust_{n}", trust=f"Trust_{n}", last_seen=at(40)) for n in range(1, count + 1)]
 
 
-def rounds(count: int, slots: Sequence[str], *, step: float = 7.0, state: States | None = None) -> list[StoryRound]:
+def rounds(
+    count: int,
+    slots: Sequence[str],
+    *,
+    step: float = 7.0,
+    state: States | None = None,
+    withheld: Collection[str] = (),
+) -> list[StoryRound]:
     """``count`` closed rounds; ``state(round, site number)`` says what each site did (default: returned)."""
     out = []
     for n in range(1, count + 1):
@@ -90,9 +98,25 @@ def rounds(count: int, slots: Sequence[str], *, step: float = 7.0, state: States
                 returned=sum(c.state == "returned" for c in cells),
                 expected=sum(c.state != "not_asked" for c in cells),
                 cells=cells,
+                updates=updates(n, [c.slot for c in cells if c.state == "returned"], withheld),
+                mean="plain" if withheld else "weighted",
             )
         )
     return out
+
+
+def updates(number: int, slots: Sequence[str], withheld: Collection[str] = ()) -> list[SiteUpdate]:
+    """What the FL server tells of a round: the sites move towards each other, and the last one is off most."""
+    examples = {slot: 40 * k + 11 for k, slot in enumerate(slots, start=1) if slot not in withheld}
+    return [
+        SiteUpdate(
+            slot=slot,
+            norm=round((0.8 + 0.3 * k) / number, 4),
+            cosine=round(0.97 - 0.5 * k / (number * len(slots)), 4),
+            examples=examples.get(slot, "withheld"),
+        )
+        for k, slot in enumerate(slots, start=1)
+    ]
 
 
 def curve(
@@ -372,7 +396,7 @@ def ragged() -> Story:
             return None
         return math.nan if (k, n) == (1, 5) else loss(k, n)
 
-    done = rounds(10, slots, state=state)
+    done = rounds(10, slots, state=state, withheld=["Trust_2"])
     steps = Plot(
         label="train_loss",
         x_label="Local Steps",

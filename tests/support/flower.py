@@ -13,7 +13,9 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from flip_fl.aggregate.average import cast
 from flip_fl.flower.checkpoint import StrategyState
+from flip_fl.flower.compare import measure_of
 from flip_fl.flower.grid import FlipGrid, Patience, Quorum
+from flip_fl.flower.handling import DirectHandling
 from flip_fl.flower.local_grid import LocalGrid
 from flip_fl.flower.local_site import DirectSite
 from flip_fl.flower.rounds import Rounds
@@ -88,7 +90,12 @@ def run_observed(
         direct_grid(sites, client), reporting, slots=slots, quorum=Quorum(), patience=Patience(), total_rounds=rounds
     )
     watcher = Rounds(
-        grid=grid, lifecycle=reporting.lifecycle, folder=folder / "run", total=rounds, state=StrategyState(strategy)
+        grid=grid,
+        lifecycle=reporting.lifecycle,
+        folder=folder / "run",
+        total=rounds,
+        state=StrategyState(strategy),
+        measure=measure_of(DirectHandling(strategy)),
     )
     try:
         watcher.expected = len(grid.await_sites())

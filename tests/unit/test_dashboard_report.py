@@ -77,6 +77,13 @@ def test_pictures_and_stages_are_read_without_a_script() -> None:
     assert "Stages: ae: round 1\u20133; dm: round 4\u20137." in page.text
 
 
+def test_how_the_sites_differ_is_read_without_a_script() -> None:
+    """The newest round's table stands in the page itself; of a count that is withheld the share is, too."""
+    text = _Outline(static.body(dashboard.ragged())).text
+    assert "Differences between sites, round 10" in text
+    assert "Cosine to the mean of all sites alike GSTT withheld withheld" in text
+
+
 def test_hostile_texts_stay_text() -> None:
     """No text of a site or a person becomes markup, an attribute, a template's slot or an address."""
     html = report.render(dashboard.hostile())

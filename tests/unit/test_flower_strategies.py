@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from flwr.serverapp.strategy import (
 from flip_fl.flower.average import SlotOrderFedAvg
 from flip_fl.flower.handling import weight_key
 from flip_fl.flower.strategy import as_sent
+from flip_fl.reporting.outbox import Outbox
 from tests.support.flower import direct_grid, initial, run_observed
 
 SITES = 7
@@ -134,6 +136,33 @@ def test_a_strategy_with_a_loop_of_its_own_is_observed_too(tmp_path: Path) -> No
     assert strategy.finished
     assert set(vars(strategy)) - before == {"finished"}
     assert (tmp_path / "run" / "checkpoint.npz").is_file()
+
+
+def told(folder: Path) -> list[dict[str, Any]]:
+    """The details of what was told of the sites' updates, round by round."""
+    (path,) = folder.rglob("*.sqlite")
+    with contextlib.closing(Outbox(path)) as outbox:
+        items = [part.item() for record in outbox.collect(10_000, release=True) for part in record.parts()]
+    return [item["details"] for item in items if item.get("event_type") == "UPDATES_COMPARED"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_sites_updates_are_told_once_a_round(name: str, tmp_path: Path) -> None:
+    """Before the strategy, which may take them apart, has its turn; and never of one that hides the single site."""
+    run_observed(STRATEGIES[name](), tmp_path, SITES, 2, model=initial(buffer=not name.startswith("DP")))
+    rounds = told(tmp_path)
+    if name.startswith("DP"):
+        assert rounds == []
+        return
+    assert [each["mean"] for each in rounds] == ["weighted"] * 2
+    first = rounds[0]["sites"]
+    assert list(first) == [f"Trust_{n}" for n in range(1, SITES + 1)]
+    for number, facts in enumerate(first.values(), start=1):
+        random = np.random.default_rng([number, 1])
+        steps = np.concatenate([random.normal(size=12), [random.normal()]]) * 0.1
+        assert facts["norm"] == pytest.approx(np.linalg.norm(steps), rel=1e-3)
+        assert facts["examples"] == 10 * number
+        assert -1 <= facts["cosine"] <= 1
 
 
 def test_the_weight_is_the_metric_that_the_strategy_names() -> None:

@@ -41,6 +41,14 @@ def events(box: Outbox) -> list[tuple[Any, ...]]:
     ]
 
 
+def test_each_part_of_a_comparison_is_told_once(box: Outbox, run: Lifecycle) -> None:
+    """Many sites need several events of one kind in one round: none of them is taken for a copy of another."""
+    parts = [{"mean": "plain", "sites": {"Trust_1": {}}}, {"mean": "plain", "sites": {"Trust_2": {}}}]
+    for _ in range(2):
+        run.compared(1, parts, stage="ae")
+    assert events(box) == [("UPDATES_COMPARED", None, 1, {**part, "stage": "ae"}) for part in parts]
+
+
 def test_a_good_run_is_told_once_although_everything_is_said_twice(box: Outbox, run: Lifecycle) -> None:
     """Engines repeat their events; the hub's story must not."""
     for _ in range(2):

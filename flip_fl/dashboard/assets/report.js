@@ -19,7 +19,9 @@ function bytesOf(text) {
 async function inlined(node) {
   const packed = bytesOf(node.textContent.trim());
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).json();
+  const story = await new Response(stream).json(), point = ([x, y, round]) => ({ x, y, round });
+  for (const one of story.plots.flatMap((p) => p.series)) Object.assign(one, { points: one.points.map(point), earlier: one.earlier.map(point) });
+  return story;
 }
 
 async function begin() {

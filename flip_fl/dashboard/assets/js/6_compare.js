@@ -87,13 +87,18 @@ function fairness(first, view) {
   if (!plots.length) return none;
   const body = h("tbody", {});
   const said = h("span", {});
+  const weighed = h("th", { scope: "col", title: "by the examples that the sites have trained on in the round" }, "Weighted mean");
   const slider = h("input", { type: "range", min: 0, max: xs.length - 1, value: xs.length - 1, "aria-label": "Round to compare the sites in", oninput: () => draw() });
   const out = h("output", { class: "nowrap" });
   // what was counted of a plot stays while plot and round do
-  let drawn = new Map(), at = null, node = null;
+  let drawn = new Map(), at = null, node = null, counts = new Map(), weights = "";
   function draw() {
-    const x = xs[Number(slider.value)], before = x === at ? drawn : new Map();
+    const x = xs[Number(slider.value)];
+    counts = examplesIn(model, x);
+    const key = JSON.stringify([...counts]), before = x === at && key === weights ? drawn : new Map();
     at = x;
+    weights = key;
+    weighed.hidden = !counts.size;
     drawn = new Map();
     out.textContent = x ? `round ${x} of ${xs.at(-1)}` : "final scores";
     slider.setAttribute("aria-valuetext", out.textContent);
@@ -109,10 +114,12 @@ function fairness(first, view) {
   }
   function rowOf(p, x) {
     const a = across(p, x, new Set()), head = h("th", { scope: "row" }, p.label);
-    if (!a.rows.length) return [h("tr", {}, head, h("td", { colspan: 5, class: "soft" }, "no finite value")), ""];
+    if (!a.rows.length) return [h("tr", {}, head, h("td", { colspan: 6, class: "soft" }, "no finite value")), ""];
     const best = p.better < 0 ? a.low : a.high, worst = p.better < 0 ? a.high : a.low;
-    const named = (r) => h("td", {}, h("span", { class: "site" }, number(r.y, p.places), " ", siteName(r.one)));
-    return [h("tr", {}, head, h("td", { class: "pad" }, strip(p, a)), named(best), h("td", {}, number(a.median, p.places)), named(worst), h("td", { class: "num" }, number(a.high.y - a.low.y, p.places))),
+    const named = (r) => h("td", {}, h("span", { class: "site" }, number(r.y, p.places), " ", siteName(r.one), counted(counts, r)));
+    const known = a.rows.filter((r) => counts.has(r.one.slot)), sum = known.reduce((all, r) => all + counts.get(r.one.slot), 0);
+    const mean = counts.size ? h("td", {}, sum ? number(known.reduce((all, r) => all + r.y * counts.get(r.one.slot), 0) / sum, p.places) : "–", known.length < a.rows.length ? h("small", { class: "soft" }, ` of ${known.length} of ${plural(a.rows.length, "site")}`) : null) : null;
+    return [h("tr", {}, head, h("td", { class: "pad" }, strip(p, a, counts)), named(best), h("td", {}, number(a.median, p.places)), mean, named(worst), h("td", { class: "num" }, number(a.high.y - a.low.y, p.places))),
       p.better && a.rows.length > 1 && !p.training ? `Weakest by ${p.label}: ${worst.one.name} with ${number(worst.y, p.places)}, ${number(Math.abs(worst.y - a.median), p.places)} from the median.` : ""];
   }
   draw();
@@ -120,13 +127,13 @@ function fairness(first, view) {
   controls.hidden = xs.length < 2;
   node = section("sites", "Across sites", null,
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Across sites" }, h("table", { class: "sites" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Metric"), h("th", { scope: "col", class: "stripcol" }, "Every site, and the median"), ["Best*", "Median", "Worst*"].map((t) => h("th", { scope: "col" }, t)), h("th", { scope: "col", class: "num" }, "Gap"))), body)),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Metric"), h("th", { scope: "col", class: "stripcol" }, "Every site, and the median"), ["Best*", "Median"].map((t) => h("th", { scope: "col" }, t)), weighed, h("th", { scope: "col" }, "Worst*"), h("th", { scope: "col", class: "num" }, "Gap"))), body)),
     h("p", { class: "small soft", id: "better-note" }, "* Highest and lowest where the name does not tell which way is better."));
   node.querySelector(".head").append(h("p", {}, said), controls);
   rowsHigh(node, drawn.size);
   // whoever looks at the last round sees the next one, too; whoever chose a round stays there
   const renew = (next) => {
-    if (selecting(node) || sameList(next.plots, model.plots)) return null;
+    if (selecting(node) || (sameList(next.plots, model.plots) && next.story.rounds === model.story.rounds)) return null;
     const chosen = xs[Number(slider.value)], newest = Number(slider.value) === xs.length - 1;
     model = next;
     gather();
@@ -139,11 +146,14 @@ function fairness(first, view) {
   return { node, renew };
 }
 
-function strip(plot, a) {
+const counted = (counts, r) => (counts.has(r.one.slot) ? h("small", { class: "soft" }, ` n = ${counts.get(r.one.slot)}`) : null);
+
+function strip(plot, a, counts) {
   const low = a.low.y, span = a.high.y - low;
   const px = (y) => `${(span ? 2 + ((y - low) / span) * 96 : 50).toFixed(2)}%`;
-  return s("svg", { class: "strip", role: "img", "aria-label": `${plot.label}: ${a.rows.map((r) => `${r.one.name} ${number(r.y, plot.places)}`).join(", ")}` },
+  const told = (r) => `${r.one.name} ${number(r.y, plot.places)}${counts.has(r.one.slot) ? ` (n = ${counts.get(r.one.slot)})` : ""}`;
+  return s("svg", { class: "strip", role: "img", "aria-label": `${plot.label}: ${a.rows.map((r) => told(r)).join(", ")}` },
     s("line", { class: "rail", x1: "0", x2: "100%", y1: 11, y2: 11 }),
     s("line", { class: "mid", x1: px(a.median), x2: px(a.median), y1: 3, y2: 19 }),
-    a.rows.map((r) => s("circle", { class: `c${r.one.hue}`, cx: px(r.y), cy: 11, r: 4.5 }, s("title", {}, `${r.one.name} ${number(r.y, plot.places)}`))));
+    a.rows.map((r) => s("circle", { class: `c${r.one.hue}`, cx: px(r.y), cy: 11, r: 4.5 }, s("title", {}, told(r)))));
 }

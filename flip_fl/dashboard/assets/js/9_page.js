@@ -160,7 +160,7 @@ function drawnWhole(make) {
 }
 
 const PARTS = [["top", drawnWhole(headline)], ["failures", drawnWhole(failures)], ["losses", drawnWhole(losses)], ["pictures", drawnWhole(samples)], ["models", drawnWhole(compared)],
-  ["curves", curves], ["sites", fairness], ["rounds", roundsGrid], ["times", times], ["results", drawnWhole(results)], ["history", drawnWhole(history)], ["activity", activity]];
+  ["curves", curves], ["sites", fairness], ["rounds", roundsGrid], ["times", times], ["differences", differences], ["results", drawnWhole(results)], ["history", drawnWhole(history)], ["activity", activity]];
 
 // Draws a story, and draws it anew when it has become another one: ``renew(story)``.
 function mount(story, root, prepare = () => {}) {
@@ -174,7 +174,7 @@ function mount(story, root, prepare = () => {}) {
   const at = (id) => places.get(id), pair = (...nodes) => h("div", { class: "pair" }, nodes);
   // few rounds leave room beside them
   const narrow = Math.max(story.rounds.length, story.total_rounds || 0) <= 8;
-  const middle = narrow ? [pair(h("div", { class: "stack" }, at("rounds"), at("results")), h("div", { class: "stack" }, at("times"), at("history")))] : [at("rounds"), at("times"), pair(at("results"), at("history"))];
+  const middle = narrow ? [pair(h("div", { class: "stack" }, at("rounds"), at("results")), h("div", { class: "stack" }, at("times"), at("differences"), at("history")))] : [at("rounds"), pair(at("times"), at("differences")), pair(at("results"), at("history"))];
   const main = h("main", { id: "main", class: "wrap", tabindex: "-1" }, ["top", "failures", "losses", "pictures", "models", "curves", "sites"].map(at), middle, at("activity"));
   const head = bar(story, view), foot = h("footer", { class: "wrap" });
   root.replaceChildren(head.node, main, foot, ...regions());

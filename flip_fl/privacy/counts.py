@@ -1,0 +1,52 @@
+"""Which counts of patients or examples an FL server may tell a hub, so that small ones stay unknown.
+
+A count below the threshold is told as ``withheld``, 0 like 9. That alone is not enough: what is told beside it must not
+give it away. So a sum, or a share of it, is only of counts that are told: with a share of all examples one withheld
+count would be what is left, and several would be known by their sum. And a mean that is told is weighted by counts only
+where all of them are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flip_fl.values import MIN_COUNT, WITHHELD
+
+Told = int | str
+
+
+@dataclass(frozen=True)
+class CountPolicy:
+    """Counts below ``threshold`` are withheld; where they are not ``told`` at all, every one is left out."""
+
+    threshold: int = MIN_COUNT
+    told: bool = True
+
+    def counts(self, counts: Mapping[str, int]) -> dict[str, Told]:
+        """What may be told of each site's count: the count, or ``WITHHELD``; nothing where counts are not told."""
+        if not self.told:
+            return {}
+        return {slot: count if count >= self.threshold else WITHHELD for slot, count in counts.items()}
+
+    def parts(self, counts: Mapping[str, int]) -> dict[str, Told]:
+        """The same of counts whose sum is told, too: those of the labels of one site.
+
+        One that is withheld alone is the rest of the sum. So the smallest others are withheld with it, until the
+        withheld ones are at least two and come to the threshold together.
+        """
+        told = self.counts(counts)
+        order = sorted(told, key=lambda name: (counts[name], name))
+        hidden = [name for name in order if told[name] == WITHHELD]
+        while hidden and len(hidden) < len(order) and (len(hidden) < 2 or _sum(counts, hidden) < self.threshold):
+            hidden.append(order[len(hidden)])
+        return {name: WITHHELD if name in hidden else count for name, count in told.items()}
+
+
+def all_told(told: Mapping[str, Told], slots: Iterable[str]) -> bool:
+    """Whether each of ``slots`` has a count that is told."""
+    return all(isinstance(told.get(slot), int) for slot in slots)
+
+
+def _sum(counts: Mapping[str, int], names: list[str]) -> int:
+    return sum(counts[name] for name in names)
