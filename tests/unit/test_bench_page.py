@@ -17,7 +17,7 @@ def test_every_goal_of_the_page_is_a_figure() -> None:
     found = hub_page.figures(Effort(), GOOD)
     assert len(found) == 11
     assert all(figure.met for figure in found)
-    assert "100 sites x 1000 rounds x 20 metrics" in found[8].name
+    assert "100 sites x 1000 rounds x 50 metrics" in found[8].name
 
 
 def test_a_goal_that_is_missed_is_said() -> None:

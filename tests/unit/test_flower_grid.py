@@ -76,6 +76,9 @@ def observed(strategy: Strategy, found: Bench) -> ObservedStrategy:
         def train_begins(self, number: int) -> None:
             found.grid.expect(Task.TRAIN, number)
 
+        def returned(self, number: int, arrays: ArrayRecord) -> None:
+            assert arrays
+
         def validation_begins(self, number: int) -> None:
             found.grid.expect(Task.VALIDATE, number)
 
