@@ -511,7 +511,7 @@ def test_the_sites_updates_are_a_table_of_a_chosen_round(browser: Browser, pages
     assert f"Farthest from the mean: {names[-1]}, cosine {rows[-1][4]}." in said
     assert "that of all sites alike" in browser.js("document.querySelector('#differences').textContent")
     browser.js("document.querySelector('#differences input').focus()")
-    browser.key("Home", 36)
+    browser.page.keyboard.press("Home")
     assert _cells(browser, "#differences table")[-1][4] == f"{story.rounds[0].updates[-1].cosine:.3f}"
     assert browser.js("document.querySelector('#differences output').textContent") == "round 1"
     assert browser.js("document.documentElement.scrollWidth") <= width
