@@ -29,24 +29,7 @@ class CountPolicy:
             return {}
         return {slot: count if count >= self.threshold else WITHHELD for slot, count in counts.items()}
 
-    def parts(self, counts: Mapping[str, int]) -> dict[str, Told]:
-        """The same of counts whose sum is told, too: those of the labels of one site.
-
-        One that is withheld alone is the rest of the sum. So the smallest others are withheld with it, until the
-        withheld ones are at least two and come to the threshold together.
-        """
-        told = self.counts(counts)
-        order = sorted(told, key=lambda name: (counts[name], name))
-        hidden = [name for name in order if told[name] == WITHHELD]
-        while hidden and len(hidden) < len(order) and (len(hidden) < 2 or _sum(counts, hidden) < self.threshold):
-            hidden.append(order[len(hidden)])
-        return {name: WITHHELD if name in hidden else count for name, count in told.items()}
-
 
 def all_told(told: Mapping[str, Told], slots: Iterable[str]) -> bool:
     """Whether each of ``slots`` has a count that is told."""
     return all(isinstance(told.get(slot), int) for slot in slots)
-
-
-def _sum(counts: Mapping[str, int], names: list[str]) -> int:
-    return sum(counts[name] for name in names)

@@ -75,15 +75,3 @@ def test_a_withheld_count_changes_nothing_that_is_told(
         slot = small[which % len(small)]
         for other in range(threshold):
             assert comparison(sent, returned, {**by_slot, slot: other}, policy) == told
-
-
-@given(st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 60), min_size=1), st.integers(1, 20))
-def test_no_part_of_a_known_sum_can_be_worked_out(counts: dict[str, int], threshold: int) -> None:
-    """Labels of one site come to a sum that is told: what is withheld of it is two or more, and no small sum either."""
-    told = CountPolicy(threshold).parts(counts)
-    hidden = [name for name, count in told.items() if not isinstance(count, int)]
-    assert {name for name, count in counts.items() if count < threshold} <= set(hidden)
-    assert all(told[name] == counts[name] for name in counts if name not in hidden)
-    if hidden and len(hidden) < len(counts):
-        assert len(hidden) >= 2
-        assert sum(counts[name] for name in hidden) >= threshold
