@@ -73,7 +73,10 @@ def _write(folder: Path, role: KitRole, net: str, root: Root, holder: Holder) ->
         path = startup / script
         path.write_text((templates / script).read_text(encoding="utf-8"), encoding="utf-8")
         path.chmod(0o755)
-    for source, target in ((f"settings-{role.value}", LOCAL + f"/{name}.env"), (f"README-{role.value}.md", "README.md")):
+    for source, target in (
+        (f"settings-{role.value}", LOCAL + f"/{name}.env"),
+        (f"README-{role.value}.md", "README.md"),
+    ):
         text = (templates / source).read_text(encoding="utf-8").replace("{{name}}", name).replace("{{net}}", net)
         write_private(folder / target, text.encode())
     return folder
