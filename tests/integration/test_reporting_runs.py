@@ -190,6 +190,7 @@ def test_a_burst_of_all_sites_is_stored_as_logged_although_the_hub_is_killed_aga
     assert [status for _, status, _, _ in known.statuses if status.is_terminal] == [ModelStatus.RESULTS_UPLOADED]
     assert [row[2] for row in known.rows[SERVER] if row[2]] == [
         EventType.ROUND_STARTED,
+        EventType.UPDATES_COMPARED,
         EventType.ROUND_AGGREGATED,
         EventType.RESULTS_STORED,
     ]
