@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from flip_fl.app.config import CONFIG_FILE
 from flip_fl.app.packages import is_package
 from flip_fl.errors import FlipError
 
 # Only code and config travel to the sites; data, settings and keys that lie beside an app stay where they are.
 TRAVELLING_SUFFIX = ".py"
-TRAVELLING_FILES = frozenset({"config.json"})
+TRAVELLING_FILES = frozenset({CONFIG_FILE})
 # A Flower package reads settings of its own that lie among its code; Flower itself would send these, too.
 PACKAGE_SUFFIXES = frozenset({TRAVELLING_SUFFIX, ".json", ".toml"})
 # Python imports the first two by itself in every process that finds them on its path, NVFLARE the third: the FL
@@ -49,3 +51,12 @@ def copy_app(app_dir: Path, target: Path) -> None:
         copy = target / inside
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(app_dir / inside, copy)
+
+
+def digests(app_dir: Path) -> dict[str, str]:
+    """What of an app travels, but for config.json: path → SHA-256."""
+    return {
+        path.as_posix(): hashlib.sha256((app_dir / path).read_bytes()).hexdigest()
+        for path in travelling(app_dir)
+        if path.as_posix() != CONFIG_FILE
+    }

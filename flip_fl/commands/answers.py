@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 from flip_fl.commands.app_answers import AppMade, CheckAnswer
+from flip_fl.commands.job_answers import JobAborted, JobLogs, Jobs, JobSubmitted, JobWatched
 
 CheckState = Literal["ok", "warn", "fail"]
 
@@ -439,6 +440,18 @@ class KitVerified:
 
 
 @dataclass(frozen=True)
+class KitRenewed:
+    """``flip-fl kit renew``. ``certificate`` goes to the kit's holder; ``to_copy``: where in the server's kit, too."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.kit-renew/1"
+    name: str
+    valid_to: datetime
+    certificate: Path
+    written: list[Path]
+    to_copy: str | None
+
+
+@dataclass(frozen=True)
 class KitRevoked:
     """``flip-fl kit revoke``. ``since`` is null under ``--dry-run``; ``to_remove`` is what whoever runs the server must
     still remove from its kit, null when nothing is left to do."""
@@ -448,23 +461,6 @@ class KitRevoked:
     since: datetime | None
     already: bool
     to_remove: str | None
-
-
-@dataclass(frozen=True)
-class JobWatched:
-    """``flip-fl job watch``. ``engine_state`` is the engine's last word, null when it was not asked; ``written`` says
-    that this watchdog told the hub the end."""
-
-    SCHEMA: ClassVar[str] = "flip-fl.job-watch/1"
-    model_id: UUID
-    engine: str
-    run: str
-    engine_state: str | None
-    status: str
-    words: str
-    reason: str | None
-    written: bool
-    note: str | None
 
 
 @dataclass(frozen=True)
@@ -544,7 +540,12 @@ ANSWERS: tuple[Any, ...] = (
     Provisioned,
     KitVerified,
     KitRevoked,
+    KitRenewed,
     JobWatched,
+    JobSubmitted,
+    Jobs,
+    JobAborted,
+    JobLogs,
     TrustLoaded,
     TrustEnvelope,
     CheckAnswer,

@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
             "flip-fl doctor",
             "flip-fl doctor --hub --keys",
             "flip-fl doctor --config --json",
+            "flip-fl doctor --federation --kits kits",
             exits=(ExitCode.FAILED, ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED),
         ),
     )(doctor)
@@ -40,6 +41,12 @@ def doctor(
     config: Annotated[
         bool, typer.Option("--config", help="List every setting, its source and what it overrides.")
     ] = False,
+    federation: Annotated[
+        bool, typer.Option("--federation", help="Compare the hub's slots with the kits and with who is connected.")
+    ] = False,
+    kits: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the kits were made, with ca/ in it (--federation).")
+    ] = Path("kits"),
     state: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The state folder with the outboxes (FLIP_STATE_DIR).")
     ] = None,
@@ -74,6 +81,13 @@ def doctor(
     if hub or keys:
         asked, errors = checks.hub(origins, fix_key=_FIX_KEY if keys else None)
         done += asked
+    if federation:
+        from flip_fl.commands.federation_check import federation as compare
+        from flip_fl.commands.origins import server_settings
+
+        compared, more = compare(server_settings(settings), kits)
+        done += compared
+        errors = [*errors, *more]
     answer = DoctorAnswer(checks=done, settings=origins.table() if config else [], outboxes=rows)
     failed = [check for check in done if check.state == "fail"]
     if not failed:

@@ -1,7 +1,12 @@
-"""``flip-fl job watch``: what a killed server process can no longer say of its run."""
+"""``flip-fl job …``: submit, list, watch, abort, read logs; the same words for both engines."""
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -9,150 +14,208 @@ from uuid import UUID
 import typer
 
 from flip_fl.commands.common import guided, guided_group
+from flip_fl.commands.job_options import KITS, KitOption, kit_words
+from flip_fl.commands.job_watch import EXAMPLES, MODEL, watch
 from flip_fl.commands.output import Output
 from flip_fl.errors import ExitCode, FlipError
-from flip_fl.jobs.decide import EVERY_S, GRACE_S, OUTBOX_PATIENCE_S, TIMEOUT_S, UNREACHABLE_AFTER_S, Limits
 
 if TYPE_CHECKING:
-    from flip_fl.jobs.watch import Watched
+    from flip_fl.jobs.abort import Aborted
+    from flip_fl.jobs.engine import EngineJob, FederationJobs
+    from flip_fl.provision.kit import Kit
+    from flip_fl.settings import ServerSettings
 
-ENGINES = ("flower",)
-_MODEL = "7f3a2b10-5c4d-4e6f-8a9b-0c1d2e3f4a5b"
-_EXAMPLES = (
-    f"flip-fl job watch {_MODEL} --run 1364027812 --connection net",
-    f"flip-fl job watch {_MODEL} --run 1364027812 --connection net --unreachable-after 900 --json",
+_SUBMIT = (
+    f"flip-fl job submit my_app --model {MODEL} --kit kits",
+    f"flip-fl job submit my_app --model {MODEL} --site Trust_1 --site Trust_2 --project P --json",
 )
+_LIST = ("flip-fl job list --kit kits", "flip-fl job list --json")
+_ABORT = (f"flip-fl job abort {MODEL} --yes", f"flip-fl job abort {MODEL} --reason 'wrong cohort' --yes --json")
+_LOGS = (f"flip-fl job logs {MODEL}", f"flip-fl job logs {MODEL} --kit kits --json")
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The FL server's settings, to tell the hub (those in the kit, ./local)."),
+]
+_ASKING = (ExitCode.FAILED, ExitCode.UNREACHABLE)
 
 
 def build() -> typer.Typer:
     """The group ``job``."""
     group = typer.Typer(
-        cls=guided_group(*_EXAMPLES),
-        help="Look after jobs on a federation.",
+        cls=guided_group(_SUBMIT[0], EXAMPLES[0], _ABORT[0]),
+        help="Submit jobs to a federation and look after them.",
         rich_markup_mode=None,
         suggest_commands=False,
     )
-    # A group of one command must still be a group.
-    group.callback()(_group)
-    exits = (
-        ExitCode.FAILED,
-        ExitCode.UNREACHABLE,
-        ExitCode.UNAUTHORISED,
-        ExitCode.STOPPED,
-    )
-    group.command("watch", cls=guided(*_EXAMPLES, exits=exits))(watch)
+    group.command("submit", cls=guided(*_SUBMIT, exits=(*_ASKING, ExitCode.REFUSED)))(submit)
+    group.command("list", cls=guided(*_LIST, exits=_ASKING))(list_jobs)
+    watching = (ExitCode.FAILED, ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED, ExitCode.STOPPED)
+    group.command("watch", cls=guided(*EXAMPLES, exits=watching))(watch)
+    group.command("abort", cls=guided(*_ABORT, exits=_ASKING))(abort)
+    group.command("logs", cls=guided(*_LOGS, exits=_ASKING))(logs)
     return group
 
 
-def _group() -> None:
-    """Nothing is shared."""
-
-
-def watch(
+def submit(
     context: typer.Context,
-    model_id: Annotated[UUID, typer.Argument(metavar="MODEL_ID", help="The model that the run reports on.")],
-    run: Annotated[int, typer.Option("--run", min=0, metavar="RUN_ID", help="The run's id, as flwr run told it.")],
-    connection: Annotated[
-        str, typer.Option("--connection", metavar="NAME", help="The SuperLink's name in Flower's config.toml.")
-    ],
-    engine: Annotated[str, typer.Option(metavar="NAME", help=f"One of: {', '.join(ENGINES)}.")] = ENGINES[0],
-    settings: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The FL server's settings (./local/flip.env, $FLIP_SETTINGS_DIR/server.env)."
-        ),
+    app: Annotated[Path, typer.Argument(metavar="APP", help="The app's folder.")],
+    model_id: Annotated[UUID, typer.Option("--model", metavar="MODEL_ID", help="The hub's model that it reports on.")],
+    sites: Annotated[
+        list[str] | None,
+        typer.Option("--site", metavar="SLOT", help="A slot that takes part, once for each (all connected ones)."),
     ] = None,
-    every: Annotated[
-        float, typer.Option(min=0.1, metavar="S", help="Between two looks; each costs a second of processor time.")
-    ] = EVERY_S,
-    grace: Annotated[
-        float, typer.Option(min=0, metavar="S", help="After the engine's end, for the run's own last reports.")
-    ] = GRACE_S,
-    unreachable_after: Annotated[
-        float,
-        typer.Option(min=0, metavar="S", help="Without an answer of the SuperLink the run has failed after this."),
-    ] = UNREACHABLE_AFTER_S,
-    timeout: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Give up then, and leave everything as it is (7 days).")
-    ] = TIMEOUT_S,
+    project: Annotated[
+        str, typer.Option("--project", metavar="ID", help="The project's id, as the trusts' services take it.")
+    ] = "",
+    settings: SettingsOption = None,
+    kit: KitOption = KITS,
 ) -> Any:
-    """Watch a run from outside and tell the hub how it ended, should its own process be killed.
+    """Check an app and submit it as a job for a model; the same again while it is there changes nothing.
 
-    The run's own word always comes first: what it has left in its outbox on this machine is delivered, and a model
-    that has ended at the hub is left as it is. Ends as the run ends: 0, 1 or 6. Ctrl-C ends the watching only.
+    A model whose last run has ended is pending again at the hub.
     """
-    from flip_fl.commands.origins import server_settings
-    from flip_fl.jobs.flower import FlowerRuns
-    from flip_fl.jobs.watch import watch as follow
+    from flip_fl.app.checks import check_app
+    from flip_fl.app.packages import app_folder
+    from flip_fl.commands.job_answers import JobSubmitted
+    from flip_fl.commands.job_engines import settings_in, writer_of
+    from flip_fl.jobs.submit import queue_again
+    from flip_fl.jobs.submit import submit as send
+    from flip_fl.jobs.templates import JobValues
+    from flip_fl.values import natural_key
 
     output = Output.of(context)
-    if engine not in ENGINES:
-        raise FlipError(
-            "E0102",
-            problem=f"the runs of '{engine}' cannot be watched yet",
-            usage=" or ".join(f"--engine {name}" for name in ENGINES),
+    with _federation(kit) as (found, engine):
+        slots = tuple(sorted(sites or engine.sites(), key=natural_key))
+        if not slots:
+            fix = "start a site's kit, or name the slots to wait for: --site Trust_1"
+            raise FlipError("E0548", problem="none is connected", fix=fix)
+        config = check_app(app_folder(app), slots).config
+        loaded = _settings(settings or settings_in(found))
+        known = loaded is not None and loaded.hub_token is not None
+        queue = partial(queue_again, loaded, model_id) if loaded is not None and known else None
+        done = send(engine, config, slots, model_id, project, writer_of(found, config), queue)
+        rounds = JobValues.of(config, slots, model_id).num_rounds
+        answer = JobSubmitted(done.job, model_id, engine.engine.lower(), list(slots), rounds, done.already)
+    if loaded is None:
+        output.note(
+            f"no settings of the FL server were found: the hub was not asked whether it has the model {model_id}"
         )
-    loaded = server_settings(settings)
-    again = f"flip-fl job watch {model_id} --run {run} --connection {connection}"
+    word = "already there" if done.already else "submitted"
+    output.answer(answer, f"{word}: job {done.job}, {rounds} rounds at {', '.join(slots)}")
+    output.next_step(f"flip-fl job watch {model_id} {kit_words(kit)}".rstrip())
+    return int(ExitCode.DONE)
+
+
+def list_jobs(context: typer.Context, kit: KitOption = KITS) -> Any:
+    """List the federation's jobs, the newest first."""
+    from flip_fl.commands.job_answers import JobRow, Jobs
+    from flip_fl.commands.table import table
+
+    with _federation(kit) as (_, engine):
+        found = engine.jobs()
+        name = engine.engine.lower()
+    rows = [JobRow(j.job, j.model_id, j.state.value, j.details, j.submitted_at, j.seconds) for j in found]
+    body = [
+        [
+            row.job,
+            str(row.model_id or "-"),
+            row.state,
+            f"{row.submitted_at:%Y-%m-%d %H:%M}" if row.submitted_at else "-",
+            f"{row.seconds:.0f} s" if row.seconds is not None else "-",
+            row.details,
+        ]
+        for row in rows
+    ]
+    text = table(["job", "model", "state", "submitted", "ran", ""], body) if rows else "no jobs"
+    Output.of(context).answer(Jobs(name, rows), text)
+    return int(ExitCode.DONE)
+
+
+def abort(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The model's id (its newest job), or the engine's.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the hub.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    settings: SettingsOption = None,
+    timeout: Annotated[
+        float, typer.Option(min=0, metavar="S", help="How long to wait until the engine says that it has ended.")
+    ] = 60.0,
+    kit: KitOption = KITS,
+) -> Any:
+    """Stop a job for good: the hub is told first, then the engine. What was measured stays at the hub."""
+    from flip_fl.commands.job_answers import JobAborted
+    from flip_fl.commands.job_engines import settings_in
+    from flip_fl.jobs.abort import abort as end
+    from flip_fl.jobs.engine import find_job
+
+    output = Output.of(context)
+    if not yes:
+        _confirm(job, kit)
+    with _federation(kit) as (found, engine):
+        there = find_job(engine, job)
+        loaded = _settings(settings or settings_in(found))
+        why = f"stopped by {getpass.getuser()} with flip-fl job abort" + (f": {reason}" if reason else "")
+        done = end(engine, there, loaded, why, timeout_s=timeout)
+    answer = JobAborted(done.job, done.model_id, done.state.value, done.hub_told, done.why_not, done.already)
+    output.answer(answer, _ended(done, there))
+    if done.why_not is not None:
+        output.note(
+            f"the hub was not told: {done.why_not}. It is with: flip-fl job watch {done.model_id or 'MODEL_ID'}"
+        )
+    if not done.state.is_final:
+        raise FlipError("E0542", seconds=f"{timeout:.0f}", awaited=f"the job's end at {engine.engine}")
+    return int(ExitCode.DONE)
+
+
+def logs(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The model's id (its newest job), or the engine's.")],
+    kit: KitOption = KITS,
+) -> Any:
+    """Show what a job's part at the server has logged. What a site logs stays at the site."""
+    from flip_fl.commands.job_answers import JobLogs
+    from flip_fl.jobs.engine import find_job
+
+    with _federation(kit) as (_, engine):
+        there = find_job(engine, job)
+        text = engine.logs(there.job)
+    Output.of(context).answer(JobLogs(there.job, text), text or "nothing is logged yet")
+    return int(ExitCode.DONE)
+
+
+@contextlib.contextmanager
+def _federation(path: Path) -> Iterator[tuple[Kit, FederationJobs]]:
+    from flip_fl.commands.job_engines import controlling_kit, engine_of
+
+    kit = controlling_kit(path)
+    engine = engine_of(kit)
     try:
-        watched = follow(
-            loaded,
-            model_id,
-            FlowerRuns(connection),
-            str(run),
-            limits=Limits(grace, unreachable_after, min(OUTBOX_PATIENCE_S, unreachable_after)),
-            every_s=every,
-            timeout_s=timeout,
-            tell=output.note,
-        )
-    except KeyboardInterrupt:
-        stop = f"flwr stop {run} {connection}"
-        raise KeyboardInterrupt(f"the run goes on. Watch it again: {again}; stop it: {stop}") from None
-    return _finish(output, model_id, engine, run, connection, watched)
+        yield kit, engine
+    finally:
+        engine.close()
 
 
-def _finish(output: Output, model_id: UUID, engine: str, run: int, connection: str, watched: Watched) -> int:
-    from flip_fl.commands.answers import JobWatched
-    from flip_fl.values import ModelStatus
+def _settings(file: Path | None) -> ServerSettings | None:
+    """The FL server's settings; None where none are found, for a job must be stopped all the same."""
+    from flip_fl.commands.origins import server_settings
 
-    answer = JobWatched(
-        model_id=model_id,
-        engine=engine,
-        run=str(run),
-        engine_state=watched.engine.state.value if watched.engine else None,
-        status=watched.status.value,
-        words=watched.words,
-        reason=watched.reason,
-        written=watched.written,
-        note=watched.note,
-    )
-    if watched.status is ModelStatus.RESULTS_UPLOADED:
-        output.answer(answer, _text(watched))
-        return int(ExitCode.DONE)
-    if not output.common.json:
-        output.answer(answer, _text(watched))
-    log = f"flwr log {run} {connection} --show"
-    reason = watched.reason or "no reason given"
-    error = (
-        FlipError("E0511", reason=reason, fix=log)
-        if watched.status is ModelStatus.STOPPED
-        else FlipError("E0507", status=_word(watched.status), reason=reason, why=watched.note or "", fix=log)
-    )
-    output.error(error, answer)
-    return int(error.exit_code)
+    try:
+        return server_settings(file)
+    except FlipError:
+        if file is not None:
+            raise
+        return None
 
 
-def _word(status: Any) -> str:
-    from flip_fl.dashboard.words import status_word
+def _confirm(job: str, kit: Path) -> None:
+    fix = f"flip-fl job abort {job} --yes {kit_words(kit)}".rstrip()
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise FlipError("E0102", problem="a job is stopped for good: without a terminal it needs --yes", fix=fix)
+    if not typer.confirm(f"stop {job} for good?", err=True):
+        raise FlipError("E0102", problem="nothing was stopped", fix=fix)
 
-    return str(status_word(status))
 
-
-def _text(watched: Watched) -> str:
-    lines = [f"hub      {watched.words}"]
-    if watched.engine is not None:
-        lines.append(f"engine   {watched.engine.state}")
-    lines.append(f"told by  {'this watchdog' if watched.written else 'the run, or somebody else'}")
-    if watched.note:
-        lines.append(f"note     {watched.note}")
-    return "\n".join(lines)
+def _ended(done: Aborted, before: EngineJob) -> str:
+    if done.already:
+        return f"job {done.job} had ended: {before.state.value}"
+    return f"job {done.job}: {done.state.value}" + ("; the hub says Stopped" if done.hub_told else "")

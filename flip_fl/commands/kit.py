@@ -1,4 +1,4 @@
-"""``flip-fl kit …``: look at a kit before and after it is installed, and keep one out."""
+"""``flip-fl kit …``: look at a kit before and after it is installed, renew one, and keep one out."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
     from flip_fl.provision.revoke import Revocation
 
 _VERIFY = ("flip-fl kit verify kits/Trust_1", "flip-fl kit verify kits/server --host localhost --json")
+_RENEW = ("flip-fl kit renew kits/Trust_1", "flip-fl kit renew kits/server --kits kits --json")
 _REVOKE = ("flip-fl kit revoke Trust_2 --dry-run", "flip-fl kit revoke Trust_2 --kits kits --dry-run --json")
 
 
 def build() -> typer.Typer:
     """The group ``kit``."""
     group = typer.Typer(
-        cls=guided_group(_VERIFY[0], _REVOKE[0]),
-        help="Look at a kit before and after it is installed, and keep one out.",
+        cls=guided_group(_VERIFY[0], _RENEW[0], _REVOKE[0]),
+        help="Look at a kit before and after it is installed, renew one, and keep one out.",
         rich_markup_mode=None,
         suggest_commands=False,
     )
     group.command("verify", cls=guided(*_VERIFY, exits=(ExitCode.FAILED, ExitCode.UNREACHABLE)))(verify)
+    group.command("renew", cls=guided(*_RENEW, exits=(ExitCode.FAILED, ExitCode.REFUSED)))(renew)
     group.command("revoke", cls=guided(*_REVOKE, exits=(ExitCode.UNREACHABLE,)))(revoke)
     return group
 
@@ -44,22 +46,26 @@ def verify(
     clock: Annotated[
         str | None, typer.Option(metavar="URL", help="Compare this clock with the Date of this web server.")
     ] = None,
+    connect: Annotated[bool, typer.Option("--connect", help="Try the server, too, as the kit's holder.")] = False,
 ) -> Any:
-    """Check a kit: its key, certificate, names, dates and file modes, and that no foreign key is in it.
+    """Check a kit: its key, certificate, names, dates, file modes and versions, and that no foreign key is in it.
 
-    Ends with 1 when the kit fails; with 3 when only the host's name, a date or the clock keeps it from connecting.
-    Without --clock nothing is asked over the network; whether the server answers is not looked at yet.
+    Ends with 1 when the kit fails; with 3 when only the host's name, a date, the clock or the server keeps it from
+    connecting. Without --clock and --connect nothing is asked over the network.
     """
     from flip_fl.commands.answers import KitVerified
     from flip_fl.commands.check_lines import check_lines
     from flip_fl.provision.clock import compare
     from flip_fl.provision.kit import read_kit
+    from flip_fl.provision.reach import reach
     from flip_fl.provision.verify import verdict
     from flip_fl.provision.verify import verify as look
 
     output = Output.of(context)
     kit = read_kit(folder)
     findings = look(kit, host=host, clock=compare(clock) if clock is not None else None)
+    if connect:
+        findings.append(reach(kit, host))
     answer = KitVerified(folder, kit.name, kit.role.value, kit.net, host or kit.host, [_check(f) for f in findings])
     error = verdict(kit, findings)
     if error is None:
@@ -69,6 +75,34 @@ def verify(
         output.answer(answer, check_lines(answer.checks))
     output.error(error, answer)
     return int(error.exit_code)
+
+
+def renew(
+    context: typer.Context,
+    which: Annotated[Path, typer.Argument(metavar="KIT", help="The kit's folder, or a copy of its certificate.")],
+    kits: Annotated[Path, typer.Option(metavar="DIR", help="Where the kits were made, with ca/ in it.")] = Path("kits"),
+) -> Any:
+    """Issue a kit's certificate anew, before or after it ends: same name, same key, valid for 360 days from now.
+
+    Only a public file changes: whoever holds the kit elsewhere puts it in the place of the old one and starts again.
+    """
+    from flip_fl.commands.answers import KitRenewed
+    from flip_fl.provision.renew import renew as issue_anew
+
+    output = Output.of(context)
+    done = issue_anew(kits, which)
+    answer = KitRenewed(done.name, done.valid_to, done.certificate, done.written, done.to_copy)
+    output.answer(answer, f"{done.name} is valid to {done.valid_to:%Y-%m-%d}: {done.certificate}")
+    output.note(f"where {done.name} runs, it takes the place of startup/{_file_of(done.name)}; then start it again")
+    if done.to_copy:
+        output.note(f"the server's kit is not in {kits}: copy it there, too, as {done.to_copy}")
+    return int(ExitCode.DONE)
+
+
+def _file_of(name: str) -> str:
+    from flip_fl.provision.kit import SERVER, KitRole
+
+    return f"{(KitRole.SERVER if name == SERVER else KitRole.SITE).stem}.crt"
 
 
 def revoke(

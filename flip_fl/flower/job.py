@@ -44,6 +44,11 @@ def write_job(app_dir: Path, job_type: str, values: JobValues, out: Path) -> Pat
     return out
 
 
+def with_version(text: str, version: str) -> str:
+    """The project file ``text`` as that of another version."""
+    return re.sub(r'^version = ".*"$', f'version = "{version}"', text, count=1, flags=re.MULTILINE)
+
+
 def _own(run_config: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
     """What of a package's run config is not about who takes part and what is reported."""
     return {key: value for key, value in run_config.items() if not key.startswith("flip-")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session
 
 from flip_fl.errors import FlipError
@@ -24,6 +26,7 @@ SQLITE_BUSY_TIMEOUT_S = 15.0
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Any constant number: two processes that migrate one PostgreSQL at once wait for each other on it.
 _MIGRATION_LOCK = 7_303_014
+_TURN = "flip_turn"
 # A statement's option: its result is bytes, large ones. PostgreSQL sends them as hexadecimal text otherwise.
 BYTES = "flip_bytes"
 # psycopg.pq.Format.BINARY, of a driver that is only there with the extra.
@@ -42,7 +45,9 @@ def open_engine(url: str) -> Engine:
         options = {"timeout": SQLITE_BUSY_TIMEOUT_S, "check_same_thread": False}
         engine = create_engine(address, connect_args=options, hide_parameters=True)
         event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        turns = _Turns()
+        event.listen(engine, "begin", turns.begin)
+        event.listen(engine, "checkin", turns.end)
         return engine
     engine = create_engine(address, pool_size=10, max_overflow=30, pool_pre_ping=True, hide_parameters=True)
     event.listen(engine, "before_cursor_execute", _ask_for_binary)
@@ -133,7 +138,7 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
-    # The driver must not begin transactions by itself: `_begin_sqlite` says when and how.
+    # The driver must not begin transactions by itself: `_Turns` says when and how.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
@@ -143,9 +148,28 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    lazy = connection.get_execution_options().get("flip_reading", False)
-    connection.exec_driver_sql("BEGIN" if lazy else "BEGIN IMMEDIATE")
+class _Turns:
+    """Writers of one process take turns, each until its connection is given back.
+
+    SQLite lets who waits for the lock look again after ever longer pauses: of many, one may look too late for as long
+    as the others go on.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def begin(self, connection: Connection) -> None:
+        if connection.get_execution_options().get("flip_reading", False):
+            connection.exec_driver_sql("BEGIN")
+            return
+        # Another process may hold SQLite's own lock for as long: whoever gets no turn in time is told by SQLite.
+        if not connection.info.get(_TURN) and self._lock.acquire(timeout=SQLITE_BUSY_TIMEOUT_S):
+            connection.info[_TURN] = True
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def end(self, _connection: Any, record: ConnectionPoolEntry) -> None:
+        if record.info.pop(_TURN, False):
+            self._lock.release()
 
 
 def snapshot_options(engine: Engine) -> dict[str, Any]:

@@ -14,6 +14,8 @@ LOSS_PREFIX = "ended by the engine"
 NOTICED_BY = "noticed by flip-fl job watch"
 
 GRACE_S = 20.0
+# Times the grace: how long an engine may take to start a run, or to let go of one that has told its end.
+WINDING_DOWN = 3
 UNREACHABLE_AFTER_S = 300.0
 OUTBOX_PATIENCE_S = 60.0
 EVERY_S = 15.0
@@ -151,7 +153,8 @@ def decide(seen: Situation, limits: Limits, names: EngineRuns) -> Action:
     """The next step. Pure: the same situation always gives the same step.
 
     A hub without an answer is waited for, whatever the engine says: nothing could be written. A model that has ended
-    there stays as it is, but for an ERROR for a lost engine when the engine knows that somebody stopped the run.
+    there, while the engine still runs it, is looked at again for a while. It stays as it is, but for an ERROR for a
+    lost engine when the engine knows that somebody stopped the run.
     """
     if seen.hub is None:
         return Wait("an answer of the hub")
@@ -180,7 +183,13 @@ def decide(seen: Situation, limits: Limits, names: EngineRuns) -> Action:
 
 def _ended(seen: Situation, hub: HubState, limits: Limits, names: EngineRuns) -> Action:
     engine = seen.engine
-    if hub.status is not ModelStatus.ERROR or engine is None:
+    if engine is None:
+        return Finish()
+    going_on = engine.state in (EngineState.WAITING, EngineState.RUNNING)
+    if going_on and seen.hub_s < WINDING_DOWN * limits.grace_s:
+        # It may be the end of an earlier run of the model: this one has not begun to report.
+        return Wait(f"how the run ended at {names.engine}")
+    if hub.status is not ModelStatus.ERROR:
         return Finish()
     stopped = engine.state is EngineState.STOPPED
     if stopped and hub.loss:
@@ -190,8 +199,6 @@ def _ended(seen: Situation, hub: HubState, limits: Limits, names: EngineRuns) ->
             f"{names.engine} says that the run was stopped, but the run itself has told the hub why it failed: "
             "left as it is"
         )
-    if hub.loss and engine.state in (EngineState.WAITING, EngineState.RUNNING) and seen.hub_s < limits.grace_s:
-        return Wait(f"how the run ended at {names.engine}")
     return Finish()
 
 

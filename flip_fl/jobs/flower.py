@@ -1,26 +1,27 @@
-"""Runs of a Flower deployment, looked up with Flower's own command line: ``flwr ls``."""
+"""Runs of a Flower deployment, by Flower's own command line: ``flwr ls``, ``run``, ``stop`` and ``log``."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flip_fl.app.redact import scrub
-from flip_fl.app.vocabulary import Vocabulary
 from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
 from flip_fl.jobs.decide import EngineRun, EngineState
+from flip_fl.jobs.engine import EngineJob
+from flip_fl.jobs.flower_answers import document_of, is_away, problem_of, read_answer, read_job
+from flip_fl.values import natural_key
 
 COMMAND_TIMEOUT_S = 30.0
-MAX_PROBLEM_CHARS = 200
+SUBMIT_TIMEOUT_S = 120.0
+# A FLWR_HOME of ours has one connection.
+CONNECTION = "here"
 # The command must neither fetch anything nor call anybody but the SuperLink; and its answer is read by a program.
 _ENVIRONMENT = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -30,27 +31,10 @@ _ENVIRONMENT = {
     "TERM": "dumb",
     "PYTHONIOENCODING": "utf-8",
 }
-_STATES: Mapping[str, EngineState] = {
-    "pending": EngineState.WAITING,
-    "starting": EngineState.WAITING,
-    "running": EngineState.RUNNING,
-    "finished:completed": EngineState.COMPLETED,
-    "finished:failed": EngineState.FAILED,
-    "finished:stopped": EngineState.STOPPED,
-}
-_UNAVAILABLE = "Connection to the SuperLink is unavailable"
-_NO_SUCH_RUN = re.compile(r"Run ID (\d+ )?not found")
-_NO_WORDS = ("", "N/A")
-# Flower's own sentences. Anything else was said by an exception, and its text may quote what the app had in hand.
-_OWN_WORDS = {
-    "No heartbeat received from the task": "the ServerApp's process was lost: no heartbeat received from the task",
-    "Task failed because the run expired": "the run expired",
-}
-_EXCEPTION = re.compile(r"(?P<who>ServerApp|Simulation) failed with exception: (?P<text>.*)", re.DOTALL)
 
 
 class FlowerRuns:
-    """The runs of the SuperLink behind ``connection``, a name in Flower's own config.toml.
+    """The runs of the SuperLink behind ``connection``, a name in config.toml of ``home`` (default: FLWR_HOME).
 
     Raises ``FlipError`` E0509 when Flower is not installed, E0543 when config.toml has no such connection.
     """
@@ -58,43 +42,108 @@ class FlowerRuns:
     engine = "Flower"
     server = "the SuperLink"
 
-    def __init__(self, connection: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
+    def __init__(self, connection: str, *, home: Path | None = None, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
         self.connection = connection
+        self._home = home
         self._timeout_s = timeout_s
         self._program = _program()
-        check_connection(connection)
+        check_connection(connection, home)
 
     def look(self, run: str) -> EngineRun:
         """``flwr ls <connection> --run-id <run>``, once, within the time-out."""
-        command = [str(self._program), "ls", self.connection, "--run-id", run, "--format", "json"]
+        try:
+            return read_answer(self._flwr("ls", self.connection, "--run-id", run, "--format", "json"), run)
+        except OSError as error:
+            return EngineRun(EngineState.UNREACHABLE, str(error))
+
+    def _flwr(self, *words: str, timeout_s: float | None = None) -> str:
+        """What the command prints. Raises ``TimeoutError`` and other ``OSError``."""
         environment = {**scrubbed(), **_ENVIRONMENT}
         environment.pop("FORCE_COLOR", None)
+        if self._home is not None:
+            environment["FLWR_HOME"] = str(self._home)
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             done = subprocess.run(
-                command,
+                [str(self._program), *words],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                timeout=self._timeout_s,
+                timeout=limit_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return EngineRun(EngineState.UNREACHABLE, f"flwr ls took more than {self._timeout_s:g} s")
+            raise TimeoutError(f"flwr {words[0]} took more than {limit_s:g} s") from None
         except OSError as error:
-            return EngineRun(EngineState.UNREACHABLE, f"flwr ls cannot be started: {error.strerror}")
-        return read_answer(done.stdout, run)
+            raise OSError(f"flwr {words[0]} cannot be started: {error.strerror}") from None
+        return done.stdout
 
 
-def check_connection(connection: str) -> None:
-    """Raises ``FlipError`` E0543 naming the connections that config.toml of ``FLWR_HOME`` has, if this is none of them.
+class FlowerJobs(FlowerRuns):
+    """See ``engine.FederationJobs``: the SuperLink of the server's kit, on this machine. ``home`` is its FLWR_HOME.
 
-    A file that cannot be read passes: flwr tells what is wrong with it.
+    ``nodes``: the id of each slot's node, now. Raises ``FlipError`` E0509, E0543 (a kit whose server was never started
+    has no connection).
     """
-    home = os.environ.get("FLWR_HOME")
-    file = (Path(home) if home else Path.home() / ".flwr") / "config.toml"
+
+    def __init__(self, kit: Path, home: Path, nodes: Callable[[], Mapping[str, str]]) -> None:
+        super().__init__(CONNECTION, home=home)
+        self.kit = kit
+        self._nodes = nodes
+
+    def sites(self) -> list[str]:
+        listed = self._asked("supernode", "list", self.connection, act="list the nodes")["nodes"]
+        online = {str(node["node-id"]) for node in listed if node["status"] == "online"}
+        return sorted((slot for slot, node_id in self._nodes().items() if node_id in online), key=natural_key)
+
+    def jobs(self) -> list[EngineJob]:
+        rows = self._asked("ls", self.connection, act="list the runs")["runs"]
+        return [read_job(row) for row in rows]
+
+    def submit(self, folder: Path, token: str) -> str:
+        """``token`` is not used: Flower has no word for it."""
+        answer = self._asked("run", str(folder), self.connection, act="submit", timeout_s=SUBMIT_TIMEOUT_S)
+        return str(answer["run-id"])
+
+    def abort(self, job: str) -> None:
+        self._asked("stop", job, self.connection, act="stop the run")
+
+    def logs(self, job: str) -> str:
+        try:
+            return self._flwr("log", job, self.connection, "--show")
+        except OSError as error:
+            raise self._away(str(error)) from None
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _asked(self, *words: str, act: str, timeout_s: float | None = None) -> Mapping[str, Any]:
+        try:
+            document = document_of(self._flwr(*words, "--format", "json", timeout_s=timeout_s))
+        except OSError as error:
+            raise self._away(str(error)) from None
+        problem = "it gave no answer that can be read" if document is None else problem_of(document)
+        if document is not None and problem is None:
+            return document
+        if problem is not None and is_away(problem):
+            raise self._away(problem)
+        raise FlipError("E0546", server=self.server, act=act, problem=problem)
+
+    def _away(self, problem: str) -> FlipError:
+        return FlipError("E0545", server=self.server, kit=self.kit, problem=problem)
+
+
+def check_connection(connection: str, home: Path | None = None) -> None:
+    """Raises ``FlipError`` E0543 naming the connections that config.toml of ``home`` has, if this is none of them.
+
+    ``home`` is FLWR_HOME by default. A file that cannot be read passes: flwr tells what is wrong with it.
+    """
+    named = os.environ.get("FLWR_HOME")
+    folder = home or (Path(named) if named else Path.home() / ".flwr")
+    file = folder / "config.toml"
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8")).get("superlink", {})
     except FileNotFoundError:
@@ -111,62 +160,10 @@ def check_connection(connection: str) -> None:
         connection=connection,
         problem=f"there is no connection '{connection}'",
         why=f"the file has {', '.join(names)}" if names else "the file is not there or has no connection",
-        fix=f"use --connection with one of them, add [superlink.{connection}] to the file, or set FLWR_HOME",
+        fix="start the server's kit: startup/start.sh"
+        if home is not None
+        else f"use --connection with one of them, add [superlink.{connection}] to the file, or set FLWR_HOME",
     )
-
-
-def read_answer(text: str, run: str) -> EngineRun:
-    """What ``flwr ls --format json`` says of ``run``. Never raises: an answer that is none is ``REFUSED``.
-
-    Its exit code says nothing: it is 0 when the SuperLink could not be reached, too.
-    """
-    document = _document(text)
-    if document is None:
-        return EngineRun(EngineState.REFUSED, "flwr ls gave no answer that can be read")
-    if document.get("success") is not True:
-        problem = str(document.get("error-message", ""))
-        if _NO_SUCH_RUN.search(problem):
-            return EngineRun(EngineState.UNKNOWN, "Run ID not found")
-        away = _UNAVAILABLE in problem
-        return EngineRun(EngineState.UNREACHABLE if away else EngineState.REFUSED, _last_line(problem))
-    runs = document.get("runs")
-    for row in runs if isinstance(runs, list) else []:
-        if isinstance(row, dict) and str(row.get("run-id")) == run:
-            state = _STATES.get(str(row.get("status")))
-            if state is None:
-                return EngineRun(EngineState.REFUSED, f"flwr ls tells a status that is not known: {row.get('status')}")
-            return EngineRun(state, details_words(str(row.get("status-details") or "")))
-    return EngineRun(EngineState.UNKNOWN, "Run ID not found")
-
-
-def details_words(details: str) -> str:
-    """A run's ``status-details`` as they may be shown: Flower's own words, an exception's without its values."""
-    text = details.strip()
-    if text in _NO_WORDS:
-        return ""
-    if text in _OWN_WORDS:
-        return _OWN_WORDS[text]
-    raised = _EXCEPTION.fullmatch(text)
-    names = Vocabulary.of_app(None)
-    if raised is None:
-        return scrub(text, names)
-    return f"{raised['who']} failed with exception: {scrub(raised['text'], names)}"
-
-
-def _document(text: str) -> dict[str, Any] | None:
-    begin = text.find("{")
-    if begin < 0:
-        return None
-    try:
-        document, _ = json.JSONDecoder().raw_decode(text[begin:])
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _last_line(problem: str) -> str:
-    lines = [line.strip() for line in problem.splitlines() if line.strip()]
-    return lines[-1][:MAX_PROBLEM_CHARS] if lines else "flwr ls failed without a word"
 
 
 def _program() -> Path:

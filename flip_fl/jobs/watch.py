@@ -137,8 +137,7 @@ class _Watchdog:
 
     def _look(self, outbox: OutboxState | None) -> Situation:
         hub = self._hub_state()
-        ended_well = hub is not None and hub.status.is_terminal and hub.status is not ModelStatus.ERROR
-        if not ended_well and outbox is None and not (self._engine and self._engine.state.is_final):
+        if outbox is None and not (self._engine and self._engine.state.is_final):
             self._engine = self._runs.look(self._run)
             self._known = self._known or self._engine.state.is_known
         return Situation(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flip_fl.app.travel import check_modules, copy_app
 from flip_fl.jobs.templates import JobValues, template_dir
+from flip_fl.values import SERVER_NAME
 
 SERVER_CONFIG = Path("app") / "config" / "config_fed_server.json"
+CUSTOM = Path("app") / "custom"
 CLIENT_CONFIG = Path("app") / "config" / "config_fed_client.json"
 
 
@@ -23,11 +25,21 @@ def write_job(app_dir: Path, job_type: str, values: JobValues, out: Path) -> Pat
     """
     check_modules(app_dir)
     shutil.copytree(template_dir("nvflare", job_type), out)
-    copy_app(app_dir, out / "app" / "custom")
+    copy_app(app_dir, out / CUSTOM)
     _edit(out / "meta.json", lambda meta: _fill_meta(meta, values))
     _edit(out / SERVER_CONFIG, lambda config: _fill_server(config, values))
     _edit(out / CLIENT_CONFIG, lambda config: _fill_client(config, values))
     return out
+
+
+def place_at(job: Path, slots: Sequence[str], **props: str) -> None:
+    """Let the job at ``job`` go to the server and to ``slots`` alone; ``props`` join its ``custom_props``."""
+
+    def change(meta: dict[str, Any]) -> None:
+        meta["deploy_map"] = {"app": [SERVER_NAME, *slots]}
+        meta["custom_props"] |= props
+
+    _edit(job / "meta.json", change)
 
 
 def _fill_meta(meta: dict[str, Any], values: JobValues) -> None:

@@ -18,10 +18,11 @@ from typing import Any, ClassVar, TypedDict, Unpack, get_type_hints
 from uuid import UUID, uuid4
 
 from flip_fl.app.config import load_config
+from flip_fl.app.travel import digests
 from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues, template_dir
-from flip_fl.nvflare.job import CLIENT_CONFIG, SERVER_CONFIG
-from flip_fl.nvflare.template_job import CUSTOM, META, TemplateJob, digests
+from flip_fl.nvflare.job import CLIENT_CONFIG, CUSTOM, SERVER_CONFIG
+from flip_fl.nvflare.template_job import META, TemplateJob
 from flip_fl.values import JobType
 
 __all__ = ["FlipDiffusionRecipe", "FlipEvalRecipe", "FlipFedAvgRecipe", "FlipFedOptRecipe", "FlipRecipe", "load_recipe"]

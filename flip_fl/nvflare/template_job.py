@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -12,12 +11,10 @@ from nvflare.job_config.api import FedJob
 from nvflare.job_config.fed_job_config import FedJobConfig
 
 from flip_fl.app.config import CONFIG_FILE, AppConfig
-from flip_fl.app.travel import travelling
 from flip_fl.jobs.templates import JobValues
-from flip_fl.nvflare.job import write_job
+from flip_fl.nvflare.job import CUSTOM, write_job
 
 META = "meta.json"
-CUSTOM = Path("app") / "custom"
 
 
 class TemplateJob(FedJob):
@@ -61,12 +58,3 @@ def _is_job(folder: Path, name: str) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(meta, dict) and meta.get("name") == name
-
-
-def digests(app_dir: Path) -> dict[str, str]:
-    """What of an app travels, but for config.json: path → SHA-256."""
-    return {
-        path.as_posix(): hashlib.sha256((app_dir / path).read_bytes()).hexdigest()
-        for path in travelling(app_dir)
-        if path.as_posix() != CONFIG_FILE
-    }

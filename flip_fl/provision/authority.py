@@ -16,6 +16,7 @@ from flip_fl.errors import FlipError
 from flip_fl.provision.certificates import write_private
 from flip_fl.provision.kit import KitRole, load_certificate, load_key
 from flip_fl.provision.project import Federation
+from flip_fl.values import natural_key
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -66,7 +67,8 @@ class Ledger(BaseModel):
 
     @property
     def sites(self) -> list[str]:
-        return [issued.name for issued in self.issued if issued.role is KitRole.SITE]
+        """The slots that kits were made for, by number; the renewed and the revoked among them."""
+        return sorted((each.name for each in self.issued if each.role is KitRole.SITE), key=natural_key)
 
 
 @dataclass(frozen=True)

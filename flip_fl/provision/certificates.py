@@ -99,6 +99,16 @@ def write_private(path: Path, content: bytes) -> None:
         os.fsync(out.fileno())
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write ``path`` in one step, with the mode that it has (a new one: its owner reads, nobody else)."""
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    write_private(temporary, content)
+    temporary.chmod(mode)
+    temporary.replace(path)
+
+
 def _name(name: str) -> GeneralName:
     from cryptography import x509
 

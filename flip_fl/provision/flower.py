@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from importlib import metadata
-from importlib.resources import files
 from pathlib import Path
 
 from flip_fl.errors import FlipError
@@ -23,15 +22,12 @@ from flip_fl.provision.certificates import (
     write_private,
 )
 from flip_fl.provision.engines import Built, Root
-from flip_fl.provision.kit import ROOT, SERVER, STARTUP, KitRole
+from flip_fl.provision.kit import NODES, ROOT, SERVER, STARTUP, KitRole
 from flip_fl.provision.project import Federation
 
 # As NVFLARE's: slots are added under the CA of the first day, so it must outlive many generations of certificates.
 CA_VALID = timedelta(days=3650)
 VALID = timedelta(days=360)
-NODES = "nodes"
-LOCAL = "local"
-SCRIPTS = ("start.sh", "stop.sh", "status.sh")
 # The SuperLink itself listens on this machine alone, and is spoken to by these names there.
 OWN_NAMES = ("localhost", "127.0.0.1")
 
@@ -45,40 +41,26 @@ class FlowerKits:
     def build(self, federation: Federation, slots: Sequence[str], workspace: Path, root: Root | None = None) -> Built:
         ca = issue(f"flip_fl net {federation.net}", CA_VALID) if root is None else _holder(root)
         made = Root(certificate_pem(ca.certificate), private_pem(ca.key))
-        net = federation.net
         folders: dict[str, Path] = {}
         if root is None:
             names = tuple(dict.fromkeys((*federation.server.names, *OWN_NAMES)))
-            folders[SERVER] = _write(workspace / SERVER, KitRole.SERVER, net, made, issue(SERVER, VALID, ca, names))
+            folders[SERVER] = _write(workspace / SERVER, KitRole.SERVER, made, issue(SERVER, VALID, ca, names))
             (folders[SERVER] / NODES).mkdir()
         for slot in slots:
             node = issue(slot, VALID, ca, (slot,))
-            folders[slot] = _write(workspace / slot, KitRole.SITE, net, made, node)
+            folders[slot] = _write(workspace / slot, KitRole.SITE, made, node)
             if root is None:
                 shutil.copy(folders[slot] / STARTUP / "client.crt", folders[SERVER] / NODES / f"{slot}.crt")
         return Built(made, folders)
 
 
-def _write(folder: Path, role: KitRole, net: str, root: Root, holder: Holder) -> Path:
-    name = folder.name
+def _write(folder: Path, role: KitRole, root: Root, holder: Holder) -> Path:
     startup = folder / STARTUP
     startup.mkdir(parents=True, mode=0o700)
-    (folder / LOCAL).mkdir(mode=0o700)
     (startup / ROOT).write_bytes(root.certificate)
     (startup / f"{role.stem}.crt").write_bytes(certificate_pem(holder.certificate))
     key = private_pem(holder.key) if role is KitRole.SERVER else private_openssh(holder.key)
     write_private(startup / f"{role.stem}.key", key)
-    templates = files("flip_fl.provision") / "flower_kit"
-    for script in SCRIPTS:
-        path = startup / script
-        path.write_text((templates / script).read_text(encoding="utf-8"), encoding="utf-8")
-        path.chmod(0o755)
-    for source, target in (
-        (f"settings-{role.value}", LOCAL + f"/{name}.env"),
-        (f"README-{role.value}.md", "README.md"),
-    ):
-        text = (templates / source).read_text(encoding="utf-8").replace("{{name}}", name).replace("{{net}}", net)
-        write_private(folder / target, text.encode())
     return folder
 
 

@@ -27,6 +27,8 @@ STARTUP = "startup"
 ROOT = "rootCA.pem"
 SERVER = "server"
 ADMIN = "admin"
+# Of a Flower server's kit: a certificate for each slot that is let in.
+NODES = "nodes"
 
 
 class KitRole(StrEnum):

@@ -16,6 +16,7 @@ from flip_fl import __version__
 from flip_fl.errors import FlipError
 from flip_fl.provision import authority, engines
 from flip_fl.provision.authority import Authority, Issued, Ledger
+from flip_fl.provision.extras import write_extras
 from flip_fl.provision.kit import (
     ADMIN,
     RECORD,
@@ -204,6 +205,7 @@ def _finish(
         made_at=datetime.now(UTC),
     )
     (kit / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_extras(kit, record)
     return Issued.of(name, role, load_certificate(kit / STARTUP / f"{role.stem}.crt"))
 
 

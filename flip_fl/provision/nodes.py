@@ -120,17 +120,22 @@ class Nodes:
         return None
 
     def _known(self) -> dict[str, Registered]:
-        try:
-            told = json.loads(self._file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        return {name: Registered(**facts) for name, facts in told.items()}
+        return registered(self._state)
 
     def _keep(self, known: Mapping[str, Registered]) -> None:
         facts = {name: asdict(node) for name, node in known.items()}
         temporary = self._file.with_suffix(".new")
         temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         temporary.replace(self._file)
+
+
+def registered(state: Path) -> dict[str, Registered]:
+    """Who is registered, by slot, as the running server has noted it in its kit's ``state``."""
+    try:
+        told = json.loads((state / NODES_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {name: Registered(**facts) for name, facts in told.items()}
 
 
 def _key(certificate: Certificate) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from flip_fl.app.spelling import nearest
 from flip_fl.errors import FlipError
+from flip_fl.jobs.nvflare import NvflareJobs
 from flip_fl.provision import authority
-from flip_fl.provision.kit import ADMIN, SERVER
+from flip_fl.provision.kit import ADMIN, NODES, SERVER, read_kit
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,27 @@ def revoke(out: Path, slot: str, *, dry_run: bool = False) -> Revocation:
         return Revocation(slot, None, already=False)
     to_remove = None
     if ledger.federation.engine == "flower":
-        from flip_fl.provision.flower import NODES
-
         if (out / SERVER).is_dir():
             (out / SERVER / NODES / f"{slot}.crt").unlink(missing_ok=True)
         else:
             to_remove = f"{NODES}/{slot}.crt"
     else:
-        from flip_fl.provision.nvflare_admin import disable
-
-        disable(out / ADMIN, slot)
+        _disable(out / ADMIN, slot)
     since = datetime.now(UTC)
     revoked = {**ledger.revoked, slot: since}
     authority.write_ledger(out / authority.FOLDER, ledger.model_copy(update={"revoked": revoked}))
     return Revocation(slot, since, already=False, to_remove=to_remove)
+
+
+def _disable(kit: Path, slot: str) -> None:
+    """Have the running NVFLARE server refuse ``slot`` from now on, also after a start. Raises ``FlipError`` E0616."""
+    try:
+        session = NvflareJobs(kit, read_kit(kit).name)
+    except FlipError as error:
+        raise FlipError("E0616", slot=slot, problem=error.what) from None
+    try:
+        session.disable(slot)
+    except FlipError as error:
+        raise FlipError("E0616", slot=slot, problem=str(error.facts["problem"])) from None
+    finally:
+        session.close()

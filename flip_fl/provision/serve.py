@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flip_fl.errors import FlipError
-from flip_fl.provision.flower import LOCAL, NODES
-from flip_fl.provision.kit import Kit, KitRole, load_certificate, read_kit
+from flip_fl.provision.extras import LOCAL
+from flip_fl.provision.kit import NODES, Kit, KitRole, load_certificate, read_kit
 from flip_fl.provision.nodes import NODES_FILE, Nodes
 from flip_fl.simulate.flower_keys import TlsFiles
 from flip_fl.simulate.flower_link import HOST, Home, SuperLink, program, start_listening, start_superlink

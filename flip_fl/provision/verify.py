@@ -1,13 +1,14 @@
 """``kit verify``: what keeps a kit from connecting, or lets others be its holder, each with its fix.
 
-What it looks at is the kit's folder, this machine's clock, and the names that the server's certificate had when the
-kit was made. It does not connect to the server yet, and does not know what was revoked.
+What it looks at is the kit's folder, this machine's clock and packages, and the names that the server's certificate
+had when the kit was made. It asks nobody; ``reach`` tries the server itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from flip_fl.provision.clock import Clock, difference
 from flip_fl.provision.files import Finding, foreign_keys, modes, word
 from flip_fl.provision.kit import (
     ROOT,
+    SERVER,
     STARTUP,
     Kit,
     KitRole,
@@ -33,6 +35,8 @@ WARN_BEFORE = timedelta(days=30)
 WARN_SKEW_S = 30.0
 # A certificate is valid from the second it was made: a clock that is further off meets "not yet valid".
 MAX_SKEW_S = 300.0
+# The distribution of each engine.
+_PACKAGES = {"nvflare": "nvflare", "flower": "flwr"}
 _AGAIN = "ask the federation's administrator for the kit again"
 
 
@@ -57,7 +61,28 @@ def verify(kit: Kit, *, host: str | None = None, clock: Clock | str | None = Non
         *_clock(clock),
         *modes(kit),
         *foreign_keys(kit, own.public_key()),
+        *_versions(kit),
     ]
+
+
+def _versions(kit: Kit) -> Iterator[Finding]:
+    """This machine's packages beside those that the kits were made with: the server's, as far as a kit can know."""
+    if kit.record is None:
+        return
+    package = _PACKAGES.get(kit.record.engine, kit.record.engine)
+    for name, wanted in ((package, kit.record.engine_version), ("flip_fl", kit.record.flip_fl)):
+        fix = f"pip install '{name}=={wanted}' where the kit shall run"
+        try:
+            have = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            why = f"the federation was made with {wanted}"
+            yield Finding("versions", "warn", f"{name} is not installed here", why, fix)
+            continue
+        if have.split(".")[:2] == wanted.split(".")[:2]:
+            yield Finding("versions", "ok", f"{name} {have}, as the federation's {wanted}")
+        else:
+            why = "server and sites of different minor versions may not understand each other"
+            yield Finding("versions", "warn", f"{name} is {have}, the federation's {wanted}", why, fix)
 
 
 def verdict(kit: Kit, findings: list[Finding]) -> FlipError | None:
@@ -188,14 +213,20 @@ def _validity(
             if left > WARN_BEFORE:
                 yield Finding(name, "ok", what)
             else:
-                why = f"{left.days} days are left; certificates cannot be renewed yet, only all kits made anew"
-                yield Finding(name, "warn", what, why, "plan flip-fl provision --replace-all --yes")
+                yield Finding(name, "warn", what, f"{left.days} days are left", _renewal(kit, name))
             continue
-        fix = "set this clock by NTP, or make all kits anew: flip-fl provision --replace-all --yes"
+        fix = f"set this clock by NTP, or {_renewal(kit, name)}"
         if now < begin:
             fix = "set this clock by NTP"
         error = FlipError("E0613", file=words, state=_span(certificate, now), clock=_clock_words(clock), suggestion=fix)
         yield Finding(name, "fail", error.what, error.why, error.fix, error)
+
+
+def _renewal(kit: Kit, which: str) -> str:
+    if which == "CA validity":
+        return "make all kits anew: flip-fl provision --replace-all --yes"
+    name = SERVER if which == "server validity" or kit.role is KitRole.SERVER else kit.folder.name
+    return f"have it renewed at the CA: flip-fl kit renew {name}"
 
 
 def _clock(clock: Clock | str | None) -> Iterator[Finding]:

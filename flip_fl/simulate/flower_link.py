@@ -17,11 +17,11 @@ import psutil
 
 from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
+from flip_fl.jobs.flower import CONNECTION as CONNECTION
 from flip_fl.simulate.flower_keys import TlsFiles
 from flip_fl.simulate.processes import Child, free_ports, kill_all, start, wait_until
 
 HOST = "127.0.0.1"
-CONNECTION = "here"
 OFFLINE: Mapping[str, str] = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_DISABLE_UPDATE_CHECK": "1",

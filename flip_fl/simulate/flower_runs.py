@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flip_fl.errors import FlipError
-from flip_fl.jobs.flower import details_words
+from flip_fl.jobs.flower_answers import details_words
 from flip_fl.simulate.flower_deployment import SUPERLINK_LOG, deployment
 from flip_fl.simulate.flower_job import FlowerJob
 from flip_fl.simulate.flower_link import CONNECTION, Home, SuperLink, program, start_superlink

@@ -19,7 +19,7 @@ from flip_fl.app.travel import check_modules
 from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues
-from flip_fl.nvflare.job import write_job
+from flip_fl.nvflare.job import CUSTOM, write_job
 from flip_fl.simulate.folder import RunFolder
 from flip_fl.simulate.processes import Child, descendants, engine_ending, start
 from flip_fl.values import SERVER_NAME
@@ -51,7 +51,7 @@ class NVFlare:
         values = JobValues.of(config, tuple(slots), model_id, project_id)
         job = write_job(config.app_dir, config.job_type.value, values, folder.job)
         # The number of rounds may have been given on the command line: the app's copy says what is run.
-        (job / "app" / "custom" / CONFIG_FILE).write_text(config.for_run(model_id), encoding="utf-8")
+        (job / CUSTOM / CONFIG_FILE).write_text(config.for_run(model_id), encoding="utf-8")
         command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(folder.engine)]
         command += ["-c", ",".join(slots), "-t", str(len(slots))]
         environment = scrubbed(FLIP_SETTINGS_DIR=str(folder.settings), OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -96,6 +97,8 @@ def _fill_sqlite(hub: ServedHub, rows: int, begun: datetime) -> None:
             connection.executemany(_insert(FlMetric, metric), _metric_rows(metric, models, numbers, dialect))
             connection.execute("COMMIT")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    # What the system would else write back in the middle of the measurement, and let every commit wait for.
+    os.sync()
 
 
 def _ledger_rows(models: list[Any], numbers: range, begun: datetime, dialect: Dialect) -> Iterator[tuple[Any, ...]]:

@@ -278,11 +278,8 @@ def test_a_superlink_that_never_answers_costs_no_more_than_the_time_out(tmp_path
     [
         (("not-a-uuid", "--run", "1", "--connection", "net"), "FLIP-E0102"),
         (("7f3a2b10-5c4d-4e6f-8a9b-0c1d2e3f4a5b", "--run", "x", "--connection", "net"), "FLIP-E0102"),
-        (("7f3a2b10-5c4d-4e6f-8a9b-0c1d2e3f4a5b", "--run", "1"), "FLIP-E0102"),
-        (
-            ("7f3a2b10-5c4d-4e6f-8a9b-0c1d2e3f4a5b", "--run", "1", "--connection", "net", "--engine", "nvflare"),
-            "FLIP-E0102",
-        ),
+        (("7f3a2b10-5c4d-4e6f-8a9b-0c1d2e3f4a5b", "--run", "1"), "FLIP-E0547"),
+        (("7f3a2b10-5c4d-4e6f-8a9b-0c1d2e3f4a5b", "--connection", "net"), "FLIP-E0102"),
         (("7f3a2b10-5c4d-4e6f-8a9b-0c1d2e3f4a5b", "--run", "1", "--connection", "net"), "FLIP-E0401"),
     ],
 )

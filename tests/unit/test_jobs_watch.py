@@ -27,7 +27,7 @@ from flip_fl.jobs.decide import (
     Write,
     decide,
 )
-from flip_fl.jobs.flower import details_words, read_answer
+from flip_fl.jobs.flower_answers import details_words, read_answer
 from flip_fl.values import TERMINAL_STATUSES, ModelStatus
 
 LIMITS = Limits(grace_s=20, unreachable_after_s=300, outbox_s=60)
@@ -115,16 +115,24 @@ def test_an_end_that_the_run_has_told_itself_is_never_overwritten(
 ) -> None:
     """Whatever the engine says of a process that had already told its end, the hub keeps the run's word."""
     told = None if state is None else engine(state)
-    action = decide(Situation(told, HubState(status), engine_s=1e6, known=False), LIMITS, NAMES)
+    action = decide(Situation(told, HubState(status), engine_s=1e6, hub_s=1e6, known=False), LIMITS, NAMES)
     assert isinstance(action, Finish)
     assert (action.note is not None) == (state is EngineState.STOPPED and status is ModelStatus.ERROR)
+
+
+@pytest.mark.parametrize("state", [EngineState.WAITING, EngineState.RUNNING])
+@pytest.mark.parametrize("status", sorted(TERMINAL_STATUSES))
+def test_an_end_is_looked_at_again_while_the_engine_runs_the_job(state: EngineState, status: ModelStatus) -> None:
+    """Of a model that was submitted again the hub may still tell the earlier run's end."""
+    assert isinstance(judged(state, HubState(status), hub_s=59.0), Wait)
+    assert judged(state, HubState(status), hub_s=60.0) == Finish()
 
 
 def test_a_stop_puts_right_the_error_of_a_lost_engine() -> None:
     """A bare `flwr stop` while nobody could report is no failure; the hub allows ERROR to become STOPPED."""
     assert judged(EngineState.STOPPED, LOST) == Write(ModelStatus.STOPPED, f"stopped at Flower; {NOTICED_BY}")
     assert isinstance(judged(EngineState.RUNNING, LOST, hub_s=1.0), Wait)
-    assert judged(EngineState.RUNNING, LOST, hub_s=20.0) == Finish()
+    assert judged(EngineState.RUNNING, LOST, hub_s=60.0) == Finish()
     for state in (EngineState.FAILED, EngineState.COMPLETED, EngineState.UNREACHABLE, EngineState.UNKNOWN):
         assert judged(state, LOST) == Finish()
 

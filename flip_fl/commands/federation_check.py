@@ -1,0 +1,99 @@
+"""``doctor --federation``: do the hub's slots, the kits and the running federation agree?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flip_fl.commands.answers import Check
+from flip_fl.errors import FlipError
+from flip_fl.http import HttpClient, HttpConnectionError, HttpStatusError
+from flip_fl.reporting.hub_reader import reading_client, token_refused
+from flip_fl.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from flip_fl.provision.agreement import HubSlot
+
+
+def federation(settings: ServerSettings, kits: Path) -> tuple[list[Check], list[FlipError]]:
+    """Compare the kits made in ``kits`` with the hub of ``settings`` and, where it answers, with the server.
+
+    Also the errors behind failed checks. Raises ``FlipError`` E0606 without a CA in ``kits``, E0607, E0401.
+    """
+    from flip_fl.provision import authority
+    from flip_fl.provision.agreement import Sides, compare
+
+    if not authority.exists(kits):
+        raise FlipError(
+            "E0606", folder=kits, act="compare", fix=f"give the folder that holds {authority.FOLDER}/ with --kits"
+        )
+    ledger = authority.read_ledger(kits)
+    reader = reading_client(settings)
+    try:
+        with contextlib.closing(reader), _named(settings):
+            slots = [_slot(row) for row in _get(reader, "slots")]
+            revoked, notes = _revocations(reader, ledger.federation.net)
+    except FlipError as error:
+        return [Check("hub", "fail", error.what, error.why or None, error.fix or None)], [error]
+    connected, note = _connected(kits)
+    found = compare(Sides(ledger, slots, revoked, connected), kits, datetime.now(UTC))
+    rows = [Check(each.name, each.state, each.what, each.why or None, each.fix or None) for each in found]
+    return [*rows, *notes, *([note] if note else [])], []
+
+
+def _slot(row: Any) -> HubSlot:
+    from flip_fl.provision.agreement import HubSlot
+
+    return HubSlot(str(row["slot"]), row["trust"], bool(row["retired"]))
+
+
+def _get(reader: HttpClient, *path: str) -> list[Any]:
+    found = reader.request("GET", path, route="/" + "/".join(path)).json()
+    return list(found) if isinstance(found, list) else []
+
+
+def _revocations(reader: HttpClient, net: str) -> tuple[list[str], list[Check]]:
+    try:
+        rows = reader.request("GET", ("nets", net, "revocations"), route="/nets/{net}/revocations").json()
+    except HttpStatusError as error:
+        if error.status_code != HTTPStatus.NOT_FOUND:
+            raise
+        why = "what it wants refused is not known; its retired slots are looked at"
+        return [], [
+            Check("net", "warn", f"the hub has no net called '{net}'", why, "give it the name that federation.yaml has")
+        ]
+    return [str(row["slot"]) for row in rows], []
+
+
+def _connected(kits: Path) -> tuple[list[str] | None, Check | None]:
+    """Who is connected; None and a warning where the server cannot be asked."""
+    from flip_fl.commands.job_engines import controlling_kit, engine_of
+
+    try:
+        engine = engine_of(controlling_kit(kits))
+    except FlipError as error:
+        return None, Check("connected", "warn", f"not asked: {error.what}", None, error.fix or None)
+    try:
+        return engine.sites(), None
+    except FlipError as error:
+        return None, Check("connected", "warn", f"not known: {error.what}", None, error.fix or None)
+    finally:
+        engine.close()
+
+
+@contextlib.contextmanager
+def _named(settings: ServerSettings) -> Iterator[None]:
+    try:
+        yield
+    except HttpConnectionError as error:
+        raise FlipError("E0403", url=settings.hub_url, problem=error, safe="nothing was changed") from None
+    except HttpStatusError as error:
+        if error.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise token_refused(settings, error) from None
+        suggestion = "set FLIP_API_INTERNAL_URL to the hub's base URL (it ends in /api)"
+        evidence = f"GET /slots is {error.status_code}"
+        raise FlipError("E0402", url=settings.hub_url, evidence=evidence, suggestion=suggestion) from None

@@ -1,0 +1,93 @@
+"""Jobs in a real federation made of kits: submitted, watched, aborted and submitted again, the same on both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from flip_fl.values import ModelStatus
+from tests.support.running_kits import RunningKits, running_kits
+from tests.support.runs import wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ENGINES = [
+    pytest.param("nvflare", marks=pytest.mark.xdist_group("jobs-nvflare")),
+    pytest.param("flower", marks=pytest.mark.xdist_group("jobs-flower")),
+]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def kits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKits]:
+    with running_kits(request.param, tmp_path_factory.mktemp(f"jobs-{request.param}")) as running:
+        yield running
+
+
+def test_a_job_goes_from_its_submission_to_results_in_the_store(kits: RunningKits) -> None:
+    """The whole way that a kit is for: sites by name, every round at the hub, results where they belong."""
+    model = kits.around.hub.model_id
+    done = kits.call("job", "submit", "app", "--model", str(model), "--json")
+    assert done.exit_code == 0, done.stderr + done.stdout
+    told = done.document()["data"]
+    assert (told["sites"], told["rounds"], told["already"]) == (["Trust_1", "Trust_2"], 2, False)
+    end = kits.call("job", "watch", str(model), "--every", "1", "--json")
+    assert end.exit_code == 0, end.stderr + end.stdout
+    assert end.document()["data"]["run"] == told["job"]
+    story = kits.around.hub.story()
+    assert story.status is ModelStatus.RESULTS_UPLOADED
+    assert [sorted(one.slot for one in each.updates) for each in story.rounds] == [["Trust_1", "Trust_2"]] * 2
+    assert story.results is not None
+    assert end.document()["data"]["engine_state"] == "completed"
+    (row,) = kits.call("job", "list", "--json").document()["data"]["jobs"]
+    assert (row["job"], row["state"], row["model_id"]) == (told["job"], "completed", str(model))
+    log = kits.call("job", "logs", str(model))
+    assert log.exit_code == 0, log.stderr
+    assert len(log.stdout.splitlines()) > 5
+
+
+def test_two_jobs_run_at_once_and_an_aborted_one_is_submitted_again(kits: RunningKits) -> None:
+    """A stop is the truth at the hub, hits its own job alone, and is no end for the model."""
+    first, second = kits.new_model(), kits.new_model()
+    slow = kits.app("slow", in_train="import time; time.sleep(1.0)", GLOBAL_ROUNDS=60)
+    quick = kits.app("quick", GLOBAL_ROUNDS=1)
+    job = _submitted(kits, slow, first)
+    _submitted(kits, quick, second)
+    again = kits.call("job", "submit", str(slow), "--model", str(first), "--json")
+    assert (again.exit_code, again.document()["data"]["job"], again.document()["data"]["already"]) == (0, job, True)
+    other = kits.call("job", "submit", str(quick), "--model", str(first), "--json")
+    assert (other.exit_code, other.document()["code"]) == (5, "FLIP-E0544")
+    assert kits.call("job", "watch", str(second), "--every", "1").exit_code == 0
+    assert _state(kits, job) == "running"
+    wait_for(lambda: kits.hub(first).story().status is ModelStatus.RUNNING, "the first round", 120)
+
+    refused = kits.call("job", "abort", str(first))
+    assert refused.exit_code == 2
+    assert "--yes" in refused.stderr
+    done = kits.call("job", "abort", str(first), "--reason", "wrong cohort", "--yes", "--json")
+    assert done.exit_code == 0, done.stderr + done.stdout
+    told = done.document()["data"]
+    assert (told["job"], told["state"], told["hub_told"], told["already"]) == (job, "stopped", True, False)
+    story = kits.hub(first).story()
+    assert story.status is ModelStatus.STOPPED
+    assert "wrong cohort" in str(story.reason)
+    assert kits.call("job", "watch", str(first)).exit_code == 6
+    assert kits.call("job", "abort", job, "--yes", "--json").document()["data"]["already"]
+
+    shorter = kits.app("shorter", GLOBAL_ROUNDS=1)
+    assert _submitted(kits, shorter, first) != job
+    assert kits.call("job", "watch", str(first), "--every", "1").exit_code == 0
+    assert kits.hub(first).story().status is ModelStatus.RESULTS_UPLOADED
+
+
+def _submitted(kits: RunningKits, app: Path, model: UUID) -> str:
+    done = kits.call("job", "submit", str(app), "--model", str(model), "--json")
+    assert done.exit_code == 0, done.stderr + done.stdout
+    return str(done.document()["data"]["job"])
+
+
+def _state(kits: RunningKits, job: str) -> str:
+    rows = kits.call("job", "list", "--json").document()["data"]["jobs"]
+    return next(str(row["state"]) for row in rows if row["job"] == job)

@@ -1,0 +1,109 @@
+"""A whole federation from kits: hub, object store, and the kits' own start scripts, on either engine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import UUID
+
+from flip_fl.hub import admin
+from flip_fl.simulate.hub import PROJECT, SimulatedHub
+from flip_fl.simulate.processes import Child, free_ports, start, wait_until
+from tests.support.cli import Finished, environment, flip_fl
+from tests.support.federation import SLOTS, Federation, federation
+from tests.support.runs import wait_for
+from tests.support.small_apps import write_app
+
+# What each engine's programs in a kit say when they are ready, and where they say it.
+_READY = {"nvflare": ("out.log", "Server started"), "flower": ("out.log", "the SuperLink answers sites")}
+_FOREGROUND = {"nvflare": ["startup/sub_start.sh", "--once"], "flower": ["startup/start.sh"]}
+_SETTINGS = {"nvflare": "flip.env", "flower": "{name}.env"}
+
+
+@dataclass
+class RunningKits:
+    """Kits of a server and two sites; ``around`` is the hub and the store that they report to."""
+
+    engine: str
+    folder: Path
+    around: Federation
+    database: Path
+
+    @property
+    def control(self) -> Path:
+        """The kit that jobs are submitted with."""
+        return self.folder / ("server" if self.engine == "flower" else "admin")
+
+    def call(self, *words: str, timeout_s: float = 240.0) -> Finished:
+        """``flip-fl``, in the folder above the kits."""
+        return flip_fl(*words, cwd=self.folder.parent, timeout_s=timeout_s)
+
+    def new_model(self) -> UUID:
+        """Another model of both trusts at the hub."""
+        with admin.open_session(f"sqlite:///{self.database}") as session:
+            names = [f"Simulated hospital {number}" for number in (1, 2)]
+            return admin.create_model(session, PROJECT, "another", "", trusts=names).id
+
+    def hub(self, model_id: UUID) -> SimulatedHub:
+        """The hub as it tells of this model."""
+        return replace(self.around.hub, model_id=model_id)
+
+    def app(self, name: str, **config: object) -> Path:
+        """A small app beside the kits."""
+        return write_app(self.folder.parent / name, **config)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def started(self, name: str) -> Iterator[Child]:
+        """A kit's own start script, until the block ends; a second start writes a log of its own."""
+        kit = self.folder / name
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        env = environment(PATH=path, FLIP_PYTHON=sys.executable)
+        child = start(f"the kit {name}", ["/bin/bash", *_FOREGROUND[self.engine]], kit / "out.log", cwd=kit, env=env)
+        try:
+            yield child
+        finally:
+            child.stop(20.0)
+
+    def wait_ready(self, child: Child) -> None:
+        """Return when the server's kit takes sites."""
+        name, words = _READY[self.engine]
+        log = self.folder / "server" / name
+        wait_until(child, lambda: words in log.read_text(errors="replace"), 180)
+
+    def wait_sites(self, *slots: str) -> None:
+        """Return when exactly these are connected, as whoever submits sees them."""
+        from flip_fl.commands.job_engines import controlling_kit, engine_of
+
+        engine = engine_of(controlling_kit(self.control))
+        try:
+            wait_for(lambda: engine.sites() == list(slots), f"{', '.join(slots)} are connected", 180)
+        finally:
+            engine.close()
+
+
+@contextlib.contextmanager
+def running_kits(engine: str, base: Path) -> Iterator[RunningKits]:
+    """Kits of two slots, provisioned and filled in by their documents alone, all running and connected."""
+    (port,) = free_ports(1)
+    (base / "federation.yaml").write_text(
+        f"net: oncology\nengine: {engine}\nserver: {{host: localhost, port: {port}}}\nslots: 2\n", encoding="utf-8"
+    )
+    done = flip_fl("provision", "federation.yaml", cwd=base)
+    assert done.exit_code == 0, done.stderr
+    app = write_app(base / "app")
+    with federation(base, app) as around, contextlib.ExitStack() as parts:
+        kits = RunningKits(engine, base / "kits", around, base / "run" / "hub.sqlite")
+        for name in ("server", *SLOTS):
+            target = kits.folder / name / "local" / _SETTINGS[engine].format(name=name)
+            shutil.copyfile(around.settings / f"{name}.env", target)
+        server = parts.enter_context(kits.started("server"))
+        kits.wait_ready(server)
+        for slot in SLOTS:
+            parts.enter_context(kits.started(slot))
+        kits.wait_sites(*SLOTS)
+        yield kits
