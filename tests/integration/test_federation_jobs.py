@@ -14,18 +14,22 @@ from tests.support.runs import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ENGINES = [
-    pytest.param("nvflare", marks=pytest.mark.xdist_group("jobs-nvflare")),
-    pytest.param("flower", marks=pytest.mark.xdist_group("jobs-flower")),
-]
+_NVFLARE = pytest.param("nvflare", marks=pytest.mark.xdist_group("jobs-nvflare"))
+_FLOWER = pytest.mark.xdist_group("jobs-flower")
+ENGINES = pytest.mark.parametrize("kits", [_NVFLARE, pytest.param("flower", marks=_FLOWER)], indirect=True)
+# One engine shows it in every run of the suite; the other takes minutes.
+ONE_ENGINE = pytest.mark.parametrize(
+    "kits", [_NVFLARE, pytest.param("flower", marks=[_FLOWER, pytest.mark.soak])], indirect=True
+)
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module")
 def kits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKits]:
     with running_kits(request.param, tmp_path_factory.mktemp(f"jobs-{request.param}")) as running:
         yield running
 
 
+@ENGINES
 def test_a_job_goes_from_its_submission_to_results_in_the_store(kits: RunningKits) -> None:
     """The whole way that a kit is for: sites by name, every round at the hub, results where they belong."""
     model = kits.around.hub.model_id
@@ -48,6 +52,7 @@ def test_a_job_goes_from_its_submission_to_results_in_the_store(kits: RunningKit
     assert len(log.stdout.splitlines()) > 5
 
 
+@ONE_ENGINE
 def test_two_jobs_run_at_once_and_an_aborted_one_is_submitted_again(kits: RunningKits) -> None:
     """A stop is the truth at the hub, hits its own job alone, and is no end for the model."""
     first, second = kits.new_model(), kits.new_model()
