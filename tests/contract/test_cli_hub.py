@@ -206,7 +206,7 @@ def test_a_served_hub_ends_quietly_with_ctrl_c(made: Path) -> None:
     assert child.stderr is not None
     assert child.stderr.readline().startswith("the hub in hub answers at http://127.0.0.1:")
     child.send_signal(signal.SIGINT)
-    out, errors = child.communicate(timeout=30)
+    out, errors = child.communicate(timeout=120)
     assert (child.returncode, out) == (0, "")
     assert "Traceback" not in errors
 

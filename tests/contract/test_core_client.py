@@ -124,10 +124,11 @@ def test_a_hub_that_hangs_up_or_is_not_there_is_logged_and_never_raises(
     """Nor does a hub that answers nothing at all."""
     service.script(Answer(hang_up=True))
     assert SERVER_CALLS[name](server) in (False, None)
-    absent = FLIP(
-        role="server", settings_file=settings_at(tmp_path / "x", server_values(f"http://127.0.0.1:{_unused()}"))
-    )
-    assert SERVER_CALLS[name](absent) in (False, None)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and not listening; nobody else gets it meanwhile
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        absent = FLIP(role="server", settings_file=settings_at(tmp_path / "x", server_values(address)))
+        assert SERVER_CALLS[name](absent) in (False, None)
     assert capsys.readouterr().err.count("no answer") == 2
 
 
@@ -702,9 +703,3 @@ def test_successful_calls_log_no_row_number_query_or_address(
     assert "POST /cohort/dataframe" in logged, "urllib3 logs routes at DEBUG: nothing was captured"
     for canary in (ACCESSION, QUERY, PROJECT, BODY_CANARY, HUB_KEY, TRUST_KEY, "canary-signature"):
         assert canary not in logged
-
-
-def _unused() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -55,7 +55,7 @@ def remote(strategy: Strategy, body: Body) -> None:
     thread.start()
     with here, there:
         peer.serve()
-        thread.join(10)
+        thread.join(60)
     for problem in problems:
         raise problem
 

@@ -65,7 +65,7 @@ def _hanging(job: Path, tmp_path: Path) -> tuple[subprocess.Popen[bytes], list[i
     server = subprocess.Popen(_command(job, *_options(tmp_path, "hang")), stderr=subprocess.DEVNULL)
     notes = [tmp_path / f"note-Trust_{number}" for number in (1, 2)]
     try:
-        until(lambda: all(note.exists() and note.read_text() != "" for note in notes), 60)
+        until(lambda: all(note.exists() and note.read_text() != "" for note in notes), 120)
     except AssertionError:
         server.kill()
         raise
@@ -76,7 +76,7 @@ def test_sigterm_ends_the_server_app_by_system_exit_and_the_sites_tasks_early(jo
     """A stop from outside must reach what the ServerApp does at its end, and every site."""
     server, pids = _hanging(job, tmp_path)
     server.send_signal(signal.SIGTERM)
-    assert server.wait(10) == 6
+    assert server.wait(120) == 6
     assert (tmp_path / "note").read_text() == "SystemExit 6"
     for number in (1, 2):
         assert (tmp_path / f"note-Trust_{number}").read_text().endswith("stopped")
@@ -87,7 +87,7 @@ def test_no_site_outlives_a_server_that_is_killed(job: Path, tmp_path: Path) -> 
     """kill -9 leaves nobody to tidy up; a site in the middle of its task must end all the same."""
     server, pids = _hanging(job, tmp_path)
     server.kill()
-    server.wait(10)
+    server.wait(60)
     until(lambda: all(gone(pid) for pid in pids))
     assert not (tmp_path / "note-Trust_1").read_text().endswith("stopped")
 

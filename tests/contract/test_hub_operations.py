@@ -59,9 +59,17 @@ def test_meters_count_what_happens(hub: RunningHub) -> None:
 
     def grown(name: str, **labels: str) -> float:
         key = (name, tuple(sorted(labels.items())))
-        return after[key] - before.get(key, 0)
+        return after.get(key, 0) - before.get(key, 0)
 
     route = "/api/model/{model_id}/events"
+
+    def counted() -> bool:
+        nonlocal after
+        after = _meters(hub)
+        return grown("flip_hub_request_seconds_count", method="POST", route=route) > 0
+
+    # a request is counted when its answer is out already
+    wait_until(counted)
     assert grown("flip_hub_requests_total", method="POST", route=route, status="200") == 1
     assert grown("flip_hub_request_seconds_count", method="POST", route=route) == 1
     outcomes = {name: grown("flip_hub_events_total", outcome=name) for name in ("stored", "duplicate", "refused")}

@@ -178,8 +178,8 @@ def test_an_idle_sender_keeps_its_run_from_falling_silent(hub: RunningHub, tmp_p
     outbox = Outbox(tmp_path / "outbox.sqlite")
     sender = Sender(outbox, HubClient(settings(hub.base, hub.key)), hub.world.model_id, pace=Pace(0.1, heartbeat_s=0.1))
     sender.start()
-    wait_until(lambda: _since(hub) is None, 20)
-    sender.close(5)
+    wait_until(lambda: _since(hub) is None)
+    sender.close(30)
     outbox.close()
 
 

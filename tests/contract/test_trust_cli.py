@@ -54,7 +54,7 @@ def asked(port: str | int, values: Mapping[str, str], project_id: str) -> int:
         f"http://127.0.0.1:{port}/cohort/dataframe",
         json={"encrypted_project_id": project_id, "query": "SELECT * FROM omop.cohort"},
         headers={"X-Trust-Internal-Service-Key": values["TRUST_INTERNAL_SERVICE_KEY"]},
-        timeout=30,
+        timeout=60,
     )
     assert response.status_code == 200, response.text
     return len(response.json()["age"])
@@ -89,7 +89,7 @@ def test_from_a_csv_to_an_answer(values: dict[str, str], tmp_path: Path) -> None
         assert asked(found.group(1), values, project_id) == 20
     finally:
         child.send_signal(signal.SIGINT)
-        _, rest = child.communicate(timeout=30)
+        _, rest = child.communicate(timeout=120)
     assert child.returncode == 0
     assert rest == "the trust has ended\n"
 
@@ -185,7 +185,7 @@ def test_what_will_not_be_what_one_thinks_is_said(values: dict[str, str], tmp_pa
         assert child.stderr.readline() == "TRUST_INTERNAL_SERVICE_KEY is not set: every request will be refused\n"
     finally:
         child.terminate()
-        child.communicate(timeout=30)
+        child.communicate(timeout=120)
 
 
 def test_json_answers_and_approval(values: dict[str, str], tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_the_services_are_a_process_that_tells_its_port(values: dict[str, str], 
     port_file = tmp_path / "port"
     child = _started(values, tmp_path, "--port-file", str(port_file))
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not port_file.exists():
             assert child.poll() is None
             assert time.monotonic() < deadline
@@ -276,10 +276,10 @@ def test_the_services_are_a_process_that_tells_its_port(values: dict[str, str], 
         sealed = Envelope(values["FLIP_TRUST_ENVELOPE_KEY"]).seal("Stroke")
         assert asked(port, values, sealed) == 20
         taken = _started(values, tmp_path, "--port", str(port))
-        _, error = taken.communicate(timeout=30)
+        _, error = taken.communicate(timeout=120)
         assert taken.returncode == 3
         assert error.startswith(f"error[FLIP-E0951]: the trust's services cannot listen on 127.0.0.1:{port}")
     finally:
         child.terminate()
-        _, rest = child.communicate(timeout=30)
+        _, rest = child.communicate(timeout=120)
     assert (child.returncode, rest) == (0, "")

@@ -20,9 +20,10 @@ from flip_fl.provision import authority, make
 from flip_fl.provision.certificates import Holder, certificate_pem, issue, private_openssh
 from flip_fl.provision.project import load_federation
 from flip_fl.simulate.flower_link import Home, program
-from flip_fl.simulate.processes import Child, free_ports, start, wait_until
+from flip_fl.simulate.processes import Child, start, wait_until
 from tests.support.cli import flip_fl
 from tests.support.flower_deployment import eventually, write_app
+from tests.support.ports import later_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("flower_kits")]
 
@@ -90,7 +91,7 @@ def _script(kit: Path, name: str) -> subprocess.CompletedProcess[str]:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kits]:
     """Kits for three slots, of which the server and Trust_1 and Trust_2 run."""
     base = tmp_path_factory.mktemp("flower-kits")
-    (port,) = free_ports(1)
+    port = later_port()
     (base / "federation.yaml").write_text(
         f"net: oncology\nengine: flower\nserver:\n  host: localhost\n  port: {port}\nslots: 3\n", encoding="utf-8"
     )
@@ -160,7 +161,7 @@ def test_a_key_without_this_federations_certificate_is_kept_out(running: Kits, t
     key.write_bytes(private_openssh(stranger.key))
     words = [program("flower-supernode"), "--superlink", f"localhost:{running.port}", "--root-certificates"]
     words += [str(running.folder / "Trust_1" / "startup" / "rootCA.pem"), "--auth-supernode-private-key", str(key)]
-    (port,) = free_ports(1)
+    port = later_port()
     home = Home.make(tmp_path / "home")
     listening = ["--host", "127.0.0.1", "--port", str(port)]
     child = start("a stranger", [*words, *listening], tmp_path / "log", env=home.environment)

@@ -17,6 +17,7 @@ from flip_fl.hub.roles import Role
 from flip_fl.hub.routes import live
 from tests.integration.test_dashboard_browser import NAMELESS, axe_violations
 from tests.support.browser import Browser, chromium
+from tests.support.ports import later_port
 from tests.support.watched import WatchedHub, WatchedRun, hub_with_pages, watched_hub
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chromium")]
@@ -140,7 +141,7 @@ def test_a_site_that_falls_silent_is_named(browser: Browser, hub: WatchedHub) ->
     for slot in ("Trust_1", "Trust_2", "Trust_3", "Trust_5"):
         run.returned(slot, 4)
     browser.visit(run.page)
-    browser.wait("document.querySelector('.stall')", timeout=5)
+    browser.wait("document.querySelector('.stall')")
     assert _text(browser, ".stall").startswith("No news from BARTS for 3 min")
     assert "(usual round" in _text(browser, ".stall")
     assert _text(browser, ".state .line b") == "Training"
@@ -148,7 +149,7 @@ def test_a_site_that_falls_silent_is_named(browser: Browser, hub: WatchedHub) ->
     before = browser.js("[document.querySelector('.stall').textContent, 0][0]")
     asked = len(browser.requests)
     time.sleep(2.2)
-    assert _text(browser, ".stall") != before
+    browser.wait(f"document.querySelector('.stall').textContent !== {json.dumps(before)}")
     assert len(browser.requests) == asked
 
 
@@ -161,12 +162,12 @@ def address(_sqlite_template: Path, tmp_path: Path) -> str:
 
 def test_a_page_catches_up_after_the_hub_was_away(browser: Browser, address: str) -> None:
     """It says since when it is not connected, and afterwards shows every row once."""
-    with hub_with_pages(address) as first:
+    port = later_port()
+    with hub_with_pages(address, port) as first:
         first.log_in(browser)
         run = _under_way(first, "away")
         browser.visit(run.page)
         browser.wait("document.querySelector('.link').textContent === 'Live'")
-        port = urlsplit(first.pages).port or 0
     browser.wait("!document.querySelector('.banner').hidden")
     told = _text(browser, ".banner")
     assert told.startswith("Not connected since ")
@@ -381,8 +382,9 @@ def test_each_site_says_when_it_was_heard_of(browser: Browser, hub: WatchedHub) 
     assert all(datetime.fromisoformat(title).utcoffset() == timedelta(0) for title in titles)
     asked = len(browser.requests)
     time.sleep(2.2)
-    assert all(a != b for a, b in zip(before, browser.js(cells), strict=True) if a.endswith(" s ago"))
-    assert browser.js(cells) != before
+    told = f"{cells}.map((text, k) => [text, {json.dumps(before)}[k]])"
+    browser.wait(f"{told}.every(([now, then]) => now !== then || !then.endsWith(' s ago'))")
+    browser.wait(f"{told}.some(([now, then]) => now !== then)")
     assert len(browser.requests) == asked
 
 

@@ -31,7 +31,7 @@ def _start(settings: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def _wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 60) -> int:
+def _wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> int:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, process.communicate()
@@ -57,9 +57,9 @@ def test_it_serves_on_loopback_alone_and_leaves_in_order(database_url: str, tmp_
     try:
         port = _wait_for(tmp_path / "port", process)
         base = f"http://127.0.0.1:{port}/api"
-        assert requests.get(f"{base}/health", timeout=10).json()["service"] == "flip-hub"
+        assert requests.get(f"{base}/health", timeout=60).json()["service"] == "flip-hub"
         response = requests.put(
-            f"{base}/model/{model.id}/status/RUNNING", headers={"X-Internal-Service-Key": key}, timeout=10
+            f"{base}/model/{model.id}/status/RUNNING", headers={"X-Internal-Service-Key": key}, timeout=60
         )
         assert response.status_code == 200
         own = socket.gethostbyname(socket.gethostname())
@@ -68,7 +68,7 @@ def test_it_serves_on_loopback_alone_and_leaves_in_order(database_url: str, tmp_
                 probe.settimeout(2)
                 assert probe.connect_ex((own, port)) != 0
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert (process.returncode, out, err) == (0, "", "")
@@ -93,7 +93,7 @@ def test_a_hub_with_the_rule_ends_a_silent_run_by_itself(database_url: str, tmp_
     try:
         _wait_for(tmp_path / "port", process)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert f"model {model.id} was ended as failed" in err

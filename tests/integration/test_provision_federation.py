@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from flip_fl.provision.nvflare import ADMIN_NAME
 from flip_fl.values import ModelStatus
 from tests.support.cli import environment, flip_fl
 from tests.support.federation import federation
+from tests.support.ports import later_port
 from tests.support.runs import wait_for
 from tests.support.small_apps import write_app
 
@@ -119,17 +119,11 @@ def started(kit: Path) -> Iterator[Path]:
             process.wait(20)
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def provision(folder: Path) -> Path:
     """Kits of a server and two sites, the second one added later."""
     (folder / "federation.yaml").write_text(
         "net: at-work\nengine: nvflare\n"
-        f"server: {{host: localhost, port: {free_port()}, other_hosts: [127.0.0.1]}}\nslots: 1\n",
+        f"server: {{host: localhost, port: {later_port()}, other_hosts: [127.0.0.1]}}\nslots: 1\n",
         encoding="utf-8",
     )
     assert flip_fl("provision", "federation.yaml", cwd=folder).exit_code == 0

@@ -47,7 +47,7 @@ class Browser:
         """Show a page of a server at ``width`` CSS pixels; waits until it says that it is ``ready``."""
         self._go(url, f"document.documentElement?.dataset.ready === {json.dumps(ready)}", width, height, dark)
 
-    def wait(self, expression: str, timeout: float = 20.0) -> None:
+    def wait(self, expression: str, timeout: float = 60.0) -> None:
         """Until ``expression`` is truthy in the page. Raises ``PageError`` after ``timeout`` seconds.
 
         Playwright's own ``wait_for_function`` is a string that the page makes code of: the hub's policy forbids that.

@@ -146,5 +146,5 @@ def served_hub(root: Path) -> Iterator[ServedHub]:
         yield ServedHub(root, int(found.group(1)), made["data"]["service_key"], reader["data"]["token"])
     finally:
         child.terminate()
-        _, rest = child.communicate(timeout=30)
+        _, rest = child.communicate(timeout=120)
     assert child.returncode == 0, rest

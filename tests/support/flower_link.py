@@ -7,6 +7,7 @@ memory, whose messages and replies are flwr's own and cross a real serialisation
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -43,12 +44,17 @@ QUICK = Patience(start_timeout_s=0.3, phase_timeout_s=5.0, poll_s=0.01)
 
 @dataclass
 class Delivery:
-    """A reply that is there ``after_s`` seconds after its message; ``stray`` comes with whatever is asked for."""
+    """A reply that is there ``after_s`` seconds after its message; ``stray`` comes with whatever is asked for.
+
+    With ``when_asked_again`` it is there when its node gets another message, however long that takes.
+    """
 
     message: Message
     after_s: float = 0.0
     stray: bool = False
+    when_asked_again: bool = False
     due: float = field(default=0.0, init=False)
+    name: str = field(default="", init=False)
 
 
 Answer = Callable[[str, Message], Sequence[Delivery] | Message | None]
@@ -140,9 +146,16 @@ class ScriptedLink(Grid):
         return replies
 
     def _answer(self, name: str, message: Message) -> None:
+        overtaken = [each for each in self._queue if each.when_asked_again and each.name == name]
+        for each in overtaken:
+            # behind what others have answered meanwhile
+            self._queue.remove(each)
+            self._queue.append(each)
+            each.due = 0.0
         given = self.answers.get(name, self._default)(name, message)
         for each in [Delivery(given)] if isinstance(given, Message) else given or ():
-            each.due = time.monotonic() + each.after_s
+            each.name = name
+            each.due = math.inf if each.when_asked_again else time.monotonic() + each.after_s
             number_message(each.message)
             self._queue.append(each)
 
@@ -201,6 +214,17 @@ def late(after_s: float, answer: Answer = good) -> Answer:
         found = answer(name, message)
         assert isinstance(found, Message)
         return [Delivery(found, after_s)]
+
+    return answers
+
+
+def overtaken(answer: Answer = good) -> Answer:
+    """``answer``, but only when the site is asked the next time: for a phase that is to give it up."""
+
+    def answers(name: str, message: Message) -> Sequence[Delivery]:
+        found = answer(name, message)
+        assert isinstance(found, Message)
+        return [Delivery(found, when_asked_again=True)]
 
     return answers
 

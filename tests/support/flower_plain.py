@@ -171,7 +171,7 @@ def write_plain_job(folder: Path) -> Path:
     return folder
 
 
-def until(done: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def until(done: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait for ``done``. Raises ``AssertionError`` when the time is over."""
     deadline = time.monotonic() + timeout_s
     while not done():

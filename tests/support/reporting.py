@@ -68,7 +68,7 @@ def put_together(box: Outbox, *items: wire.MetricItem) -> list[bytes]:
     return [item.id.bytes for item in items]
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0, what: str = "it") -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0, what: str = "it") -> None:
     """Poll until ``condition`` holds; fails the test after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while not condition():

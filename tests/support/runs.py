@@ -122,8 +122,8 @@ def site_processes(out: Path, slot: str) -> set[int]:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Command lines of the processes that a run in ``folder`` has left behind, after some seconds' patience."""
-    deadline = time.monotonic() + 10
+    """Command lines of the processes that a run in ``folder`` has left behind, after some patience."""
+    deadline = time.monotonic() + 60
     while (found := processes_in(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return [str(process) for process in found]
@@ -156,7 +156,7 @@ class Trouble:
         if progress.stage == "start" and self._thread.ident is None:
             self._thread.start()
 
-    def end(self, timeout_s: float = 60.0) -> None:
+    def end(self, timeout_s: float = 120.0) -> None:
         self._thread.join(timeout_s)
         assert not self._thread.is_alive(), "the trouble did not come to its end"
         if self._error is not None:

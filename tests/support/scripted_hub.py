@@ -68,7 +68,9 @@ class ScriptedHub:
         self._ids: set[str] = set()
         self._lock = threading.Lock()
         self._released = threading.Event()
-        self._port = 0
+        # Bound, never listening: nobody else gets the port while the hub is down, and callers are refused.
+        self._reserved = _bound(0)
+        self._port = int(self._reserved.getsockname()[1])
         self._httpd: ThreadingHTTPServer | None = None
 
     @property
@@ -84,15 +86,12 @@ class ScriptedHub:
         return [row for row in self.stored if row["kind"] == kind]
 
     def up(self) -> None:
-        """Listen; always on the same port once it was chosen."""
+        """Listen; always on the same port."""
         if self._httpd is not None:
             return
         self._released.clear()
-        ThreadingHTTPServer.allow_reuse_address = True
-        httpd = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self))
-        httpd.daemon_threads = True
-        httpd.block_on_close = False
-        self._httpd, self._port = httpd, httpd.server_address[1]
+        httpd = _Server(("127.0.0.1", self._port), _handler(self))
+        self._httpd = httpd
         threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
 
     def down(self) -> None:
@@ -102,6 +101,11 @@ class ScriptedHub:
             self._released.set()
             httpd.shutdown()
             httpd.server_close()
+
+    def close(self) -> None:
+        """Be down for good, and leave the port to others."""
+        self.down()
+        self._reserved.close()
 
     def next_fault(self) -> Fault | None:
         with self._lock:
@@ -159,6 +163,21 @@ class ScriptedHub:
             return 422, {"detail": "trust and log are required"}
         self.keep(name, {"id": name, "kind": "event" if "event_type" in body else "log", **body})
         return 200, {"detail": "Created"}
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket bound to ``port`` of loopback that lets another one of ours be bound there, too."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("127.0.0.1", port))
+    return made
+
+
+class _Server(ThreadingHTTPServer):
+    allow_reuse_address = False
+    allow_reuse_port = True
+    daemon_threads = True
+    block_on_close = False
 
 
 def _handler(hub: ScriptedHub) -> type[BaseHTTPRequestHandler]:
@@ -263,7 +282,7 @@ def scripted_hub() -> Iterator[ScriptedHub]:
     try:
         yield hub
     finally:
-        hub.down()
+        hub.close()
 
 
 @contextmanager

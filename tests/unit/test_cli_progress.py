@@ -41,7 +41,7 @@ def test_silence_in_a_pipe_is_broken_with_who_is_awaited_and_for_how_long() -> N
         said = len(stream.getvalue().splitlines())
         while stream.getvalue().count("\n") < said + 2:
             time.sleep(0.01)
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 60
     later = stream.getvalue().splitlines()[said:]
     assert all(text.startswith("train, round 4/20, 3 of 5 in, waiting Trust_4 ") for text in later)
     seconds = [int(text.split()[-2]) for text in later]
@@ -77,5 +77,6 @@ def test_a_terminal_is_redrawn_at_most_four_times_a_second() -> None:
         while time.monotonic() - begun < 1.0:
             display(_train(1, int(time.monotonic() * 1000) % 5))
             time.sleep(0.001)
+    seconds = time.monotonic() - begun
     # One drawing at the start and one at the end come on top of four a second.
-    assert stream.getvalue().count("train, round 1/20") <= 7
+    assert stream.getvalue().count("train, round 1/20") <= 3 + 4 * seconds

@@ -93,10 +93,10 @@ def test_no_answer_is_told_apart_by_whether_anything_was_sent(service: Recording
         HttpClient(service.url).request("POST", ("x",), route="/x", json={})
     assert caught.value.sent is True
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind(("127.0.0.1", 0))  # and not listening: nobody answers there, and nobody else gets it meanwhile
         port = free.getsockname()[1]
-    with pytest.raises(HttpConnectionError) as caught:
-        HttpClient(f"http://127.0.0.1:{port}").request("POST", ("x",), route="/x", json={})
+        with pytest.raises(HttpConnectionError) as caught:
+            HttpClient(f"http://127.0.0.1:{port}").request("POST", ("x",), route="/x", json={})
     assert caught.value.sent is False
     assert str(port) not in str(caught.value)
     assert isinstance(caught.value, requests.ConnectionError)
@@ -288,7 +288,7 @@ def test_while_the_service_works_something_else_can_be_done(service: RecordingSe
     service.script(Answer(wait=gate))
 
     def meanwhile() -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not service.requests and time.monotonic() < deadline:
             time.sleep(0.01)
         seen.append(service.only.json)

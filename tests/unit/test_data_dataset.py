@@ -422,7 +422,7 @@ def test_a_split_waits_for_nothing(root: Path) -> None:
     """Who is where is decided by the cohort: training may begin with the first study."""
     cohort = nifti_studies(root, 6)
     gate = threading.Event()
-    studies = studies_of(root, cohort, hold=lambda name: gate.wait(20))
+    studies = studies_of(root, cohort, hold=lambda name: gate.wait(60))
     data = studies.dataset(IMAGE)
     train, test = data.readable().split(fractions=(0.5, 0.5))
     assert studies.settled == 0
@@ -549,7 +549,7 @@ def test_the_first_item_is_there_with_the_first_study(root: Path) -> None:
     """Ten thousand studies take a while to come; training begins with the first batch."""
     cohort = nifti_studies(root, 6)
     gates = {name: threading.Event() for name in cohort["accession_id"]}
-    studies = studies_of(root, cohort, hold=lambda name: gates[name].wait(20))
+    studies = studies_of(root, cohort, hold=lambda name: gates[name].wait(60))
     data = studies.dataset(IMAGE, target="age")
     stream = data.arriving()
     assert isinstance(stream, IterableDataset)
@@ -604,7 +604,7 @@ def test_a_worker_forked_while_studies_come_does_not_hang(root: Path) -> None:
     """A loader in plain order forks before it asks how many items there are."""
     cohort = nifti_studies(root, 4)
     gate = threading.Event()
-    studies = studies_of(root, cohort, hold=lambda name: gate.wait(20))
+    studies = studies_of(root, cohort, hold=lambda name: gate.wait(60))
     data = studies.dataset(IMAGE)
     timer = threading.Timer(1.0, gate.set)
     timer.start()

@@ -279,7 +279,7 @@ def test_a_long_training_sees_a_stop(way: str, trust: Callable[..., Path], tmp_p
     began = time.monotonic()
     reply = ask(client, at=context({"slot": "Trust_1", STOP_FILE: str(tmp_path / "stop")}, run_id=78))
     stopping.join()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # all of it takes 20 s
     assert reply.error.code == ABORTED
     report = get_report(reply)
     assert (report.aborted, report.failure, report.made or 0) == (True, None, len(report.items))

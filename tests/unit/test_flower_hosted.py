@@ -104,7 +104,7 @@ def talk() -> Iterator[Talk]:
     for end in ends:
         end.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
 
 
 def test_a_question_may_be_asked_while_another_one_is_answered(talk: Talk) -> None:

@@ -31,7 +31,7 @@ def watch_an_abort(reporter: FlipReporter) -> None:
     watcher = threading.Thread(target=reporter._watch, args=(None, signal))
     watcher.start()
     signal.trigger(True)
-    watcher.join(10)
+    watcher.join(60)
     assert not watcher.is_alive()
 
 
