@@ -58,7 +58,7 @@ class Downloads:
             self._missing(study)
         for name, found in wanted.items():
             if not _is_there(f"{target}/{name}", found):
-                self._bring(f"{study}/{name}", net, accession_id, name)
+                self._bring(f"{study}/{name}", net, accession_id, name, found)
         return Path(target)
 
     def _types_of(self, study: str) -> list[str]:
@@ -78,15 +78,22 @@ class Downloads:
         os.stat(self._archive)
         raise refusal.no_study()
 
-    def _bring(self, source: str, net: str, accession_id: str, name: str) -> None:
+    def _bring(self, source: str, net: str, accession_id: str, name: str, found: Listing | None) -> None:
         target = f"{self._root}/{net}/{accession_id}/{name}"
-        with self._locks[hash(target) % _LOCKS]:
+        lock = self._locks[hash(target) % _LOCKS]
+        # Who had to wait may find it there.
+        waited = not lock.acquire(blocking=False)
+        if waited:
+            lock.acquire()
+        try:
             for attempt in range(_ATTEMPTS):
-                found = files.listing(source)
-                if not found:
-                    raise refusal.no_data()
-                if _is_there(target, found):
-                    return
+                if waited or attempt:
+                    found = files.listing(source)
+                    if not found:
+                        raise refusal.no_data()
+                    if _is_there(target, found):
+                        return
+                assert found is not None
                 with files.draft(self._partial) as fresh:
                     try:
                         files.copy_tree(source, fresh, found)
@@ -97,6 +104,8 @@ class Downloads:
                     else:
                         self._place(fresh, net, accession_id, name)
                         return
+        finally:
+            lock.release()
 
     def _place(self, fresh: Path, net: str, accession_id: str, name: str) -> None:
         for attempt in range(_PLACINGS):

@@ -17,6 +17,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A reader that would wait for a writer (a pipe) is refused instead.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _STALE_S = 3600.0
+_BLOCK_BYTES = 1 << 20
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 # Path below the folder → (size in bytes, time of the last change in ns since 1970).
@@ -123,7 +124,8 @@ def draft(partial: Path) -> Iterator[Path]:
     try:
         yield Path(folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.path.lexists(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(partial: Path) -> None:
@@ -146,9 +148,23 @@ def copy_tree(source: str, target: Path, files: Listing) -> None:
         if folder not in made:
             (target / folder).mkdir(parents=True, exist_ok=True)
             made.add(folder)
-        copy = f"{target}/{name}"
-        shutil.copyfile(f"{source}/{name}", copy, follow_symlinks=False)
-        os.utime(copy, ns=(mtime_ns, mtime_ns))
+        _copy_file(f"{source}/{name}", f"{target}/{name}", mtime_ns)
+
+
+def _copy_file(source: str, target: str, mtime_ns: int) -> None:
+    """The standard library's own copy looks at either file several times more, which takes longer than a small one."""
+    taken = os.open(source, _FILE)
+    try:
+        made = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            while block := memoryview(os.read(taken, _BLOCK_BYTES)):
+                while block:
+                    block = block[os.write(made, block) :]
+            os.utime(made, ns=(mtime_ns, mtime_ns))
+        finally:
+            os.close(made)
+    finally:
+        os.close(taken)
 
 
 def put_in_place(fresh: Path, folder: int, name: str) -> None:
