@@ -556,11 +556,12 @@ def test_close_interrupts_every_wait(box: Outbox, hub: ScriptedHub) -> None:
 
 def test_the_last_second_belongs_to_the_end_of_the_run(box: Outbox, hub: ScriptedHub) -> None:
     """A backlog that does not fit into the closing time must not keep the net busy: the terminal status goes."""
-    hub.always = Fault("slow", seconds=0.1)
-    put(box, *burst(16_000), status(ModelStatus.RESULTS_UPLOADED))
+    # Sixteen batches are more than fits, and one is little of the last second, also on a busy machine.
+    hub.always = Fault("slow", seconds=0.2)
+    put(box, *burst(8_000), status(ModelStatus.RESULTS_UPLOADED))
     with sending(box, hub) as sender:
         _, took = close_time(sender, 2.5)
-    assert took < 10
+    assert took < 30  # 2.5 s, and what a busy disk takes
     wait_until(lambda: hub.of_kind("status") != [], what="the end")
     assert [row["status"] for row in hub.of_kind("status")] == ["RESULTS_UPLOADED"]
     assert not box.is_empty()
