@@ -116,7 +116,7 @@ class ClientSettings(RoleSettings):
     images_dir: Path = Field(alias="IMAGES_DIR")
     state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
     read_timeout_s: Annotated[float, Field(gt=0)] = Field(600.0, alias="FLIP_TRUST_READ_TIMEOUT_S")
-    in_flight: Annotated[int, Field(ge=1, le=256)] = Field(64, alias="FLIP_TRUST_IN_FLIGHT")
+    in_flight: Annotated[int, Field(ge=1, le=256)] = Field(48, alias="FLIP_TRUST_IN_FLIGHT")
 
 
 class DevSettings(RoleSettings):

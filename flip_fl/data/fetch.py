@@ -17,6 +17,9 @@ LOOK_S = 0.1
 # A thread looks for so many before it tells of them: being told costs as much as looking. More threads than that would
 # mostly wait for each other.
 LOOKS_AT_ONCE, LOOKERS = 16, 8
+# So many begin; each answer lets one more begin. A service is not met by all at once, nor is whoever waits for the
+# first answer kept from it by the threads that wait for the others.
+FIRST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class _Answers(Generic[K, V]):
 
 
 class SideBySide(Generic[K, V]):
-    """Calls ``ask(key)`` for every key, ``workers`` of them at once, from ``start`` on; not for those that ``look``
-    already gives an answer for (None: it has none), which takes no time worth telling.
+    """Calls ``ask(key)`` for every key, at most ``workers`` of them at once, from ``start`` on; not for those that
+    ``look`` already gives an answer for (None: it has none), which takes no time worth telling.
 
     The threads are daemons: one that still waits for a service never holds up the end of the process. ``stop`` lets no
     further call begin and sets ``stopped``, which long waits inside ``ask`` should look at.
@@ -47,6 +50,7 @@ class SideBySide(Generic[K, V]):
         self._ask = ask
         self._look = look
         self._workers = min(workers, len(keys))
+        self._started = 0
         self._left = len(keys)
         self._unlooked = iter(keys)
         self._unknown: deque[K] = deque()
@@ -56,8 +60,8 @@ class SideBySide(Generic[K, V]):
         self._taken: deque[tuple[K, V]] = deque()
 
     def start(self) -> None:
-        for number in range(self._workers):
-            threading.Thread(target=self._work, name=f"flip-fetch-{number}", daemon=True).start()
+        for _ in range(min(FIRST_WORKERS, self._workers)):
+            self._one_more()
 
     def stop(self) -> None:
         self.stopped.set()
@@ -90,8 +94,17 @@ class SideBySide(Generic[K, V]):
         try:
             while (key := self._next()) is not None:
                 self._answers.put(_Answers([(key, self._ask(key))]))
+                self._one_more()
         except BaseException as error:
             self._answers.put(_Answers(error=error))
+
+    def _one_more(self) -> None:
+        with self._changed:
+            if self._started == self._workers:
+                return
+            self._started += 1
+            name = f"flip-fetch-{self._started}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _next(self) -> K | None:
         """A key that must be asked for; None when there is none any more."""

@@ -155,7 +155,7 @@ def test_the_engines_deliver_the_same_files(runs: dict[str, RunOutcome]) -> None
         assert one == other
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [pytest.param("nvflare", marks=pytest.mark.soak), "flower"])
 def test_an_evaluation_of_which_nothing_came_is_an_error_with_its_reasons(engine: str, tmp_path: Path) -> None:
     """A missing checkpoint, and a model that fails at every site, are no success with an empty file."""
     models = {"lost": {"checkpoint": "lost.pt"}, "linear": {"checkpoint": "linear.pt"}}

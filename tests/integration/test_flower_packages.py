@@ -125,7 +125,7 @@ def test_an_evaluation_package_is_evaluated_model_by_model(tmp_path: Path) -> No
 
 
 @pytest.mark.xdist_group("flower_packages")
-@pytest.mark.parametrize("runtime", ["in-process", "ray"])
+@pytest.mark.parametrize("runtime", ["in-process", pytest.param("ray", marks=pytest.mark.soak)])
 def test_flowers_hello_world_runs_with_model_and_data_exchanged(runtime: str, tmp_path: Path) -> None:
     """What ``flwr new`` makes for PyTorch, with config.json and models.py, is a run of FLIP (ray: by ``flwr run``)."""
     app = write_quickstart(tmp_path / "quickstart")

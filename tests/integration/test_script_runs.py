@@ -141,7 +141,9 @@ class _Watch:
         return False
 
 
-@pytest.mark.parametrize("where", ["at_import", pytest.param("in_train", marks=pytest.mark.soak), "in_validate"])
+@pytest.mark.parametrize(
+    "where", ["at_import", *(pytest.param(where, marks=pytest.mark.soak) for where in ("in_train", "in_validate"))]
+)
 def test_an_exception_is_at_the_hub_within_seconds(where: str, tmp_path: Path) -> None:
     """A raise at import, in training, in validation: file, line and text at the hub within 3 s; it is the reason.
 
