@@ -546,7 +546,7 @@ _ENTRIES = (
         ExitCode.UNREACHABLE,
         "no answer from {server}: {problem}",
         "the kit {kit} says where it is",
-        "start it, or look at the address: flip-fl kit verify {kit}",
+        "start it, or see what keeps this kit from it: flip-fl kit verify {kit} --connect",
         "NVFLARE is asked with the administrator's kit, from anywhere; Flower with the server's, on its own machine.",
         retryable=True,
     ),

@@ -83,9 +83,10 @@ def doctor(
         done += asked
     if federation:
         from flip_fl.commands.federation_check import federation as compare
+        from flip_fl.commands.federation_check import settings_file
         from flip_fl.commands.origins import server_settings
 
-        compared, more = compare(server_settings(settings), kits)
+        compared, more = compare(server_settings(file or settings_file(kits)), kits)
         done += compared
         errors = [*errors, *more]
     answer = DoctorAnswer(checks=done, settings=origins.table() if config else [], outboxes=rows)

@@ -45,6 +45,16 @@ def federation(settings: ServerSettings, kits: Path) -> tuple[list[Check], list[
     return [*rows, *notes, *([note] if note else [])], []
 
 
+def settings_file(kits: Path) -> Path | None:
+    """The FL server's settings that lie in its kit, if it is in ``kits``."""
+    from flip_fl.commands.job_engines import controlling_kit, settings_in
+
+    try:
+        return settings_in(controlling_kit(kits))
+    except FlipError:
+        return None
+
+
 def _slot(row: Any) -> HubSlot:
     from flip_fl.provision.agreement import HubSlot
 
@@ -62,7 +72,7 @@ def _revocations(reader: HttpClient, net: str) -> tuple[list[str], list[Check]]:
     except HttpStatusError as error:
         if error.status_code != HTTPStatus.NOT_FOUND:
             raise
-        why = "what it wants refused is not known; its retired slots are looked at"
+        why = "its retired slots alone say what it wants refused"
         return [], [
             Check("net", "warn", f"the hub has no net called '{net}'", why, "give it the name that federation.yaml has")
         ]

@@ -79,9 +79,10 @@ def _certificate(which: Path) -> tuple[Certificate, Path]:
     file = read_kit(which).certificate_file if which.is_dir() or role_of(which) else which
     try:
         return load_certificate(file), file
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        problem = "there is nothing" if isinstance(error, FileNotFoundError) else "it is no PEM certificate"
         suggestion = "give a kit's folder, or the certificate that its holder sent"
-        raise FlipError("E0610", path=file, problem="it is no PEM certificate", suggestion=suggestion) from None
+        raise FlipError("E0610", path=file, problem=problem, suggestion=suggestion) from None
 
 
 def _checked(ca: Authority, old: Certificate, which: Path) -> Issued:

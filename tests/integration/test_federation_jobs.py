@@ -7,8 +7,12 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from dotenv import dotenv_values
 
+from flip_fl.hub.roles import Role
+from flip_fl.settings import write_settings_file
 from flip_fl.values import ModelStatus
+from tests.support.cli import flip_fl
 from tests.support.running_kits import RunningKits, running_kits
 from tests.support.runs import wait_for
 
@@ -85,6 +89,29 @@ def test_two_jobs_run_at_once_and_an_aborted_one_is_submitted_again(kits: Runnin
     assert _submitted(kits, shorter, first) != job
     assert kits.call("job", "watch", str(first), "--every", "1").exit_code == 0
     assert kits.hub(first).story().status is ModelStatus.RESULTS_UPLOADED
+
+
+@ENGINES
+def test_hub_kits_and_server_agree_and_a_kit_reaches_its_own_server_alone(kits: RunningKits, tmp_path: Path) -> None:
+    """Who sets a federation up sees in two commands that all sides fit, and a kit of another one that it does not."""
+    own = {"FLIP_HUB_TOKEN": kits.token(Role.OPERATOR), "LOCAL_DEV": "false"}
+    settings = {**dotenv_values(kits.around.settings / "server.env"), **own}
+    file = tmp_path / "server.env"
+    write_settings_file(file, {name: str(value) for name, value in settings.items()})
+    done = kits.call("doctor", "--federation", "--settings", str(file), "--json")
+    assert done.exit_code == 0, done.stdout
+    rows = {row["name"]: row for row in done.document()["data"]["checks"]}
+    assert (rows["slots"]["state"], rows["connected"]["what"]) == ("ok", "Trust_1, Trust_2")
+    reached = kits.call("kit", "verify", "kits/Trust_1", "--connect")
+    assert reached.exit_code == 0, reached.stdout
+    assert f"ok    server           localhost:{kits.port} answers" in reached.stdout
+    other = flip_fl("provision", "-n", "1", "--engine", kits.engine, cwd=tmp_path)
+    assert other.exit_code == 0, other.stderr
+    record = tmp_path / "kits/Trust_1/kit.json"
+    record.write_text(record.read_text().replace('"port": 8002', f'"port": {kits.port}'))
+    strange = flip_fl("kit", "verify", "kits/Trust_1", "--connect", cwd=tmp_path)
+    assert strange.exit_code == 3
+    assert "its certificate is another CA's" in strange.stderr
 
 
 def _submitted(kits: RunningKits, app: Path, model: UUID) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from flip_fl.hub import admin
+from flip_fl.hub import admin, tokens
+from flip_fl.hub.roles import Role
 from flip_fl.simulate.hub import PROJECT, SimulatedHub
 from flip_fl.simulate.processes import Child, free_ports, start, wait_until
 from tests.support.cli import Finished, environment, flip_fl
@@ -33,6 +34,7 @@ class RunningKits:
     folder: Path
     around: Federation
     database: Path
+    port: int
 
     @property
     def control(self) -> Path:
@@ -48,6 +50,11 @@ class RunningKits:
         with admin.open_session(f"sqlite:///{self.database}") as session:
             names = [f"Simulated hospital {number}" for number in (1, 2)]
             return admin.create_model(session, PROJECT, "another", "", trusts=names).id
+
+    def token(self, role: Role) -> str:
+        """A new login token for the hub."""
+        with admin.open_session(f"sqlite:///{self.database}") as session:
+            return tokens.issue(session, f"a {role.value}", role).secret
 
     def hub(self, model_id: UUID) -> SimulatedHub:
         """The hub as it tells of this model."""
@@ -97,7 +104,7 @@ def running_kits(engine: str, base: Path) -> Iterator[RunningKits]:
     assert done.exit_code == 0, done.stderr
     app = write_app(base / "app")
     with federation(base, app) as around, contextlib.ExitStack() as parts:
-        kits = RunningKits(engine, base / "kits", around, base / "run" / "hub.sqlite")
+        kits = RunningKits(engine, base / "kits", around, base / "run" / "hub.sqlite", port)
         for name in ("server", *SLOTS):
             target = kits.folder / name / "local" / _SETTINGS[engine].format(name=name)
             shutil.copyfile(around.settings / f"{name}.env", target)
