@@ -216,6 +216,11 @@ def is_dev(file: Path | None = None, *, local_dev: bool | None = None) -> bool:
     return True
 
 
+def says_dev(file: Path | None = None) -> bool:
+    """Whether ``LOCAL_DEV=true`` was said, and development is not only what nothing contradicts."""
+    return load(_Mode, file).local_dev is True
+
+
 def load_server(file: Path | None = None) -> ServerSettings | None:
     """The FL server's settings, or None in development without a hub.
 

@@ -27,6 +27,7 @@ FLOWER_PACKAGE = "app"
 _NEUTRAL = {"trainer.py": "train", "evaluator.py": "evaluate", "validator.py": "validate"}
 _EXECUTOR_NAMES = frozenset({"FLIP_TRAINER", "FLIP_VALIDATOR", "FLIP_EVALUATOR"})
 _EXECUTOR_BASES = frozenset({"Executor", "ClientAlgo", "Learner", "ModelLearner"})
+_PROJECT_OPTIONS = ("--project_id", "--project-id")
 _ASKS_WHETHER_TO_VALIDATE = frozenset({"is_evaluate", "get_task_name"})
 
 
@@ -63,6 +64,16 @@ class Form:
     def validates(self) -> bool:
         """Whether a Client-API script asks which task it has: one that does not would train on a model to validate."""
         return any(_uses(tree, _ASKS_WHETHER_TO_VALIDATE) for tree in self._sources) or self._evaluates_by_decorator
+
+    @property
+    def takes_project(self) -> bool:
+        """Whether a script may be handed ``--project_id``: one that parses its command line without it would end."""
+        parses = any("argparse" in set(imported(tree)) for tree in self._sources)
+        return not parses or any(
+            isinstance(node, ast.Constant) and node.value in _PROJECT_OPTIONS
+            for tree in self._sources
+            for node in ast.walk(tree)
+        )
 
     @property
     def says_full(self) -> bool:

@@ -106,7 +106,8 @@ class Script:
                 f"{self.form.entry} has ended before {spec.where()} ({self._ended}): {_ENDED_EARLY}"
             )
         if self._process is None:
-            arguments = [ASKS if self._asks else FILES, self.form.entry, "--project_id", spec.project_id]
+            project = ["--project_id", spec.project_id] if self.form.takes_project else []
+            arguments = [ASKS if self._asks else FILES, self.form.entry, *project]
             self._process = ScriptProcess(
                 self._module, arguments, session.app_dir.resolve(), show_output=session.show_output
             )

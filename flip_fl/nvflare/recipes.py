@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, Unpack, get_type_hints
@@ -184,12 +185,18 @@ class FlipRecipe:
     def execute(self, env: Any) -> Any:
         """Run the job in ``env``, a ``SimEnv``, ``PocEnv`` or ``ProdEnv`` of ``nvflare.recipe``; returns its ``Run``.
 
+        Without ``min_clients`` all sites of an ``env`` that knows them are needed. A ``PocEnv`` is a secured
+        federation: without a hub it takes ``LOCAL_DEV=true`` in the environment.
         With ``--export [--export-dir DIR]`` on the command line the job is written and ``SystemExit`` raised instead,
         as by NVFLARE's own recipes.
         """
         from nvflare.recipe.spec import Recipe
 
-        return Recipe(self._job).execute(env)
+        sites = getattr(env, "num_clients", None)
+        if self.values.min_clients or not isinstance(sites, int) or not sites:
+            return Recipe(self._job).execute(env)
+        # NVFLARE itself would begin as soon as one is there.
+        return Recipe(TemplateJob(self.config, replace(self.values, min_clients=sites))).execute(env)
 
     def __eq__(self, other: object) -> bool:
         """Whether both make the same job, wherever the app's folder lies."""

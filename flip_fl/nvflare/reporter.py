@@ -30,7 +30,7 @@ from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, get_failure, sender
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting, open_reporting
-from flip_fl.settings import ServerSettings, load_server, settings_file
+from flip_fl.settings import ServerSettings, load_server, says_dev, settings_file
 from flip_fl.values import SERVER_NAME
 
 ENDED_BY_ENGINE = "ended by the engine: a client or the server process was lost"
@@ -132,8 +132,9 @@ class FlipReporter(Widget):
         workspace = fl_ctx.get_engine().get_workspace()
         job_id = fl_ctx.get_job_id()
         root = Path(workspace.get_root_dir())
+        file = settings_file(SERVER_NAME, root)
         try:
-            self._settings = load_server(settings_file(SERVER_NAME, root))
+            self._settings = load_server(file)
             model_id = find_model_id(self.model_id, custom_dir(fl_ctx), Path(workspace.get_job_meta_path(job_id)))
             state = self._settings.state_dir if self._settings and self._settings.state_dir else root / "state"
             self._found, self._state = model_id, state
@@ -147,7 +148,7 @@ class FlipReporter(Widget):
         except OSError as error:
             self.system_panic(f"reporting cannot start: {error.strerror or type(error).__name__}", fl_ctx)
             return
-        if self._settings is None and fl_ctx.get_prop(FLContextKey.SECURE_MODE, False):
+        if self._settings is None and fl_ctx.get_prop(FLContextKey.SECURE_MODE, False) and not says_dev(file):
             self.system_panic("a server of a secured federation needs a hub: " + NO_HUB, fl_ctx)
             return
         if self._settings is None:

@@ -206,6 +206,8 @@ def write_evaluator_script(folder: Path, models: dict[str, Any], *, in_evaluate:
 # NVFLARE's own hello-world for PyTorch, in the form that its documentation gives: the model is evaluated as it came,
 # trained, and sent with that score; no task is asked for.
 HELLO_CLIENT = """
+import argparse
+
 import torch
 import torch.nn as nn
 import torch.optim as optim
@@ -227,8 +229,16 @@ def evaluate(net, data_loader, device):
     return 100 * correct // total
 
 
+def define_parser():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=2)
+    return parser.parse_args()
+
+
 def main():
-    batch_size, epochs, lr = 32, 2, 0.1
+    args = define_parser()
+    batch_size, epochs, lr = args.batch_size, args.epochs, 0.1
     model = SimpleNetwork()
     loss_fn = nn.BCEWithLogitsLoss()
     optimizer = optim.SGD(model.parameters(), lr=lr)
@@ -236,7 +246,7 @@ def main():
 
     flare.init()
     summary_writer = SummaryWriter()
-    client_name = flare.get_site_name()
+    client_name = flare.system_info()["site_name"]
     print(f"site = {client_name}")
     train_loader = DataLoader(TensorDataset(*load_data()), batch_size=batch_size, shuffle=True)
 

@@ -99,6 +99,20 @@ def test_only_a_script_that_asks_for_its_task_validates(text: str, validates: bo
     assert form.validates is validates
 
 
+@pytest.mark.parametrize(
+    ("text", "takes"),
+    [
+        (SCRIPT, True),
+        (SCRIPT + "import argparse\nparser.add_argument('--project_id')", True),
+        (SCRIPT + "import argparse\nparser.add_argument('--epochs')", False),
+    ],
+    ids=["reads no command line", "knows the option", "does not know it"],
+)
+def test_only_a_script_that_can_take_the_project_is_handed_it(text: str, takes: bool, tmp_path: Path) -> None:
+    """NVFLARE's own examples parse options of theirs: an unknown one would end them with exit code 2."""
+    assert form_of(app(tmp_path, trainer=text)).takes_project is takes
+
+
 def test_neutral_apps_get_a_part_of_the_cohort_and_existing_ones_all_of_it(tmp_path: Path) -> None:
     """Existing apps split a shared file themselves."""
     assert form_of(app(tmp_path / "script", trainer=SCRIPT)).splits_itself
