@@ -16,7 +16,7 @@ from tests.support.cli import flip_fl
 from tests.support.running_kits import RunningKits, running_kits
 from tests.support.runs import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 _NVFLARE = pytest.param("nvflare", marks=pytest.mark.xdist_group("jobs-nvflare"))
 _FLOWER = pytest.mark.xdist_group("jobs-flower")
@@ -70,7 +70,7 @@ def test_two_jobs_run_at_once_and_an_aborted_one_is_submitted_again(kits: Runnin
     assert (other.exit_code, other.document()["code"]) == (5, "FLIP-E0544")
     assert kits.call("job", "watch", str(second), "--every", "1").exit_code == 0
     assert _state(kits, job) == "running"
-    wait_for(lambda: kits.hub(first).story().status is ModelStatus.RUNNING, "the first round", 120)
+    wait_for(lambda: kits.hub(first).story().status is ModelStatus.RUNNING, "the first round", 300)
 
     refused = kits.call("job", "abort", str(first))
     assert refused.exit_code == 2

@@ -41,7 +41,7 @@ class RunningKits:
         """The kit that jobs are submitted with."""
         return self.folder / ("server" if self.engine == "flower" else "admin")
 
-    def call(self, *words: str, timeout_s: float = 240.0) -> Finished:
+    def call(self, *words: str, timeout_s: float = 600.0) -> Finished:
         """``flip-fl``, in the folder above the kits."""
         return flip_fl(*words, cwd=self.folder.parent, timeout_s=timeout_s)
 
