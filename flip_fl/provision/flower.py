@@ -39,7 +39,7 @@ class FlowerKits:
         return metadata.version("flwr")
 
     def build(self, federation: Federation, slots: Sequence[str], workspace: Path, root: Root | None = None) -> Built:
-        ca = issue(f"flip_fl net {federation.net}", CA_VALID) if root is None else _holder(root)
+        ca = issue(f"flip_fl net {federation.net}", CA_VALID) if root is None else holder_of(root)
         made = Root(certificate_pem(ca.certificate), private_pem(ca.key))
         folders: dict[str, Path] = {}
         if root is None:
@@ -64,7 +64,8 @@ def _write(folder: Path, role: KitRole, root: Root, holder: Holder) -> Path:
     return folder
 
 
-def _holder(root: Root) -> Holder:
+def holder_of(root: Root) -> Holder:
+    """The CA as who issues. Raises ``FlipError`` E0609 for a key of another kind."""
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from cryptography.x509 import load_pem_x509_certificate
