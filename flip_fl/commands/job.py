@@ -14,7 +14,7 @@ from uuid import UUID
 import typer
 
 from flip_fl.commands.common import guided, guided_group
-from flip_fl.commands.job_options import KITS, KitOption, kit_words
+from flip_fl.commands.job_options import KITS, KitOption, found_settings, kit_words
 from flip_fl.commands.job_watch import EXAMPLES, MODEL, watch
 from flip_fl.commands.output import Output
 from flip_fl.errors import ExitCode, FlipError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from flip_fl.jobs.abort import Aborted
     from flip_fl.jobs.engine import EngineJob, FederationJobs
     from flip_fl.provision.kit import Kit
-    from flip_fl.settings import ServerSettings
 
 _SUBMIT = (
     f"flip-fl job submit my_app --model {MODEL} --kit kits",
@@ -90,7 +89,7 @@ def submit(
             fix = "start a site's kit, or name the slots to wait for: --site Trust_1"
             raise FlipError("E0548", problem="none is connected", fix=fix)
         config = check_app(app_folder(app), slots).config
-        loaded = _settings(settings or settings_in(found))
+        loaded = found_settings(settings, settings_in(found))
         known = loaded is not None and loaded.hub_token is not None
         queue = partial(queue_again, loaded, model_id) if loaded is not None and known else None
         done = send(engine, config, slots, model_id, project, writer_of(found, config), queue)
@@ -153,7 +152,7 @@ def abort(
         _confirm(job, kit)
     with _federation(kit) as (found, engine):
         there = find_job(engine, job)
-        loaded = _settings(settings or settings_in(found))
+        loaded = found_settings(settings, settings_in(found))
         why = f"stopped by {getpass.getuser()} with flip-fl job abort" + (f": {reason}" if reason else "")
         done = end(engine, there, loaded, why, timeout_s=timeout)
     answer = JobAborted(done.job, done.model_id, done.state.value, done.hub_told, done.why_not, done.already)
@@ -193,18 +192,6 @@ def _federation(path: Path) -> Iterator[tuple[Kit, FederationJobs]]:
         yield kit, engine
     finally:
         engine.close()
-
-
-def _settings(file: Path | None) -> ServerSettings | None:
-    """The FL server's settings; None where none are found, for a job must be stopped all the same."""
-    from flip_fl.commands.origins import server_settings
-
-    try:
-        return server_settings(file)
-    except FlipError:
-        if file is not None:
-            raise
-        return None
 
 
 def _confirm(job: str, kit: Path) -> None:

@@ -51,7 +51,7 @@ def engine_of(kit: Kit) -> FederationJobs:
         )
     from flip_fl.jobs.nvflare import NvflareJobs
 
-    return NvflareJobs(kit.folder, kit.name)
+    return NvflareJobs(kit.folder, kit.name, kit.address)
 
 
 def settings_in(kit: Kit) -> Path | None:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from flip_fl.commands.job_options import KITS, kit_words
+from flip_fl.commands.job_options import KITS, found_settings, kit_words
 from flip_fl.commands.output import Output
 from flip_fl.errors import ExitCode, FlipError
 from flip_fl.jobs.decide import EVERY_S, GRACE_S, OUTBOX_PATIENCE_S, TIMEOUT_S, UNREACHABLE_AFTER_S, Limits
@@ -77,7 +77,7 @@ def watch(
     # Only a kit may hold settings that are not known before.
     known = server_settings(settings) if connection is not None or settings is not None else None
     with _place(model_id, run, kit, connection) as place:
-        loaded = known or server_settings(place.settings)
+        loaded = known or found_settings(None, place.settings) or server_settings(place.settings)
         try:
             watched = follow(
                 loaded,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from flip_fl.jobs.engine import EngineJob
 from flip_fl.values import natural_key
 
 ANSWER_TIMEOUT_S = 60.0
+PROBE_S = 10.0
 # The program that speaks to the server; by its name, for nothing here may import the engine.
 SESSION = "flip_fl.nvflare.session"
 MODEL_ID, DIGEST = "model_id", "flip_digest"
@@ -37,7 +39,7 @@ _NO_JOB = "JobNotFound"
 
 
 class NvflareJobs:
-    """See ``engine.FederationJobs``. ``user`` is the administrator's name in ``kit``.
+    """See ``engine.FederationJobs``. ``user`` is the administrator's name in ``kit``, ``address`` where the server is.
 
     ``close`` ends the session's process; one that hangs is killed and another one started.
     """
@@ -45,10 +47,13 @@ class NvflareJobs:
     engine = "NVFLARE"
     server = "the FL server"
 
-    def __init__(self, kit: Path, user: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(
+        self, kit: Path, user: str, address: tuple[str, int] | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         self.kit = kit
         self.connection = str(kit)
         self._user = user
+        self._address = address
         self._timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -105,7 +110,8 @@ class NvflareJobs:
             answer = self._ask(json.dumps({"verb": verb, "args": args}))
         except (OSError, ValueError) as error:
             self.close()
-            answer = {"error": "NoAnswer", "text": str(error) or type(error).__name__}
+            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            answer = {"error": "NoAnswer", "text": text[:1].lower() + text[1:]}
         if "error" not in answer:
             return answer["value"]
         kind = str(answer["error"])
@@ -114,6 +120,10 @@ class NvflareJobs:
         raise FlipError(code, server=self.server, kit=self.kit, problem=problem, kind=kind, act=verb)
 
     def _ask(self, order: str) -> dict[str, Any]:
+        if self._child is None and self._address is not None:
+            # NVFLARE itself tries for many seconds, in a process that takes some to start.
+            with socket.create_connection(self._address, PROBE_S):
+                pass
         child = self._child = self._child or _started(self.kit, self._user)
         assert child.stdin is not None
         child.stdin.write(order.encode() + b"\n")

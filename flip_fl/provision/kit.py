@@ -77,6 +77,11 @@ class Kit:
     record: KitRecord | None
 
     @property
+    def address(self) -> tuple[str, int] | None:
+        """Where its holder connects to, as far as the kit says."""
+        return None if self.host is None or self.record is None else (self.host, self.record.port)
+
+    @property
     def certificate_file(self) -> Path:
         return self.folder / STARTUP / f"{self.role.stem}.crt"
 

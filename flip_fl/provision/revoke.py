@@ -61,7 +61,8 @@ def revoke(out: Path, slot: str, *, dry_run: bool = False) -> Revocation:
 def _disable(kit: Path, slot: str) -> None:
     """Have the running NVFLARE server refuse ``slot`` from now on, also after a start. Raises ``FlipError`` E0616."""
     try:
-        session = NvflareJobs(kit, read_kit(kit).name)
+        found = read_kit(kit)
+        session = NvflareJobs(kit, found.name, found.address)
     except FlipError as error:
         raise FlipError("E0616", slot=slot, problem=error.what) from None
     try:

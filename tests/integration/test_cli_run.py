@@ -14,6 +14,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from flip_fl.commands.answers import RunAnswer
+from flip_fl.commands.job_watch import MODEL
 from flip_fl.dashboard.story import Story
 from flip_fl.settings import DevSettings, load, write_settings_file
 from flip_fl.values import ModelStatus
@@ -134,11 +135,14 @@ def test_ctrl_c_stops_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [process for process in family if process.is_running()] == []
 
 
-# The kit at that point is one for fl.example.org, and the check says so; no hub has a model of an example's id, nor a
-# key of its fingerprint, and by then two models have the example's name.
+# The kit at that point is one for fl.example.org, and the check says so; nobody answers there; no hub has a model of an
+# example's id, nor a key of its fingerprint, and by then two models have the example's name.
 EXPECTED = {
     "flip-fl kit verify kits/server --host localhost": 3,
-    "flip-fl job watch ": 2,
+    "flip-fl kit verify kits/Trust_1 --connect": 3,
+    f"flip-fl job watch {MODEL} --run": 2,
+    "flip-fl job ": 3,
+    "flip-fl doctor --federation": 1,
     "flip-fl hub model delete ": 2,
     "flip-fl hub key revoke ": 2,
 }
@@ -154,13 +158,15 @@ def _examples() -> list[str]:
     hub = ("hub init", "hub serve", "hub sweep", "hub trust add", "hub")
     trust = ("trust init --dir trust", "trust load --settings trust/trust.env --cohort", "trust load", "trust")
     order = ("run", *hub, *trust, "results", "sync", "doctor", "explain")
-    ranks = {f"flip-fl {words}": rank for rank, words in enumerate(order)}
+    # What is compared must have been made.
+    ranks = {"flip-fl doctor --federation": len(order) + 1}
+    ranks |= {f"flip-fl {words}": rank for rank, words in enumerate(order)}
     return sorted(seen, key=lambda example: _rank(example, ranks))
 
 
 def _rank(example: str, ranks: dict[str, int]) -> int:
     """Its place; commands that build on nothing of these keep their own order, last."""
-    return next((rank for words, rank in ranks.items() if example.startswith(words)), len(ranks))
+    return next((rank for words, rank in ranks.items() if example.startswith(words)), len(ranks) - 1)
 
 
 @pytest.mark.timeout(1800)
