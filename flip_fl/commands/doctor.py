@@ -26,8 +26,7 @@ def register(app: typer.Typer) -> None:
         "doctor",
         cls=guided(
             "flip-fl doctor",
-            "flip-fl doctor --hub --keys",
-            "flip-fl doctor --config --json",
+            "flip-fl doctor --hub --keys --config --json",
             "flip-fl doctor --federation --kits kits",
             exits=(ExitCode.FAILED, ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED),
         ),
