@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from flip_fl.provision.agreement import HubSlot
 
 
+_OPERATOR = "flip-fl hub token add NAME --role operator, and set FLIP_HUB_TOKEN to what it shows"
+
+
 def federation(settings: ServerSettings, kits: Path) -> tuple[list[Check], list[FlipError]]:
     """Compare the kits made in ``kits`` with the hub of ``settings`` and, where it answers, with the server.
 
@@ -102,7 +105,10 @@ def _named(settings: ServerSettings) -> Iterator[None]:
     except HttpConnectionError as error:
         raise FlipError("E0403", url=settings.hub_url, problem=error, safe="nothing was changed") from None
     except HttpStatusError as error:
-        if error.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        if error.status_code == HTTPStatus.FORBIDDEN:
+            shown = token_refused(settings, error).facts["token"]
+            raise FlipError("E0413", token=shown, reason="the slots are an operator's to see", fix=_OPERATOR) from None
+        if error.status_code == HTTPStatus.UNAUTHORIZED:
             raise token_refused(settings, error) from None
         suggestion = "set FLIP_API_INTERNAL_URL to the hub's base URL (it ends in /api)"
         evidence = f"GET /slots is {error.status_code}"

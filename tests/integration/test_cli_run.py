@@ -136,13 +136,13 @@ def test_ctrl_c_stops_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 # The kit at that point is one for fl.example.org, and the check says so; nobody answers there; no hub has a model of an
-# example's id, nor a key of its fingerprint, and by then two models have the example's name.
+# example's id, nor a key of its fingerprint, by then two models have the example's name, and the token is a viewer's.
 EXPECTED = {
     "flip-fl kit verify kits/server --host localhost": 3,
     "flip-fl kit verify kits/Trust_1 --connect": 3,
     f"flip-fl job watch {MODEL} --run": 2,
     "flip-fl job ": 3,
-    "flip-fl doctor --federation": 1,
+    "flip-fl doctor --federation": 4,
     "flip-fl hub model delete ": 2,
     "flip-fl hub key revoke ": 2,
 }
