@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from uuid import UUID
 
 import typer
 
+from flip_fl.commands.asking import YesOption, confirm
 from flip_fl.commands.common import guided, guided_group
 from flip_fl.commands.job_options import KITS, KitOption, found_settings, kit_words
 from flip_fl.commands.job_watch import EXAMPLES, MODEL, watch
@@ -90,15 +90,12 @@ def submit(
             raise FlipError("E0548", problem="none is connected", fix=fix)
         config = check_app(app_folder(app), slots).config
         loaded = found_settings(settings, settings_in(found))
-        known = loaded is not None and loaded.hub_token is not None
-        queue = partial(queue_again, loaded, model_id) if loaded is not None and known else None
+        queue = partial(queue_again, loaded, model_id) if loaded is not None and loaded.hub_token else None
         done = send(engine, config, slots, model_id, project, writer_of(found, config), queue)
         rounds = JobValues.of(config, slots, model_id).num_rounds
         answer = JobSubmitted(done.job, model_id, engine.engine.lower(), list(slots), rounds, done.already)
-    if loaded is None:
-        output.note(
-            f"no settings of the FL server were found: the hub was not asked whether it has the model {model_id}"
-        )
+    if queue is None:
+        output.note("the hub was not asked for this model: no settings of the FL server with FLIP_HUB_TOKEN were found")
     word = "already there" if done.already else "submitted"
     output.answer(answer, f"{word}: job {done.job}, {rounds} rounds at {', '.join(slots)}")
     output.next_step(f"flip-fl job watch {model_id} {kit_words(kit)}".rstrip())
@@ -134,7 +131,7 @@ def abort(
     context: typer.Context,
     job: Annotated[str, typer.Argument(metavar="JOB", help="The model's id (its newest job), or the engine's.")],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the hub.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     settings: SettingsOption = None,
     timeout: Annotated[
         float, typer.Option(min=0, metavar="S", help="How long to wait until the engine says that it has ended.")
@@ -148,8 +145,7 @@ def abort(
     from flip_fl.jobs.engine import find_job
 
     output = Output.of(context)
-    if not yes:
-        _confirm(job, kit)
+    confirm(job, "a job is stopped for good", f"flip-fl job abort {job} {kit_words(kit)}".rstrip(), yes)
     with _federation(kit) as (found, engine):
         there = find_job(engine, job)
         loaded = found_settings(settings, settings_in(found))
@@ -192,14 +188,6 @@ def _federation(path: Path) -> Iterator[tuple[Kit, FederationJobs]]:
         yield kit, engine
     finally:
         engine.close()
-
-
-def _confirm(job: str, kit: Path) -> None:
-    fix = f"flip-fl job abort {job} --yes {kit_words(kit)}".rstrip()
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise FlipError("E0102", problem="a job is stopped for good: without a terminal it needs --yes", fix=fix)
-    if not typer.confirm(f"stop {job} for good?", err=True):
-        raise FlipError("E0102", problem="nothing was stopped", fix=fix)
 
 
 def _ended(done: Aborted, before: EngineJob) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from http import HTTPStatus
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from flip_fl import wire
 from flip_fl.dashboard.story import Story
 from flip_fl.errors import FlipError
-from flip_fl.http import HttpConnectionError, HttpStatusError
+from flip_fl.http import HttpClient, HttpConnectionError, HttpStatusError
 from flip_fl.jobs.decide import LOSS_PREFIX, HubState
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.reporting.hub_reader import reading_client, token_refused
@@ -31,7 +32,7 @@ class HubAway(Exception):
 
 
 class HubModel:
-    """The model ``model_id`` at the hub of ``settings``. Raises ``FlipError`` E0401 when these hold no token.
+    """The model ``model_id`` at the hub of ``settings``. Reading raises ``FlipError`` E0401 when these hold no token.
 
     Every method makes one bounded attempt and raises ``HubAway``, or ``FlipError``: E0411 (the key is refused), E0413
     (the token is), E1002 (no such model, or a deleted one), E0402 (not a hub that can be asked for a status).
@@ -41,7 +42,7 @@ class HubModel:
         self.model_id = model_id
         self._settings = settings
         self._key = settings.service_key.get_secret_value()
-        self._read = reading_client(settings, read_timeout_s=read_timeout_s)
+        self._timeout_s = read_timeout_s
         self._write = HubClient(settings, read_timeout_s=read_timeout_s)
 
     @property
@@ -80,8 +81,14 @@ class HubModel:
         return outcome.applied is not False
 
     def close(self) -> None:
-        self._read.close()
+        if "_read" in vars(self):
+            self._read.close()
         self._write.close()
+
+    @cached_property
+    def _read(self) -> HttpClient:
+        # Reporting takes the service key alone: a stop must not wait for a token.
+        return reading_client(self._settings, read_timeout_s=self._timeout_s)
 
     def _get(self, last: str) -> dict[str, object]:
         missing = wire.DETAIL_MODEL_MISSING.format(self.model_id)

@@ -36,6 +36,15 @@ _STATES: Mapping[str, EngineState] = {
 }
 _AWAY = frozenset({"NoConnection", "SessionClosed", "NoReply", "ConnectionError", "TimeoutError", "NoAnswer"})
 _NO_JOB = "JobNotFound"
+_ACTS = {
+    "sites": "list the sites",
+    "jobs": "list the jobs",
+    "meta": "look the job up",
+    "submit": "take the job",
+    "abort": "end the job",
+    "logs": "show the log",
+    "disable": "keep the slot out",
+}
 
 
 class NvflareJobs:
@@ -117,7 +126,7 @@ class NvflareJobs:
         kind = str(answer["error"])
         code = "E0545" if kind in _AWAY else "E0546"
         problem = f"{answer['text'] or kind}"
-        raise FlipError(code, server=self.server, kit=self.kit, problem=problem, kind=kind, act=verb)
+        raise FlipError(code, server=self.server, kit=self.kit, problem=problem, kind=kind, act=_ACTS[verb])
 
     def _ask(self, order: str) -> dict[str, Any]:
         if self._child is None and self._address is not None:
@@ -188,10 +197,10 @@ def _time(text: object) -> datetime | None:
 
 
 def _seconds(text: object) -> float | None:
-    """``1:02:03.5`` as seconds; None for anything else, ``N/A`` among it."""
-    parts = str(text).rpartition("days, ")[2].split(":")
+    """``1 day, 1:02:03.5`` as seconds; None for anything else, ``N/A`` among it."""
+    days, _, clock = str(text).rpartition(", ")
     try:
-        hours, minutes, seconds = (float(part) for part in parts)
+        hours, minutes, seconds = (float(part) for part in clock.split(":"))
+        return float(days.partition(" ")[0] or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
     except ValueError:
         return None
-    return hours * 3600 + minutes * 60 + seconds

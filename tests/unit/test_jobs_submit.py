@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from flip_fl.jobs.abort import abort
 from flip_fl.jobs.decide import EngineRun, EngineState
 from flip_fl.jobs.engine import EngineJob, find_job
 from flip_fl.jobs.flower_answers import read_job, version_of
+from flip_fl.jobs.nvflare import _seconds
 from flip_fl.jobs.submit import submit
 from flip_fl.jobs.templates import JobValues
+from tests.support.reporting import settings
 from tests.support.small_apps import write_app
 
 SLOTS = ("Trust_1", "Trust_2")
@@ -135,6 +138,27 @@ def test_an_abort_reaches_the_engine_also_without_a_hub() -> None:
     again = abort(engine, engine.listed[0], None, "why")
     assert again.already
     assert engine.told == ["abort 1"]
+
+
+def test_an_abort_needs_no_token_and_waits_for_no_hub() -> None:
+    """Reading takes a login token, a stop does not: a kit's settings may hold none, and the hub may be away."""
+    engine = Script([EngineJob("1", EngineState.RUNNING, "", uuid4())])
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        away = settings(f"http://127.0.0.1:{bound.getsockname()[1]}/api", "key")
+        assert away.hub_token is None
+        done = abort(engine, engine.listed[0], away, "why", timeout_s=5)
+    assert (done.state, done.hub_told, engine.told) == (EngineState.STOPPED, False, ["abort 1"])
+    assert "token" not in str(done.why_not).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0:00:12.5", 12.5), ("1 day, 1:00:00", 90_000.0), ("12 days, 0:01:00", 1_036_860.0), ("N/A", None), ("", None)],
+)
+def test_how_long_a_job_of_nvflare_ran_is_read(text: str, seconds: float | None) -> None:
+    """A job of more than a day is shown with all of it."""
+    assert _seconds(text) == seconds
 
 
 def test_an_engine_that_does_not_end_a_job_is_waited_for_with_an_end() -> None:
