@@ -66,7 +66,9 @@ def _slot(row: Any) -> HubSlot:
 
 def _get(reader: HttpClient, *path: str) -> list[Any]:
     found = reader.request("GET", path, route="/" + "/".join(path)).json()
-    return list(found) if isinstance(found, list) else []
+    if not isinstance(found, list):
+        raise ValueError
+    return found
 
 
 def _revocations(reader: HttpClient, net: str) -> tuple[list[str], list[Check]]:
@@ -110,6 +112,11 @@ def _named(settings: ServerSettings) -> Iterator[None]:
             raise FlipError("E0413", token=shown, reason="the slots are an operator's to see", fix=_OPERATOR) from None
         if error.status_code == HTTPStatus.UNAUTHORIZED:
             raise token_refused(settings, error) from None
-        suggestion = "set FLIP_API_INTERNAL_URL to the hub's base URL (it ends in /api)"
-        evidence = f"GET /slots is {error.status_code}"
-        raise FlipError("E0402", url=settings.hub_url, evidence=evidence, suggestion=suggestion) from None
+        raise _no_hub(settings, f"GET /slots is {error.status_code}") from None
+    except (ValueError, KeyError, TypeError):
+        raise _no_hub(settings, "its answer to GET /slots is no list of slots") from None
+
+
+def _no_hub(settings: ServerSettings, evidence: str) -> FlipError:
+    suggestion = "set FLIP_API_INTERNAL_URL to the hub's base URL (it ends in /api)"
+    return FlipError("E0402", url=settings.hub_url, evidence=evidence, suggestion=suggestion)

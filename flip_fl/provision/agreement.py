@@ -12,9 +12,9 @@ from typing import Literal
 from flip_fl.provision.authority import Ledger
 from flip_fl.provision.files import Finding
 from flip_fl.provision.kit import KitRole, slot_number
+from flip_fl.provision.verify import WARN_BEFORE
 from flip_fl.values import natural_key
 
-WARN_BEFORE = timedelta(days=30)
 _SHOWN = 8
 
 

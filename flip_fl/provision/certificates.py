@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # The clock of whoever checks may be a little behind.
 EARLIER = timedelta(minutes=5)
+# As NVFLARE's own.
+VALID = timedelta(days=360)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flip_fl.errors import FlipError
 from flip_fl.provision.certificates import (
+    VALID,
     Holder,
     certificate_pem,
     issue,
@@ -27,7 +28,6 @@ from flip_fl.provision.project import Federation
 
 # As NVFLARE's: slots are added under the CA of the first day, so it must outlive many generations of certificates.
 CA_VALID = timedelta(days=3650)
-VALID = timedelta(days=360)
 # The SuperLink itself listens on this machine alone, and is spoken to by these names there.
 OWN_NAMES = ("localhost", "127.0.0.1")
 

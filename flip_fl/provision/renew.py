@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flip_fl.errors import FlipError
 from flip_fl.provision import authority
 from flip_fl.provision.authority import Authority, Issued
-from flip_fl.provision.certificates import EARLIER, certificate_pem, replace_file
+from flip_fl.provision.certificates import EARLIER, VALID, certificate_pem, replace_file
 from flip_fl.provision.kit import (
     NODES,
     RECORD,
@@ -26,7 +26,6 @@ from flip_fl.provision.kit import (
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-VALID = timedelta(days=360)
 RENEWED = "renewed"
 
 
