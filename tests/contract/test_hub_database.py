@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
@@ -15,7 +16,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import MetaData, insert, text
+from sqlalchemy import MetaData, event, insert, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, SQLModel, select
 
@@ -254,3 +255,29 @@ def test_readers_do_not_wait_for_a_writer(database_url: str) -> None:
         writer.flush()
         with database.reading(filled.engine) as reader:
             assert [project.name for project in reader.exec(_all_projects())] == ["Stroke"]
+
+
+def test_writers_of_one_process_take_turns_on_sqlite(tmp_path: Path) -> None:
+    """SQLite itself lets one of many wait until it gives up: here it never waits at all, and nobody is refused.
+
+    A writer that fails gives its turn back, too.
+    """
+    url = f"sqlite:///{tmp_path / 'hub.sqlite'}"
+    admin.init_database(url)
+    engine = database.open_engine(url)
+    event.listen(engine, "connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout = 0"))
+
+    def write(number: int) -> None:
+        for _ in range(5):
+            with database.writing(engine) as session:
+                session.add(Project(name=f"{number} {uuid4()}"))
+                session.flush()
+                time.sleep(0.002)
+                if number % 2:
+                    session.commit()
+
+    with ThreadPoolExecutor(8) as writers:
+        list(writers.map(write, range(8)))
+    with database.reading(engine) as session:
+        assert len(session.exec(select(Project)).all()) == 4 * 5
+    engine.dispose()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flip_fl.data.fetch import LOOKS_AT_ONCE, SideBySide
+from flip_fl.data.fetch import FIRST_WORKERS, LOOKS_AT_ONCE, SideBySide
 
 
 def answers(fetching: SideBySide[int, str]) -> dict[int, str]:
@@ -88,3 +88,31 @@ def test_an_error_ends_everything(where: str) -> None:
         answers(fetching)
     assert fetching.stopped.is_set()
     assert fetching.answer() is None
+
+
+def test_a_fetch_begins_with_few_and_grows_with_the_answers() -> None:
+    """A service is not met by all at once: who answers is asked more, who does not answer is asked no more."""
+    asked, answered, lock = 0, threading.Semaphore(0), threading.Condition()
+
+    def ask(key: int) -> int:
+        nonlocal asked
+        with lock:
+            asked += 1
+            lock.notify_all()
+        assert answered.acquire(timeout=60)
+        return key
+
+    def reaches(number: int) -> None:
+        with lock:
+            assert lock.wait_for(lambda: asked >= number, 60)
+            # Nobody else may come: as long as a thread would take that is on its way.
+            assert not lock.wait_for(lambda: asked > number, 0.2)
+
+    fetching: SideBySide[int, int] = SideBySide(range(100), ask, 24)
+    fetching.start()
+    reaches(FIRST_WORKERS)
+    answered.release()
+    # Who was answered asks again, and one more begins.
+    reaches(FIRST_WORKERS + 2)
+    answered.release(200)
+    assert {key for key, _ in iter(fetching.answer, None)} == set(range(100))  # type: ignore[misc]
