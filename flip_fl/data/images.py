@@ -13,6 +13,7 @@ from flip_fl.data.cohort import ACCESSION_ID
 from flip_fl.data.fetch import SideBySide
 from flip_fl.data.listing import OutsideError, StudyFile, list_files, merged
 from flip_fl.data.manifest import Manifest, SkipReason
+from flip_fl.data.volumes import import_readers
 from flip_fl.errors import FlipError
 from flip_fl.http import HttpConnectionError, HttpStatusError
 from flip_fl.reporting.backoff import Backoff
@@ -240,6 +241,7 @@ def fetch_studies(
     )
     if known is not None:
         known.claim(names)
+    import_readers(types)
     fetching.start()
     return studies
 

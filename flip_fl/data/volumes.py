@@ -17,12 +17,13 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from flip_fl.errors import FlipError
+from flip_fl.values import ResourceType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ _BEST_COMPRESSION = 1032
 _BLOCK_BYTES = 1 << 20
 # How large the header says that it is, in its first four bytes.
 _NIFTI_SIZES = {348: "Nifti1Image", 540: "Nifti2Image"}
+_READERS = {ResourceType.DICOM: "pydicom.pixels", ResourceType.NIFTI: "nibabel"}
 
 
 class Problem(StrEnum):
@@ -151,6 +153,18 @@ def library(name: str, files: str) -> Any:
             needed_for=f"{files} are read with it",
             requirement="flip_fl[imaging]",
         ) from None
+
+
+def import_readers(types: Sequence[ResourceType]) -> None:
+    """Import what files of ``types`` are read with, where it is installed.
+
+    Beside a fetch's threads the same imports take seven times as long: every file of a module is a turn at the
+    interpreter's lock.
+    """
+    for resource_type, name in _READERS.items():
+        if resource_type in types or ResourceType.ALL in types:
+            with suppress(ImportError):
+                importlib.import_module(name)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -116,3 +118,25 @@ def test_a_fetch_begins_with_few_and_grows_with_the_answers() -> None:
     reaches(FIRST_WORKERS + 2)
     answered.release(200)
     assert {key for key, _ in iter(fetching.answer, None)} == set(range(100))  # type: ignore[misc]
+
+
+def test_what_files_are_read_with_is_imported_before_the_first_study_is_asked_for() -> None:
+    """A first batch does not wait for imports that take seven times as long beside the threads of a fetch."""
+    code = """
+import sys
+import pandas as pd
+from flip_fl.data.images import fetch_studies
+from flip_fl.values import ResourceType
+
+class Source:
+    in_flight, images_root = 1, None
+    def resources(self, project_id, accession_id, types):
+        print("pydicom.pixels" in sys.modules, "nibabel" in sys.modules)
+        return {}
+
+assert "pydicom" not in sys.modules
+frame = pd.DataFrame({"accession_id": ["A1"]})
+fetch_studies(Source(), "p", frame, (ResourceType.DICOM,), max_skipped=1.0).manifest
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["True", "False"]
