@@ -627,6 +627,17 @@ _ENTRIES = (
         "configure_evaluate.",
     ),
     Entry(
+        "E0560",
+        ExitCode.REFUSED,
+        "this site runs no app: it asks for isolation level {level}, and its system has {offered}",
+        "{reason}",
+        'run it on Linux 6.2 or later with Landlock and seccomp, or set level = "{offered}" under [isolation] in the '
+        "site's policy.toml",
+        "At level full researcher code runs in a process of its own that reaches no network, no other process and no "
+        "file but its own; at level process it only has no key and no share in the engine's process. Less than full "
+        "is a decision of the site.",
+    ),
+    Entry(
         "E0523",
         ExitCode.REFUSED,
         "a run of the model {model} is live on this machine",

@@ -46,6 +46,10 @@ class Failure:
         return f"In {task_words(self.task, self.round, self.stage)}:\n{self.traceback}"
 
 
+class GuestStopped(Exception):
+    """Researcher code cannot have the process that it must run in; the text is the house's own."""
+
+
 class GuestFailed(Exception):
     """Researcher code in a process of its own has raised: ``failure`` is what it reported."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flip_fl.app.raised import Raised
+
 
 class AppError(Exception):
     """The app broke a rule of the neutral form. The text is the house's own and never holds a value of a row."""
@@ -18,6 +20,8 @@ class ScriptFailed(Exception):
         super().__init__(type)
         self.type = type
         self.traceback = traceback
+        # What it told of itself, values included: for a file that stays in the trust.
+        self.chain: tuple[Raised, ...] = ()
 
     @classmethod
     def because(cls, text: str) -> ScriptFailed:

@@ -15,10 +15,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 LENGTH = struct.Struct("!I")
 MAX_DESCRIPTORS = 8
 NEVER_S = 1e9
+SHARED = "shared"
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -119,6 +121,8 @@ class ForkServer:
     Raises ``OSError`` when no process can be started.
     """
 
+    _process: subprocess.Popen[bytes] | None
+
     def __init__(self, modules: Sequence[str], env: Mapping[str, str], *, idle_s: float = NEVER_S) -> None:
         self._lock = threading.Lock()
         self._owner = os.getpid()
@@ -140,14 +144,34 @@ class ForkServer:
             self._control.close()
             raise
 
+    @classmethod
+    def joined(cls, control: socket.socket) -> ForkServer:
+        """The server of another process, which has ``share``d it: it ends with that one."""
+        server = cls.__new__(cls)
+        server._lock, server._owner = threading.Lock(), os.getpid()
+        server._control, server._process = control, None
+        return server
+
+    def share(self) -> socket.socket:
+        """A way to this server for another process, which makes it one by ``joined``. Raises ``OSError``."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._ask({SHARED: True}, [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
+        return ours
+
     @property
     def pid(self) -> int:
+        assert self._process is not None, "only whoever started it knows"
         return self._process.pid
 
     @property
     def usable(self) -> bool:
         """Whether this very process may still ask it: a forked copy of the asker may not."""
-        return self._owner == os.getpid() and self._process.poll() is None
+        return self._owner == os.getpid() and (self._process is None or self._process.poll() is None)
 
     def fork(
         self,
@@ -164,15 +188,11 @@ class ForkServer:
         ``env`` is its whole environment, ``output`` the descriptor of its standard output and error (default: none).
         Returns at once. Raises ``OSError`` when the server is gone.
         """
-        request = json.dumps({"module": module, "argv": list(argv), "env": dict(env), "cwd": str(cwd)}).encode()
         ours, theirs = socket.socketpair()
         with theirs, open(os.devnull, "wb") as nowhere:
             given = [theirs.fileno(), nowhere.fileno() if output is None else output, *descriptors]
             try:
-                with self._lock:
-                    # The descriptors go with the length, which arrives whole.
-                    socket.send_fds(self._control, [LENGTH.pack(len(request))], given)
-                    self._control.sendall(request)
+                self._ask({"module": module, "argv": list(argv), "env": dict(env), "cwd": str(cwd)}, given)
             except OSError:
                 ours.close()
                 raise
@@ -181,9 +201,18 @@ class ForkServer:
     def close(self) -> None:
         """End the server and every child of it."""
         self._control.close()
+        if self._process is None:
+            return
         try:
             self._process.wait(1.0)
         except subprocess.TimeoutExpired:
             # It still imports: nothing of its own is lost.
             self._process.kill()
             self._process.wait()
+
+    def _ask(self, request: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        text = json.dumps(request).encode()
+        with self._lock:
+            # The descriptors go with the length, which arrives whole.
+            socket.send_fds(self._control, [LENGTH.pack(len(text))], list(descriptors))
+            self._control.sendall(text)

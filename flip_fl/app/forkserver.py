@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flip_fl.app.forks import LENGTH, MAX_DESCRIPTORS
+from flip_fl.app.forks import LENGTH, MAX_DESCRIPTORS, SHARED
 from flip_fl.app.leaving import leave
 
 # The system takes no time-out of many days.
@@ -112,6 +112,7 @@ def serve(control: socket.socket, idle_s: float) -> Task | None:
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
     idle_since = time.monotonic()
+    controls = {control}
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         selector.register(waking, selectors.EVENT_READ)
@@ -120,17 +121,29 @@ def serve(control: socket.socket, idle_s: float) -> Task | None:
                 if key.fileobj is waking:
                     with contextlib.suppress(BlockingIOError):
                         waking.recv(4096)
-                elif key.fileobj is control:
-                    request, descriptors = _receive(control)
-                    if request is None:
+                elif key.fileobj in controls:
+                    assert isinstance(key.fileobj, socket.socket)
+                    request, descriptors = _receive(key.fileobj)
+                    if request is None and key.fileobj is control:
                         children.close()
                         return None
+                    if request is None:
+                        # One that it was shared with is gone; its children go by their own sockets.
+                        selector.unregister(key.fileobj)
+                        controls.remove(key.fileobj)
+                        key.fileobj.close()
+                        continue
+                    if SHARED in request:
+                        another = socket.socket(fileno=descriptors[0])
+                        controls.add(another)
+                        selector.register(another, selectors.EVENT_READ)
+                        continue
                     status = socket.socket(fileno=descriptors[0])
                     pid = _fork(status)
                     if pid == 0:
                         signal.set_wakeup_fd(-1)
                         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                        for open_one in (control, waking, wake, status, *children.sockets()):
+                        for open_one in (*controls, waking, wake, status, *children.sockets()):
                             open_one.close()
                         selector.close()
                         return _become(request, descriptors[1:])

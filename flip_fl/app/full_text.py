@@ -7,6 +7,9 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flip_fl.app.faults import ScriptFailed
+from flip_fl.app.raised import whole_text
+
 FILE = "failures.log"
 MAX_FILE_BYTES = 4 << 20
 MAX_TEXT_CHARS = 64_000
@@ -19,7 +22,8 @@ def keep_full_text(state_dir: Path, error: BaseException, where: str) -> Path:
     ``failures.log.1``, which is overwritten. Raises ``OSError`` when the file cannot be written.
     """
     path = state_dir / FILE
-    text = "".join(traceback.format_exception(error))[-MAX_TEXT_CHARS:]
+    told = error.chain if isinstance(error, ScriptFailed) else ()
+    text = (whole_text(told) if told else "".join(traceback.format_exception(error)))[-MAX_TEXT_CHARS:]
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
         path.replace(path.with_suffix(".log.1"))

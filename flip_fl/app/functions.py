@@ -48,6 +48,7 @@ def _call(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: L
         max_skipped=config.max_skipped,
         index=session.index,
         told=session.told,
+        fetch=session.fetch,
     )
     model, parts = site_model(spec, arrays, session, config)
     model.to(site.device)
@@ -83,7 +84,7 @@ def site_model(
     unlike = sorted({*parts.travelling} ^ {*arrays})
     if unlike:
         raise AppError(f"the server and this site differ in which parameters travel: {', '.join(unlike[:3])}")
-    own = session.local.read(_local_key(spec))
+    own = session.local.read(session.local.key(spec))
     load_into(model, merged(merged(base, {name: own[name] for name in parts.local if name in own}), arrays))
     freeze(model, parts)
     return model, parts
@@ -121,9 +122,5 @@ def kept_apart(trained: Arrays, parts: Parts | None, spec: SiteSpec, session: Se
     if parts is None:
         return trained
     if parts.local:
-        session.local.keep(_local_key(spec), {name: trained[name] for name in parts.local})
+        session.local.keep(session.local.key(spec), {name: trained[name] for name in parts.local})
     return {name: trained[name] for name in parts.travelling}
-
-
-def _local_key(spec: SiteSpec) -> str:
-    return f"{spec.slot}-{spec.stage}" if spec.stage else spec.slot

@@ -7,9 +7,13 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flip_fl.app.arrays import read_arrays, replace_arrays
 from flip_fl.app.tensors import Arrays
+
+if TYPE_CHECKING:
+    from flip_fl.app.site import SiteSpec
 
 FOLDER = "local"
 
@@ -33,6 +37,20 @@ class LocalState:
         self._held[key] = dict(arrays)
         if self._folder is not None:
             replace_arrays(self._folder / f"{_plain(key)}.npz", arrays)
+
+    def known(self) -> dict[str, Arrays]:
+        """Everything that was kept for the job, also by a process before this one."""
+        files = self._folder.glob("*.npz") if self._folder is not None else ()
+        return {key: self.read(key) for key in (*self._held, *(path.stem for path in files))}
+
+    @staticmethod
+    def key(spec: SiteSpec) -> str:
+        """Under which a site keeps its own part of the model of one stage."""
+        return f"{spec.slot}-{spec.stage}" if spec.stage else spec.slot
+
+    def held(self) -> dict[str, Arrays]:
+        """What this object has read or kept, by key."""
+        return dict(self._held)
 
     def clear(self) -> None:
         """The job is over."""

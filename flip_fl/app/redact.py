@@ -10,28 +10,32 @@ from __future__ import annotations
 
 import linecache
 import re
-import sys
-import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import CodeType
 
 from flip_fl.app.known_messages import fill
+from flip_fl.app.raised import CAUSE, Place, Raised, Unparsed, plain_type, raised
+from flip_fl.app.sources_of import code_at, is_type, roots
 from flip_fl.app.vocabulary import Vocabulary
+from flip_fl.data.manifest import SkipReason
+from flip_fl.errors import CATALOGUE
 
 VALUE = "<value>"
 MAX_MESSAGE_CHARS = 2_000
 MAX_TEXT_CHARS = 16_000
 MAX_FRAMES = 40
-MAX_CHAIN = 8
 MAX_LINE_CHARS = 200
 _HEAD_FRAMES = 8
-# What stands between the engine and the app: the same in every traceback.
-_OF_THE_SEAM = frozenset({"flip_fl.app.runner", "flip_fl.app.functions"})
-_HOUSE = Path(__file__).resolve().parents[1]
+_WITHHELD = "<message withheld>"
+_HOUSE = "flip_fl."
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 _QUIET = frozenset("'\"()[]{}:,.;")
-_CAUSE = "The above exception was the direct cause of the following exception:"
-_CONTEXT = "During handling of the above exception, another exception occurred:"
+_SHORT_NUMBER = re.compile(r"\d{1,4}")
+_LINKS = {
+    True: "The above exception was the direct cause of the following exception:",
+    False: "During handling of the above exception, another exception occurred:",
+}
 _WORKER = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)\.\n")
 _WORKER_FRAME = re.compile(r'  File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<name>[\w<>]+)$')
 
@@ -39,65 +43,76 @@ _WORKER_FRAME = re.compile(r'  File "(?P<file>[^"\n]+)", line (?P<line>\d+), in 
 def redacted(error: BaseException, app_dir: Path | None = None) -> str:
     """The traceback of ``error`` and of what led to it, in Python's layout, values removed. Never raises."""
     try:
-        return _Redactor(app_dir).chain(error)[-MAX_TEXT_CHARS:]
+        return _Redactor(app_dir).chain(raised(error))[-MAX_TEXT_CHARS:]
     except Exception:
         # A foreign exception's own code failed while we read it: its type is all that may be said.
-        return f"{_plain_type(type(error))}: <message withheld>"
+        return f"{plain_type(type(error))}: {_WITHHELD}"
+
+
+def redacted_told(
+    chain: Sequence[Raised], app_dir: Path | None, known: Callable[[str], bool] = lambda text: False
+) -> tuple[str, str]:
+    """Type and traceback of what another process has told of itself, of which nothing is taken at its word.
+
+    Frames and types must be found in the files that they name, and a text that is said to be the house's must consist
+    of what the house and the app have written; ``known`` texts are those that this process has said to it. Never
+    raises.
+    """
+    try:
+        redactor = _Redactor(app_dir, known)
+        return redactor.type(chain[0]), redactor.chain(chain)[-MAX_TEXT_CHARS:]
+    except Exception:
+        return "Exception", f"Exception: {_WITHHELD}"
 
 
 def type_name(error: BaseException) -> str:
     """The exception's type, or its nearest base that a module really defines: a made-up name could hold a value."""
-    return _plain_type(type(error))
+    return plain_type(type(error))
 
 
 class _Redactor:
-    def __init__(self, app_dir: Path | None) -> None:
-        self._app_dir = app_dir.resolve() if app_dir is not None else None
-        self._roots = sorted({str(Path(entry).resolve()) for entry in sys.path if entry}, key=len, reverse=True)
+    """``known`` is None for exceptions of this process, whose types and frames are what they say."""
 
-    def chain(self, error: BaseException) -> str:
+    def __init__(self, app_dir: Path | None, known: Callable[[str], bool] | None = None) -> None:
+        self._app_dir = app_dir.resolve() if app_dir is not None else None
+        self._roots = roots()
+        self._known = known
+
+    def chain(self, errors: Sequence[Raised]) -> str:
         blocks: list[str] = []
-        seen: set[int] = set()
-        current: BaseException | None = error
-        while current is not None and id(current) not in seen and len(seen) < MAX_CHAIN:
-            seen.add(id(current))
-            blocks.append(self._one(current))
-            if current.__cause__ is not None:
-                link, following = _CAUSE, current.__cause__
-            elif current.__context__ is not None and not current.__suppress_context__:
-                link, following = _CONTEXT, current.__context__
-            else:
-                break
-            if id(following) not in seen and len(seen) < MAX_CHAIN:
-                blocks.append(link)
-            current = following
+        for number, error in enumerate(errors):
+            blocks.append(self._one(error))
+            if number + 1 < len(errors):
+                blocks.append(_LINKS[error.link == CAUSE])
         return "\n\n".join(reversed(blocks))
 
-    def _one(self, error: BaseException) -> str:
-        frames = self._frames(error.__traceback__)
+    def type(self, error: Raised) -> str:
+        return error.type if self._known is None or is_type(error.type, self._app_dir) else "Exception"
+
+    def _one(self, error: Raised) -> str:
+        frames = self._frames(error.places)
         head = ["Traceback (most recent call last):", *frames] if frames else []
-        message = self.message(error)
-        return "\n".join([*head, f"{type_name(error)}: {message}" if message else type_name(error)])
+        message, name = self._message(error), self.type(error)
+        return "\n".join([*head, f"{name}: {message}" if message else name])
 
     # -- frames -----------------------------------------------------------------------------------------------
 
-    def _frames(self, trace: TracebackType | None) -> list[str]:
-        shown = []
-        for frame, line in traceback.walk_tb(trace):
-            if frame.f_globals.get("__name__") in _OF_THE_SEAM:
-                continue
-            shown.append(self._frame(frame.f_code.co_filename, line, frame.f_code.co_name))
+    def _frames(self, places: Sequence[Place]) -> list[str]:
+        shown = [self._frame(each) for each in places]
         if len(shown) > MAX_FRAMES:
             hidden = len(shown) - MAX_FRAMES
             shown[_HEAD_FRAMES : _HEAD_FRAMES + hidden] = [f"  … {hidden} frames …"]
         return shown
 
-    def _frame(self, filename: str, line: int | None, name: str) -> str:
-        own = self._in_app(filename)
-        head = f'  File "{self._place(filename)}", line {line}, in {name if _is_name(name) else "<generated>"}'
+    def _frame(self, place: Place) -> str:
+        line, name = place.line, place.name if _is_name(place.name) else "<generated>"
+        if self._known is not None and self._code(place) is None:
+            line, name = 0, "<generated>"
+        own = self._in_app(place.file)
+        head = f'  File "{self._place(place.file)}", line {line}, in {name}'
         if own and line:
-            linecache.checkcache(filename)
-            text = linecache.getline(filename, line).strip()[:MAX_LINE_CHARS]
+            linecache.checkcache(place.file)
+            text = linecache.getline(place.file, line).strip()[:MAX_LINE_CHARS]
             return f"{head}\n    {text}" if text else head
         return head
 
@@ -111,7 +126,7 @@ class _Redactor:
         for root in self._roots:
             if resolved.is_relative_to(root):
                 return resolved.relative_to(root).as_posix()
-        return resolved.name
+        return resolved.name if self._known is None else "<generated>"
 
     def _in_app(self, filename: str) -> bool:
         return self._app_dir is not None and Path(filename).is_file() and Path(filename).resolve().is_relative_to(
@@ -120,45 +135,56 @@ class _Redactor:
 
     # -- messages ---------------------------------------------------------------------------------------------
 
-    def message(self, error: BaseException) -> str:
+    def _message(self, error: Raised) -> str:
         """What may be said of the exception's own text."""
-        if isinstance(error, SyntaxError):
-            return self._syntax(error)
-        try:
-            text = str(error)
-        except Exception:
-            return "<message withheld>"  # the exception's own code failed
-        if not text or self._is_ours(error):
+        if error.unparsed is not None:
+            return self._syntax(error.unparsed)
+        text = error.text
+        if text is None:
+            return _WITHHELD  # the exception's own code failed
+        if not text or (error.ours and self._known is None) or (self._known is not None and self._known(text)):
             return text
         vocabulary = self._vocabulary(error)
         worker = _WORKER.match(text)
         if worker is not None:
             return self._worker(text[worker.end() :], f"Caught {worker[1]} in DataLoader worker.", vocabulary)
-        return scrub(text, vocabulary, short=isinstance(error, LookupError))
+        own_words = vocabulary.names.__contains__ if error.ours and error.type.startswith(_HOUSE) else None
+        return scrub(text, vocabulary, short=error.lookup, words=own_words)
 
-    def _vocabulary(self, error: BaseException) -> Vocabulary:
+    def _vocabulary(self, error: Raised) -> Vocabulary:
         vocabulary = Vocabulary.of_app(self._app_dir)
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            code = frame.f_code
+        if self._known is not None and error.ours:
+            vocabulary.add_phrases(each.what for each in CATALOGUE.values())
+            vocabulary.words.update(reason.words for reason in SkipReason)
+        for place in error.places:
             # Code that was made from data (`exec`, `eval`) has no file, and its literals are no code's own.
-            if Path(code.co_filename).is_file() and not self._in_app(code.co_filename):
+            code = self._code(place)
+            if code is not None and Path(place.file).is_file() and not self._in_app(place.file):
                 vocabulary.add_code(code)
         return vocabulary
 
-    def _is_ours(self, error: BaseException) -> bool:
-        """Whether the house wrote and raised it: its messages hold no data by rule, the app may not borrow them."""
-        if not type(error).__module__.startswith("flip_fl."):
-            return False
-        raised_in = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-        return bool(raised_in) and Path(raised_in[-1]).resolve().is_relative_to(_HOUSE)
+    def _code(self, place: Place) -> CodeType | None:
+        """The frame's code; of another process's frame only where a library or the app really has it."""
+        if self._known is None:
+            return place.code
+        resolved = str(Path(place.file).resolve())
+        if not self._in_app(place.file) and not any(Path(resolved).is_relative_to(root) for root in self._roots):
+            return None
+        return code_at(resolved, place.line, place.name)
 
-    def _syntax(self, error: SyntaxError) -> str:
-        if error.filename is None or not self._in_app(error.filename):
-            return "<message withheld>"  # the text that could not be parsed may be data
-        place = f"({self._place(error.filename)}, line {error.lineno})"
-        linecache.checkcache(error.filename)
-        line = linecache.getline(error.filename, error.lineno or 0).strip()[:MAX_LINE_CHARS]
-        return f"{error.msg} {place}: {line}" if line else f"{error.msg} {place}"
+    def _syntax(self, error: Unparsed) -> str:
+        if error.file is None or not self._in_app(error.file):
+            return _WITHHELD  # the text that could not be parsed may be data
+        message = error.message
+        if self._known is not None:
+            found = _parse_problem(error.file)
+            if found is None:
+                return _WITHHELD
+            message = found
+        place = f"({self._place(error.file)}, line {error.line})"
+        linecache.checkcache(error.file)
+        line = linecache.getline(error.file, error.line or 0).strip()[:MAX_LINE_CHARS]
+        return f"{message} {place}: {line}" if line else f"{message} {place}"
 
     def _worker(self, text: str, head: str, vocabulary: Vocabulary) -> str:
         lines = [head]
@@ -166,30 +192,44 @@ class _Redactor:
         for line in body:
             match = _WORKER_FRAME.match(line)
             if match is not None:
-                lines.append(self._frame(match["file"], int(match["line"]), match["name"]))
+                file, at, name = match["file"], int(match["line"]), match["name"]
+                lines.append(self._frame(Place(file, at, name, code_at(file, at, name))))
         kind, _, message = last.partition(": ")
         known = _is_name(kind.rpartition(".")[2]) and kind.rpartition(".")[2].endswith(("Error", "Exception"))
+        if self._known is not None:
+            known = is_type(kind, self._app_dir)
         lines.append(f"{kind if known else '<type>'}: {scrub(message, vocabulary)}")
         return "\n".join(lines)
 
 
-def scrub(text: str, vocabulary: Vocabulary, *, short: bool = False) -> str:
+def _parse_problem(file: str) -> str | None:
+    """What the parser says of the file; None when it says nothing."""
+    try:
+        compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return str(error.msg)
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def scrub(text: str, vocabulary: Vocabulary, *, short: bool = False, words: Callable[[str], bool] | None = None) -> str:
     """``text`` with only those parts left that come from code.
 
     ``short``: a text without any such part reads ``<value>`` (a lookup's message is the key itself) instead of
-    ``<message withheld: N characters>``.
+    ``<message withheld: N characters>``. Of a text of the house, ``words`` and short numbers stay, too.
     """
     length = len(text)
     known = fill(text[:MAX_MESSAGE_CHARS], lambda name: name in vocabulary.names)
     if known is not None:
         return known
-    kept, trusted = _compose(text[:MAX_MESSAGE_CHARS], vocabulary.trusted())
+    kept, trusted = _compose(text[:MAX_MESSAGE_CHARS], vocabulary.trusted(), words)
     if trusted:
         return kept
     return VALUE if short else f"<message withheld: {length} characters>"
 
 
-def _compose(text: str, trusted: list[str]) -> tuple[str, bool]:
+def _compose(text: str, trusted: list[str], words: Callable[[str], bool] | None) -> tuple[str, bool]:
     """The text with ``<value>`` for every stretch that is no trusted piece, and whether any piece was found."""
     parts: list[tuple[str, str]] = []  # kind: piece, quiet (blanks and brackets), value
     found = False
@@ -202,7 +242,10 @@ def _compose(text: str, trusted: list[str]) -> tuple[str, bool]:
             continue
         match = _TOKEN.match(text, at)
         token = match[0] if match else text[at]
-        parts.append(("quiet" if token.isspace() or token in _QUIET else "value", token))
+        if words is not None and (words(token) or _SHORT_NUMBER.fullmatch(token)):
+            parts.append(("piece", token))
+        else:
+            parts.append(("quiet" if token.isspace() or token in _QUIET else "value", token))
         at += len(token)
     return _joined(parts), found
 
@@ -238,13 +281,3 @@ def _is_word_char(char: str) -> bool:
 
 def _is_name(name: str) -> bool:
     return name.isidentifier() or re.fullmatch(r"<(module|lambda|listcomp|dictcomp|setcomp|genexpr)>", name) is not None
-
-
-def _plain_type(kind: type[BaseException]) -> str:
-    for base in kind.__mro__:
-        owner: object = sys.modules.get(base.__module__)
-        for name in base.__qualname__.split("."):
-            owner = getattr(owner, name, None)
-        if owner is base:
-            return base.__name__ if base.__module__ == "builtins" else f"{base.__module__}.{base.__qualname__}"
-    return "Exception"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -35,19 +35,24 @@ def answered(head: Mapping[str, Any], spec: SiteSpec, session: Session) -> Answe
         if head.get("project") != spec.project_id:
             raise ValueError(_OTHER_PROJECT)
         return _answer(head, spec.project_id, session)
-    except HttpStatusError as error:
-        place, _, _ = str(error).rpartition(": HTTP ")
-        return {"error": "status", "place": place, "status": error.status_code}, {}
-    except HttpConnectionError as error:
-        place, _, _ = str(error).rpartition(": no answer")
-        return {"error": "connection", "place": place, "answered": error.answered}, {}
-    except FlipError as error:
-        return {"error": "flip", "told": error_answer(error)["error"]}, {}
-    except ValueError as error:
-        own = str(error) if str(error) == _OTHER_PROJECT else "the site refuses what it was asked for"
-        return {"error": "value", "text": own}, {}
     except Exception as error:
-        return {"error": "other", "text": f"the site cannot give it ({type(error).__name__})"}, {}
+        return told_error(error), {}
+
+
+def told_error(error: Exception) -> dict[str, Any]:
+    """``error`` of a source as ``AskedSource`` raises it in the process that asked."""
+    if isinstance(error, HttpStatusError):
+        place, _, _ = str(error).rpartition(": HTTP ")
+        return {"error": "status", "place": place, "status": error.status_code}
+    if isinstance(error, HttpConnectionError):
+        place, _, _ = str(error).rpartition(": no answer")
+        return {"error": "connection", "place": place, "answered": error.answered}
+    if isinstance(error, FlipError):
+        return {"error": "flip", "told": error_answer(error)["error"]}
+    if isinstance(error, ValueError):
+        own = str(error) if str(error) == _OTHER_PROJECT else "the site refuses what it was asked for"
+        return {"error": "value", "text": own}
+    return {"error": "other", "text": f"the site cannot give it ({type(error).__name__})"}
 
 
 def _answer(head: Mapping[str, Any], project: str, session: Session) -> Answer:
@@ -111,9 +116,14 @@ class AskedSource:
 
     def _checked(self, asked: str, **facts: Any) -> Answer:
         head, arrays = self._ask(asked, **facts)
-        kind = head.get("error")
-        if kind is None:
-            return head, arrays
+        if "error" in head:
+            self.raised(head)
+        return head, arrays
+
+    @staticmethod
+    def raised(head: Mapping[str, Any]) -> NoReturn:
+        """Raise the error that an answer tells."""
+        kind = head["error"]
         method, _, route = str(head.get("place", "")).partition(" ")
         if kind == "status":
             raise status_error(method, route, int(head["status"]))

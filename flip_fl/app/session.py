@@ -12,6 +12,7 @@ from flip_fl.app.config import AppConfig, load_config
 from flip_fl.app.loader import AppLoader
 from flip_fl.app.local_state import LocalState
 from flip_fl.app.site import Ledger, SiteSpec
+from flip_fl.data.images import Studies, fetch_studies
 from flip_fl.data.index import open_index
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Session:
         self.loader = AppLoader(app_dir)
         self.output_reported = False
         self.told: dict[str, str] = {}
+        # How studies are fetched for the app.
+        self.fetch: Callable[..., Studies] = fetch_studies
         self._config: AppConfig | None = None
         self._local_rounds = local_rounds
         self.local = LocalState(source.state_dir, job)

@@ -155,6 +155,7 @@ class Site:
         max_skipped: float = 0.05,
         index: ImageIndex | None = None,
         told: dict[str, str] | None = None,
+        fetch: Callable[..., Studies] = fetch_studies,
     ) -> None:
         self.name = spec.slot
         self.round = spec.round
@@ -171,6 +172,7 @@ class Site:
         self._max_skipped = max_skipped
         self._index = index
         self._told = {} if told is None else told
+        self._fetch = fetch
 
     @cached_property
     def device(self) -> str:
@@ -207,7 +209,7 @@ class Site:
         given = [resource_type] if isinstance(resource_type, str) else list(resource_type)
         types = tuple(dict.fromkeys(ResourceType(name) for name in given))
         project, state = self._spec.project_id, self._source.state_dir
-        studies = fetch_studies(
+        studies = self._fetch(
             self._source,
             project,
             cohort,

@@ -60,9 +60,11 @@ class Vocabulary:
     def add_code(self, code: CodeType) -> None:
         """The phrases and names of a library's code object that is part of the traceback."""
         self.names.update(code.co_names)
-        for constant in code.co_consts:
-            if isinstance(constant, str):
-                self.phrases.update(piece for piece in pieces(constant) if _is_phrase(piece))
+        self.add_phrases(constant for constant in code.co_consts if isinstance(constant, str))
+
+    def add_phrases(self, literals: Iterable[str]) -> None:
+        """The phrases of ``literals``."""
+        self.phrases.update(piece for literal in literals for piece in pieces(literal) if _is_phrase(piece))
 
     def trusted(self) -> list[str]:
         """All words and phrases, the longest first."""

@@ -59,6 +59,14 @@ class Known(Protocol):
         """It lies there (empty: nothing was given), whatever is wrong with it; ``study``: it is whole, remember it."""
 
 
+class Fetching(Protocol):
+    """Studies on their way: see ``SideBySide``."""
+
+    def answer(self, check: Callable[[], None]) -> tuple[str, Study | SkipReason] | None: ...
+
+    def stop(self) -> None: ...
+
+
 class Studies(Mapping[str, Mapping[ResourceType, Path]]):
     """The studies of a cohort: accession id → {type: folder}, in the cohort's order.
 
@@ -71,7 +79,7 @@ class Studies(Mapping[str, Mapping[ResourceType, Path]]):
         cohort: pd.DataFrame,
         names: Sequence[str],
         unnamed: int,
-        fetching: SideBySide[str, Study | SkipReason],
+        fetching: Fetching,
         *,
         max_skipped: float,
         check: Callable[[], None],
@@ -214,25 +222,14 @@ def fetch_studies(
     Raises ``ValueError`` without an ``accession_id`` column or for no types. Waiting raises ``FlipError`` E0904 as soon
     as more than the share ``max_skipped`` is missing, and ``HttpStatusError`` for a refused key (401).
     """
-    if ACCESSION_ID not in cohort.columns:
-        raise ValueError("The provided dataframe does not contain an 'accession_id' column.")
+    names, unnamed = accession_numbers(cohort)
     if not types:
         raise ValueError("images() needs at least one resource type")
-    column = cohort[ACCESSION_ID]
-    missing = column.isna() | (column.astype(str).str.strip() == "")
-    names = list(dict.fromkeys(column[~missing].astype(str)))
-
-    def ask(name: str) -> Study | SkipReason:
-        return _ask(source, project_id, name, types, known, fetching.stopped.wait)
-
-    def look(name: str) -> Study | SkipReason | None:
-        return None if known is None else known.get(name)
-
-    fetching: SideBySide[str, Study | SkipReason] = SideBySide(names, ask, source.in_flight, look=look)
+    fetching = fetching_of(source, project_id, names, types, known)
     studies = Studies(
         cohort,
         names,
-        int(missing.sum()),
+        unnamed,
         fetching,
         max_skipped=max_skipped,
         check=check,
@@ -244,6 +241,33 @@ def fetch_studies(
     import_readers(types)
     fetching.start()
     return studies
+
+
+def accession_numbers(cohort: pd.DataFrame) -> tuple[list[str], int]:
+    """Those of ``cohort``, each once, in its order, and how many rows have none.
+
+    Raises ``ValueError`` without an ``accession_id`` column.
+    """
+    if ACCESSION_ID not in cohort.columns:
+        raise ValueError("The provided dataframe does not contain an 'accession_id' column.")
+    column = cohort[ACCESSION_ID]
+    missing = column.isna() | (column.astype(str).str.strip() == "")
+    return list(dict.fromkeys(column[~missing].astype(str))), int(missing.sum())
+
+
+def fetching_of(
+    source: Source, project_id: str, names: Sequence[str], types: tuple[ResourceType, ...], known: Known | None
+) -> SideBySide[str, Study | SkipReason]:
+    """What asks for ``names`` as soon as it is started: see ``fetch_studies``."""
+
+    def ask(name: str) -> Study | SkipReason:
+        return _ask(source, project_id, name, types, known, fetching.stopped.wait)
+
+    def look(name: str) -> Study | SkipReason | None:
+        return None if known is None else known.get(name)
+
+    fetching: SideBySide[str, Study | SkipReason] = SideBySide(names, ask, source.in_flight, look=look)
+    return fetching
 
 
 def _ask(

@@ -14,6 +14,9 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from flip_fl.app.config import DIFF, AppConfig, load_config
+from flip_fl.app.isolation.call import IsolatedCall
+from flip_fl.app.isolation.choice import isolated
+from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.packages import is_package
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
@@ -115,6 +118,12 @@ class _OpenSite:
     run_id: int
     session: Session
     environment: Mapping[str, str]
+    call: IsolatedCall | None
+
+    def close(self) -> None:
+        """The app's process ends."""
+        if self.call is not None:
+            self.call.close()
 
 
 class _Sites:
@@ -134,7 +143,7 @@ class _Sites:
         except Exception as error:
             return failed(message, context, error, folder, task=task.value)
         with exported(site.environment):
-            result = run_task(task, arrays, spec, site.session)
+            result = run_task(task, arrays, spec, site.session, site.call)
         if site.session.index is not None:
             site.session.index.renew()
         return _reply(result, task, spec.slot, key, message)
@@ -167,19 +176,20 @@ class _Sites:
 
     def stay(self, message: Message, context: Context) -> None:
         """The run goes on without this site for a while: what it has fetched is kept."""
-        index = self._asked(message, context).index
+        index = self._asked(message, context).session.index
         if index is not None:
             index.renew()
 
     def end(self, message: Message, context: Context) -> None:
         """The run is over: what it has fetched is removed."""
-        session = self._asked(message, context)
-        session.release()
-        self._open_sites = {slot: each for slot, each in self._open_sites.items() if each.session is not session}
+        site = self._asked(message, context)
+        site.close()
+        site.session.release()
+        self._open_sites = {slot: each for slot, each in self._open_sites.items() if each is not site}
 
-    def _asked(self, message: Message, context: Context) -> Session:
+    def _asked(self, message: Message, context: Context) -> _OpenSite:
         slot = claimed_slot(context.node_config, context.run_config, protocol.get_task(message.content).slot)
-        return self._open(slot, self._folder(context), context).session
+        return self._open(slot, self._folder(context), context)
 
     def _folder(self, context: Context) -> Path:
         # FLIP's FL API names the app's folder on its own disk, which the FL server may share and a site does not.
@@ -191,6 +201,7 @@ class _Sites:
         if known is not None and known.run_id == context.run_id:
             return known
         if known is not None:
+            known.close()
             known.session.close()
         imaging = load_config(folder).imaging
         facts = site_facts(slot, imaging=imaging)
@@ -209,7 +220,10 @@ class _Sites:
         if context.node_config.get(STOP_FILE):
             files.append(Path(str(context.node_config[STOP_FILE])))
         session.aborted = StopFlag(files, self._aborted)
-        self._open_sites[slot] = _OpenSite(context.run_id, session, facts.environment)
+        call = None
+        if not is_package(folder):
+            call = isolated(Isolation(), facts.environment, development=bool(facts.environment))
+        self._open_sites[slot] = _OpenSite(context.run_id, session, facts.environment, call)
         return self._open_sites[slot]
 
 

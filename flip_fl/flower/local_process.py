@@ -192,10 +192,11 @@ def _start(
 ) -> Fork:
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / f"{slot}.log"
-    argv: list[str | int] = ["--slot", slot, 0, 1]
+    argv: list[str | int] = ["--slot", slot, 0, 1, 2]
     try:
-        with log.open("ab") as out:
-            return forks.fork(WORKER, argv, env, cwd=cwd, output=out.fileno(), descriptors=(connection, lifeline))
+        with log.open("ab") as out, forks.share() as shared:
+            given = (connection, lifeline, shared.fileno())
+            return forks.fork(WORKER, argv, env, cwd=cwd, output=out.fileno(), descriptors=given)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FlipError("E0506", problem=f"{slot} cannot be started", reason=reason, log=log) from None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flip_fl.app.forks import ForkServer
+from flip_fl.app.isolation.forking import MODULES as GUEST_MODULES
 from flip_fl.errors import FlipError
 
 # What a site's process needs before its first message.
@@ -16,8 +17,9 @@ MODULES = (
     "flip_fl.flower.component",
     "flip_fl.flower.client",
 )
-# In addition: a neutral app's, and those of one that speaks of torch's optimizers, which load its compiler.
-NEUTRAL_MODULES = ("torch",)
+# In addition: those of a neutral app, which runs in a process of its own from the same server, and of one that speaks
+# of torch's optimizers, which load its compiler.
+NEUTRAL_MODULES = GUEST_MODULES
 OPTIMIZING_MODULES = ("torch._dynamo",)
 
 

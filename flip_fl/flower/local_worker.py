@@ -1,6 +1,6 @@
 """The process of one local site: loads the job's ClientApp once and answers messages until the grid is gone.
 
-    --slot SLOT CONNECTION LIFELINE      (numbers of inherited descriptors)
+    --slot SLOT CONNECTION LIFELINE FORKS      (numbers of inherited descriptors)
 
 Forked by ``ProcessSite`` only. Its output is the site's log; messages have a socket of their own.
 """
@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from flip_fl.app.forks import ForkServer
+from flip_fl.app.isolation.forking import servers
 from flip_fl.flower.local_pipe import receive_frame, send_frame
 
 LOOK_AT_PARENT_S = 1.0
@@ -35,10 +37,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--slot", required=True)
     parser.add_argument("connection", type=int)
     parser.add_argument("lifeline", type=int)
+    parser.add_argument("forks", type=int)
     given = parser.parse_args(argv)
     # What the app starts must not hold the connection: the grid would take it for this process.
-    for descriptor in (given.connection, given.lifeline):
+    for descriptor in (given.connection, given.lifeline, given.forks):
         os.set_inheritable(descriptor, False)
+    servers.use(ForkServer.joined(socket.socket(fileno=given.forks)))
     faulthandler.enable()
     with socket.socket(fileno=given.connection) as connection:
         hello = receive_frame(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from flip_fl.app.config import DIFF, load_config
 from flip_fl.app.failures import Failure
 from flip_fl.app.faults import AppError
 from flip_fl.app.forms import FormKind, form_of, refusal
+from flip_fl.app.isolation.call import IsolatedCall
+from flip_fl.app.isolation.choice import isolated
+from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.script import Script
@@ -58,7 +62,7 @@ class FlipExecutor(Executor):
         if event_type == EventType.START_RUN:
             self._engine = fl_ctx.get_engine()
         elif event_type == EventType.END_RUN and self._session is not None:
-            if isinstance(self._call, Script):
+            if isinstance(self._call, Script | IsolatedCall):
                 self._call.close()
             self._session.release()
             self._session = None
@@ -86,10 +90,10 @@ class FlipExecutor(Executor):
             local = is_dev(file)
             app_dir = custom_dir(fl_ctx)
             imaging = load_config(app_dir).imaging
-            if local:
-                # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
-                os.environ.update(development_environment(file, imaging=imaging))
-            self._call = call_of(app_dir, fl_ctx.get_job_id(), asks=not local)
+            # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
+            own = development_environment(file, imaging=imaging) if local else {}
+            os.environ.update(own)
+            self._call = call_of(app_dir, fl_ctx.get_job_id(), own, local=local)
             self._session = Session(
                 app_dir=app_dir,
                 source=open_source(slot, workspace, imaging=imaging),
@@ -142,15 +146,18 @@ class FlipExecutor(Executor):
             self.fire_fed_event(LIVE_EVENT, data, fl_ctx)
 
 
-def call_of(app_dir: Path, job: str, *, asks: bool) -> Call | None:
-    """The way to the app's code; None for a neutral app. Raises ``AppError`` for a form that is not run here."""
+def call_of(app_dir: Path, job: str, environment: Mapping[str, str], *, local: bool) -> Call | None:
+    """The way to the app's code; None where it is called in this process. ``environment``: what the app has of its own.
+
+    Raises ``AppError`` for a form that is not run here, and ``FlipError`` E0560.
+    """
     form = form_of(app_dir)
     if form.kind is FormKind.CLIENT_API:
-        return Script(form, SCRIPT_HOST, job, asks=asks)
+        return Script(form, SCRIPT_HOST, job, asks=not local)
     refused = refusal(form, NAME)
     if refused is not None:
         raise AppError(f"{refused.what}: {refused.fix}")
-    return None
+    return isolated(Isolation(), environment, development=local)
 
 
 def _dxo(result: Result, task: Task) -> DXO:

@@ -1,0 +1,370 @@
+"""The neutral form in a process of its own: hands a task to the guest, and judges what it says.
+
+The guest is the app's: whatever it says may have been made up. Numbers and names pass the egress rules here, a
+traceback is built here from files that really are there, arrays are read as plain bytes, and data is asked for here, of
+the job's own project and cohort alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flip_fl.app.calls import Made
+from flip_fl.app.failures import GuestStopped
+from flip_fl.app.faults import ScriptFailed, TaskAborted
+from flip_fl.app.forks import Fork
+from flip_fl.app.frames import BadFrame
+from flip_fl.app.isolation import handover, plain_values
+from flip_fl.app.isolation.broker import Broker
+from flip_fl.app.isolation.channel import Channel, Said
+from flip_fl.app.isolation.forking import servers
+from flip_fl.app.isolation.opener import Opener
+from flip_fl.app.isolation.rules import Isolation, Level, rules
+from flip_fl.app.isolation.watching import Watch
+from flip_fl.app.raised import heard
+from flip_fl.app.redact import redacted_told
+from flip_fl.app.session import Session
+from flip_fl.app.site import Ledger, SiteSpec
+from flip_fl.app.tensors import Arrays
+from flip_fl.data.index import derived_dir
+from flip_fl.values import Task
+
+logger = logging.getLogger("flip_fl.app")
+
+LOOK_S = 0.1
+START_S = 120.0
+# How long a task that was told to stop may take to do so.
+STOP_S = 20.0
+CLOSE_S = 2.0
+# Beyond a model's own size: what an app may send that is no copy of it.
+SPARE_BYTES = 64 << 20
+MAX_WAITING = 1_000
+MAX_KEPT = 2
+MAX_LINES = 1_000_000_000
+
+
+class IsolatedCall:
+    """Runs the functions of the app of one session behind ``level``; a ``Call``. ``close`` ends the app's process.
+
+    One process serves all tasks of a job; after its end, whatever that was, the next task has a new one.
+    """
+
+    def __init__(self, level: Level, wanted: Isolation, environment: Mapping[str, str] | None = None) -> None:
+        self.level = level
+        self._wanted = wanted
+        self._environment = dict(environment or {})
+        self._guest: _Process | None = None
+        self._number = 0
+
+    def __call__(self, spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger) -> Made:
+        """One task. Raises ``ScriptFailed`` for whatever ends it, ``TaskAborted`` when the run is stopped."""
+        guest = self._running(session, spec)
+        self._number += 1
+        try:
+            return self._await(guest, spec, arrays, session, ledger)
+        except _OfTheApp as problem:
+            raise problem.failure from None
+        except BaseException:
+            # It may still be at work on what nobody waits for.
+            self.close(0.0)
+            raise
+
+    def close(self, grace_s: float = CLOSE_S) -> None:
+        """The job is over: the app's process, and all that it started, end."""
+        if self._guest is not None:
+            self._guest.close(grace_s)
+            self._guest = None
+
+    def _running(self, session: Session, spec: SiteSpec) -> _Process:
+        if self._guest is None:
+            self._guest = _Process(self.level, self._wanted, session, spec, self._environment)
+        return self._guest
+
+    def _await(
+        self, guest: _Process, spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger
+    ) -> Made:
+        guest.task(self._number, spec, arrays, session)
+        broker = Broker(guest.channel, guest.granted, spec, session, ledger)
+        limit = SPARE_BYTES + 4 * sum(array.nbytes for array in arrays.values())
+        ends = time.monotonic() + 60 * self._wanted.task_minutes if self._wanted.task_minutes else float("inf")
+        stops = float("inf")
+        try:
+            while True:
+                said = guest.next(LOOK_S)
+                now = time.monotonic()
+                if session.aborted() and stops == float("inf"):
+                    stops = now + STOP_S
+                    guest.stop()
+                if now > stops:
+                    raise TaskAborted
+                if now > ends:
+                    raise _because(f"{spec.where()} took longer than the {self._wanted.task_minutes:g} minutes that "
+                                   "this site lets a task take")  # fmt: skip
+                if said is None:
+                    continue
+                if isinstance(said, str):
+                    if session.aborted():
+                        raise TaskAborted
+                    raise _because(f"the app's process ended in {spec.where()}: {said}")
+                with contextlib.closing(said):
+                    made = self._take(said, spec, session, ledger, broker, limit)
+                if made is not None:
+                    return made
+        finally:
+            broker.close()
+
+    def _take(
+        self, said: Said, spec: SiteSpec, session: Session, ledger: Ledger, broker: Broker, limit: int
+    ) -> Made | None:
+        head = said.head
+        kind = head.get("kind")
+        try:
+            if kind == "log":
+                _log(head, ledger)
+            elif kind in ("ask", "enough"):
+                broker.take(head)
+            elif head.get("number") != self._number:
+                return None
+            elif kind == "aborted":
+                raise _OfTheApp(TaskAborted())
+            elif kind == "failed":
+                session.tell_withheld(_lines(head), spec, ledger)
+                raise _OfTheApp(self._failure(head, session, broker))
+            elif kind == "result":
+                session.tell_withheld(_lines(head), spec, ledger)
+                return _made(said, spec, session, limit)
+        except (BadFrame, ValueError, KeyError, TypeError) as problem:
+            words = str(problem) if isinstance(problem, BadFrame | ValueError) else type(problem).__name__
+            raise _because(f"what the app's process said in {spec.where()} cannot be read: {words}") from None
+        return None
+
+    def _failure(self, head: Mapping[str, Any], session: Session, broker: Broker) -> ScriptFailed:
+        chain = heard(head.get("raised"))
+        kind, text = redacted_told(chain, session.app_dir, broker.has_said)
+        failure = ScriptFailed(kind, text)
+        failure.chain = chain
+        return failure
+
+
+class _OfTheApp(Exception):
+    """The task has ended as the app wanted it to, or did not: its process goes on."""
+
+    def __init__(self, failure: BaseException) -> None:
+        super().__init__()
+        self.failure = failure
+
+
+class _Process:
+    """The app's process of one job."""
+
+    def __init__(
+        self, level: Level, wanted: Isolation, session: Session, spec: SiteSpec, environment: Mapping[str, str]
+    ) -> None:
+        self._said: queue.Queue[Said | str] = queue.Queue(MAX_WAITING)
+        self._over = False
+        self._problem = ""
+        self._watch: Watch | None = None
+        self._opener: Opener | None = None
+        self._home = _home(session.source.state_dir)
+        # What the site keeps of the model is told to a new process once.
+        self._fresh = True
+        ours, theirs = socket.socketpair()
+        self.channel = Channel(ours)
+        derived = _derived(session, spec)
+        places = rules(
+            level,
+            wanted,
+            read=(str(session.app_dir.resolve()), *_of_development(environment)),
+            write=(str(self._home), *([str(derived)] if derived is not None else [])),
+        )
+        try:
+            with theirs:
+                self._fork: Fork = servers.fork(
+                    self._home, environment, [theirs.fileno()], 1 if session.show_output else None
+                )
+            self.channel.say(
+                {
+                    "rules": places.told(),
+                    "app_dir": str(session.app_dir.resolve()),
+                    "show_output": session.show_output,
+                    "local_rounds": session.config.local_rounds,
+                    "derived": None if derived is None else str(derived),
+                }
+            )
+            self._begin(level)
+        except BaseException:
+            self.close(0.0)
+            raise
+        self._watch = Watch(self._fork.pid, wanted.processes, wanted.memory_bytes, self._beyond)
+        threading.Thread(target=self._listen, name="flip-guest", daemon=True).start()
+
+    def _begin(self, level: Level) -> None:
+        said = self.channel.read()
+        if said is None or said.head.get("kind") != "ready":
+            reason = said.head.get("reason") if said is not None else "its process ended"
+            raise GuestStopped(f"the app's process cannot be isolated as this site asks ({level.value}): {reason}")
+        if level is Level.FULL:
+            self._opener = Opener(said.descriptors.pop())
+        said.close()
+
+    def task(self, number: int, spec: SiteSpec, arrays: Mapping[str, Any], session: Session) -> None:
+        """Hand over one task."""
+        own = session.local.known() if self._fresh else {}
+        self._fresh = False
+        memory = [handover.put(each) for each in (arrays, *own.values())]
+        facts = {**asdict(spec), "task": spec.task.value}
+        try:
+            with contextlib.suppress(OSError):  # its end is heard of where its answer is waited for
+                self.channel.say({"kind": "task", "number": number, "spec": facts, "own": list(own)}, memory)
+        finally:
+            for descriptor in memory:
+                os.close(descriptor)
+
+    def granted(self, folder: Path) -> None:
+        """The app may read what lies in ``folder`` from now on."""
+        if self._opener is not None:
+            self._opener.grant(folder)
+
+    def stop(self) -> None:
+        """Tell the task that it shall end."""
+        with contextlib.suppress(OSError):
+            self.channel.say({"kind": "stop"})
+
+    def next(self, timeout_s: float) -> Said | str | None:
+        """What it said next, as text how it ended; None when that was nothing for ``timeout_s``."""
+        try:
+            return self._said.get(timeout=timeout_s)
+        except queue.Empty:
+            return self._ending() if self._fork.ended() and self._said.empty() else None
+
+    def close(self, grace_s: float) -> None:
+        """End the process and all that it started, after ``grace_s`` at the latest."""
+        self._over = True
+        if self._watch is not None:
+            self._watch.close()
+        fork = getattr(self, "_fork", None)
+        if fork is not None:
+            if grace_s and not fork.ended():
+                with contextlib.suppress(OSError):
+                    self.channel.say({"kind": "end"})
+                fork.wait(grace_s)
+            fork.kill()
+            fork.close()
+        self.channel.close()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _beyond(self, problem: str) -> None:
+        self._problem = problem
+        self._fork.kill()
+
+    def _ending(self) -> str:
+        if self._problem:
+            return self._problem
+        self._fork.wait(1.0)
+        code = self._fork.returncode if self._fork.ended() else None
+        if code is None:
+            return "it closed its channel"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def _listen(self) -> None:
+        try:
+            while (said := self.channel.read()) is not None:
+                if not self._put(said):
+                    return
+        except BadFrame as problem:
+            self._put(f"what it said cannot be read: {problem}")
+            return
+        except OSError:
+            pass
+        self._put(self._ending() if not self._over else "")
+
+    def _put(self, said: Said | str) -> bool:
+        """Queue it, waiting while the queue is full; False when nobody will ever look."""
+        while not self._over:
+            with contextlib.suppress(queue.Full):
+                self._said.put(said, timeout=0.2)
+                return True
+        return False
+
+
+def _home(state_dir: Path | None) -> Path:
+    """A new folder for what the app writes; what killed processes have left is removed."""
+    parent = Path(tempfile.gettempdir(), f"flip-guests-{os.getuid()}") if state_dir is None else state_dir / "guests"
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for left in parent.glob("*-*"):
+        number, _, _ = left.name.partition("-")
+        if number.isdigit() and not Path("/proc", number).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent)).resolve()
+
+
+def _derived(session: Session, spec: SiteSpec) -> Path | None:
+    state = session.source.state_dir
+    if state is None:
+        return None
+    folder = derived_dir(state, spec.project_id)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder.resolve()
+
+
+def _of_development(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """A developer's own data: an app that opens it by itself may."""
+    return tuple(value for name, value in environment.items() if name in ("DEV_DATAFRAME", "DEV_IMAGES_DIR"))
+
+
+def _because(text: str) -> ScriptFailed:
+    return ScriptFailed.because(text)
+
+
+def _lines(head: Mapping[str, Any]) -> int:
+    printed = head.get("printed")
+    return min(printed, MAX_LINES) if isinstance(printed, int) and printed > 0 else 0
+
+
+def _log(head: Mapping[str, Any], ledger: Ledger) -> None:
+    """A number that the app has logged; what is none is refused, and counted, where every number is judged."""
+    label = head.get("label") if isinstance(head.get("label"), str) else plain_values.Other()
+    x_label = head.get("x_label") if isinstance(head.get("x_label"), str) else plain_values.Other()
+    ledger.metric(
+        label,
+        _number(head.get("value")),
+        _number(head.get("x_value")) if head.get("has_x") else None,
+        x_label if head.get("has_x_label") else None,
+    )
+
+
+def _number(told: Any) -> Any:
+    try:
+        return float(told)
+    except (TypeError, ValueError):
+        return plain_values.Other()
+
+
+def _made(said: Said, spec: SiteSpec, session: Session, limit: int) -> Made:
+    kept = said.head.get("kept")
+    if not isinstance(kept, list) or len(kept) > MAX_KEPT or not all(isinstance(key, str) for key in kept):
+        raise ValueError("what it keeps is not told as it must be")
+    expected = len(kept) + (spec.task is Task.TRAIN)
+    if len(said.descriptors) != expected:
+        raise ValueError(f"it hands over {len(said.descriptors)} models, not {expected}")
+    arrays: Arrays = handover.take(said.descriptors.pop(0), limit) if spec.task is Task.TRAIN else {}
+    own = session.local.key(spec)
+    for key in kept:
+        part = handover.take(said.descriptors.pop(0), limit)
+        # The key is the site's; one that an app has made up is no file's name.
+        if key == own:
+            session.local.keep(own, part)
+    return Made(plain_values.heard(said.head.get("values")), arrays, session.config.params_type)

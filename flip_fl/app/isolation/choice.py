@@ -1,0 +1,32 @@
+"""Which walls an app is run behind at a site: what the site asks for, and what its system has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from flip_fl.app.isolation.call import IsolatedCall
+from flip_fl.app.isolation.rules import Isolation, Level, offered
+from flip_fl.errors import FlipError
+
+logger = logging.getLogger("flip_fl.app")
+
+
+def level_for(wanted: Isolation, *, development: bool) -> Level:
+    """The level at which an app is run. Raises ``FlipError`` E0560 where the system has not what the site asks for.
+
+    On a developer's own machine it is what the system has: the app is the developer's, and so is the data.
+    """
+    found, reason = offered()
+    if wanted.level.rank <= found.rank:
+        return wanted.level
+    if development:
+        logger.info("the app runs at isolation level %s: %s", found.value, reason)
+        return found
+    raise FlipError("E0560", level=wanted.level.value, offered=found.value, reason=reason)
+
+
+def isolated(wanted: Isolation, environment: Mapping[str, str], *, development: bool) -> IsolatedCall | None:
+    """The way to a neutral app's functions; None at level ``none``. Raises as ``level_for``."""
+    level = level_for(wanted, development=development)
+    return None if level is Level.NONE else IsolatedCall(level, wanted, environment)
