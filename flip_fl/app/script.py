@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,13 @@ from flip_fl.app.faults import ScriptFailed, TaskAborted
 from flip_fl.app.forms import Form
 from flip_fl.app.frames import Head
 from flip_fl.app.functions import kept_apart, site_model
+from flip_fl.app.isolation.rules import Isolation, Level
+from flip_fl.app.isolation.walls import Walls
 from flip_fl.app.metric_key import metric_key
 from flip_fl.app.parts import Parts
 from flip_fl.app.plan import stage_at, stages_of
+from flip_fl.app.raised import heard
+from flip_fl.app.redact import redacted_told
 from flip_fl.app.script_data import answered
 from flip_fl.app.script_process import ASKS, FILES, Ended, ScriptProcess
 from flip_fl.app.script_values import flattened, unwrapped
@@ -43,7 +48,6 @@ POLL_S = 0.1
 SETTLE_S = 1.0
 MAX_NOTES = 32
 MAX_NOTE_CHARS = 300
-MAX_TRACEBACK_CHARS = 16_000
 _NOTE = re.compile(r"flip[\w.]* is flip_fl's here; write: from [\w.]+ import \w+( as \w+)?")
 _ENDED_EARLY = "call flare.receive() and flare.send() in a loop of flare.is_running(), which ends when the job does"
 
@@ -63,8 +67,21 @@ class Script:
     finds its environment's settings of development. ``close`` ends it with the job.
     """
 
-    def __init__(self, form: Form, module: str, job: str = "", *, asks: bool = False) -> None:
+    def __init__(
+        self,
+        form: Form,
+        module: str,
+        job: str = "",
+        *,
+        asks: bool = False,
+        level: Level = Level.FULL,
+        wanted: Isolation | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.form = form
+        self._level = level
+        self._wanted = wanted or Isolation()
+        self._environment = dict(environment or {})
         self._asks = asks
         self._module = module
         self._job = job
@@ -108,9 +125,8 @@ class Script:
         if self._process is None:
             project = ["--project_id", spec.project_id] if self.form.takes_project else []
             arguments = [ASKS if self._asks else FILES, self.form.entry, *project]
-            self._process = ScriptProcess(
-                self._module, arguments, session.app_dir.resolve(), show_output=session.show_output
-            )
+            walls = Walls(self._level, self._wanted, session, spec, self._environment)
+            self._process = ScriptProcess(self._module, arguments, walls, show_output=session.show_output)
         return self._process
 
     def _task(self, spec: SiteSpec, session: Session) -> dict[str, Any]:
@@ -160,7 +176,7 @@ class Script:
             kind = head.get("kind")
             if kind == "failed":
                 self._tell_printed(head, spec, session, ledger)
-                raise ScriptFailed(_text(head, "type", 200), _text(head, "traceback", MAX_TRACEBACK_CHARS))
+                raise self._failure(head, process)
             if kind == "log":
                 self._log(head, ledger)
             elif kind == "ask" and self._asks:
@@ -175,6 +191,15 @@ class Script:
                 return answer
         assert answer is not None
         return answer
+
+    def _failure(self, head: Head, process: ScriptProcess) -> ScriptFailed:
+        try:
+            chain = heard(head.get("raised"))
+        except ValueError as problem:
+            return ScriptFailed.because(f"what {self.form.entry} has told of its failure cannot be read: {problem}")
+        failure = ScriptFailed(*redacted_told(chain, process.folder))
+        failure.chain = chain
+        return failure
 
     def _after_the_end(self, said: Ended, answer: _Answer | None, process: ScriptProcess, spec: SiteSpec) -> _Answer:
         ending = process.ending()
@@ -215,6 +240,8 @@ class Script:
         """Beside the task: what a service takes its time over must not keep a stop from being seen."""
         with self._in_flight(session):
             answer, arrays = answered(head, spec, session)
+        for folder in answer.get("folders", {}).values():
+            process.grant(Path(folder))
         process.answer({**answer, "kind": "answer", "ask": head.get("ask")}, arrays)
 
     def _in_flight(self, session: Session) -> threading.Semaphore:

@@ -27,6 +27,7 @@ Answer = tuple[dict[str, Any], Arrays]
 Ask = Callable[..., Answer]
 _FRAME = "frame"
 _OTHER_PROJECT = "a script may only ask for data of its own job's project"
+_OTHER_QUERY = "a script may only ask for the cohort of its own job's query"
 
 
 def answered(head: Mapping[str, Any], spec: SiteSpec, session: Session) -> Answer:
@@ -34,6 +35,9 @@ def answered(head: Mapping[str, Any], spec: SiteSpec, session: Session) -> Answe
     try:
         if head.get("project") != spec.project_id:
             raise ValueError(_OTHER_PROJECT)
+        own = not spec.query or session.source.images_root is None
+        if head.get("asked") == "dataframe" and not own and head.get("query") != spec.query:
+            raise ValueError(_OTHER_QUERY)
         return _answer(head, spec.project_id, session)
     except Exception as error:
         return told_error(error), {}
@@ -50,7 +54,7 @@ def told_error(error: Exception) -> dict[str, Any]:
     if isinstance(error, FlipError):
         return {"error": "flip", "told": error_answer(error)["error"]}
     if isinstance(error, ValueError):
-        own = str(error) if str(error) == _OTHER_PROJECT else "the site refuses what it was asked for"
+        own = str(error) if str(error) in (_OTHER_PROJECT, _OTHER_QUERY) else "the site refuses what it was asked for"
         return {"error": "value", "text": own}
     return {"error": "other", "text": f"the site cannot give it ({type(error).__name__})"}
 

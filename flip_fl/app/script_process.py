@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flip_fl.app.frames import BadFrame, Head, read_frame, write_frame
+from flip_fl.app.isolation.channel import Channel
+from flip_fl.app.isolation.forking import servers
+from flip_fl.app.isolation.walls import Walls
 from flip_fl.app.tensors import Arrays
-from flip_fl.settings import site_environment
 
 CLOSE_WAIT_S = 5.0
 # Beyond a model's own size: what a script may send that is no copy of it.
@@ -26,9 +24,6 @@ SPARE_BYTES = 64 << 20
 MAX_WAITING = 1_000
 WITHHELD, SHOWN = "withheld", "shown"
 FILES, ASKS = "files", "asks"
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
-# Where other processes' settings lie, the FL server's among them.
-_NOT_FOR_SCRIPTS = "FLIP_SETTINGS_DIR"
 
 
 @dataclass(frozen=True)
@@ -42,29 +37,43 @@ Said = tuple[Head, Arrays] | Ended
 
 
 class ScriptProcess:
-    """``python -m MODULE DESCRIPTOR OUTPUT …`` in ``folder``, until ``close`` or ``kill``. Not for several threads.
+    """``MODULE DESCRIPTOR GATE OUTPUT …`` behind ``walls``, until ``close`` or ``kill``. Not for several threads.
 
-    Its environment holds no key; what it prints goes nowhere unless ``show_output``.
+    Its environment holds no key; what it prints goes nowhere unless ``show_output``. It runs in a copy of the app's
+    ``folder``, which it may write to. Raises ``GuestStopped`` where the walls cannot be had.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], folder: Path, *, show_output: bool = False) -> None:
+    def __init__(self, module: str, arguments: Sequence[str], walls: Walls, *, show_output: bool = False) -> None:
         self._channel, theirs = socket.socketpair()
-        output = None if show_output else subprocess.DEVNULL
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno()), SHOWN if show_output else WITHHELD, *arguments],
-                cwd=folder,
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
+        gate, inner_gate = socket.socketpair()
+        self._walls = walls
+        self._over = False
+        self._problem = ""
+        self.folder = walls.copy_of_app()
+        self.grant = walls.grant
+        inner = [theirs.fileno(), inner_gate.fileno()]
+        shown = SHOWN if show_output else WITHHELD
+        with theirs, inner_gate:
+            self._process = servers.fork(
+                walls.home,
+                walls.environment,
+                inner,
+                1 if show_output else None,
+                module=module,
+                argv=[0, 1, shown, *arguments],
+                cwd=self.folder,
             )
+        with contextlib.closing(Channel(gate)) as channel:
+            try:
+                channel.say({"rules": walls.rules.told()})
+                walls.entered(channel, self._process.pid)
+            except BaseException:
+                self.kill()
+                raise
+        walls.watch(self._process.pid, self._beyond)
         self._said: queue.Queue[Said] = queue.Queue(MAX_WAITING)
         self._limit = SPARE_BYTES
         self._writing = threading.Lock()
-        self._over = False
         threading.Thread(target=self._listen, name="flip-script", daemon=True).start()
 
     @property
@@ -86,24 +95,23 @@ class ScriptProcess:
             return self._said.get(timeout=timeout_s)
         except queue.Empty:
             # A process that it has left behind may hold the channel open.
-            return Ended() if self._process.poll() is not None and self._said.empty() else None
+            return Ended() if self._process.ended() and self._said.empty() else None
 
     def ending(self) -> str:
         """How the process ended, in words; it is killed when it has only closed its channel."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        code = self._process.poll()
+        code = self._process.returncode if self._process.wait(1.0) else None
         self.kill()
+        if self._problem:
+            return self._problem
         if code is None:
             return "it closed its channel"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def close(self) -> None:
         """Say that the job is over, give it some seconds, and end what is left."""
-        if not self._over and self._process.poll() is None:
+        if not self._over and not self._process.ended():
             self.tell({"kind": "end"}, {})
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(CLOSE_WAIT_S)
+            self._process.wait(CLOSE_WAIT_S)
         self.kill()
 
     def kill(self) -> None:
@@ -111,12 +119,16 @@ class ScriptProcess:
         if self._over:
             return
         self._over = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.kill()
+        self._process.close()
         with contextlib.suppress(OSError):
             self._channel.shutdown(socket.SHUT_RDWR)
         self._channel.close()
+        self._walls.close()
+
+    def _beyond(self, problem: str) -> None:
+        self._problem = problem
+        self._process.kill()
 
     def _write(self, head: Mapping[str, Any], arrays: Arrays) -> None:
         with self._writing, contextlib.suppress(OSError):
@@ -141,10 +153,3 @@ class ScriptProcess:
                 self._said.put(said, timeout=0.2)
                 return True
         return False
-
-
-def _environment() -> dict[str, str]:
-    kept = site_environment(os.environ)
-    kept.pop(_NOT_FOR_SCRIPTS, None)
-    path = [_PACKAGE_ROOT, *filter(None, [kept.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"}

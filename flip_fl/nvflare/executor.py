@@ -22,7 +22,7 @@ from flip_fl.app.failures import Failure
 from flip_fl.app.faults import AppError
 from flip_fl.app.forms import FormKind, form_of, refusal
 from flip_fl.app.isolation.call import IsolatedCall
-from flip_fl.app.isolation.choice import isolated
+from flip_fl.app.isolation.choice import isolated, level_for
 from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
@@ -153,7 +153,9 @@ def call_of(app_dir: Path, job: str, environment: Mapping[str, str], *, local: b
     """
     form = form_of(app_dir)
     if form.kind is FormKind.CLIENT_API:
-        return Script(form, SCRIPT_HOST, job, asks=not local)
+        wanted = Isolation()
+        level = level_for(wanted, development=local)
+        return Script(form, SCRIPT_HOST, job, asks=not local, level=level, wanted=wanted, environment=environment)
     refused = refusal(form, NAME)
     if refused is not None:
         raise AppError(f"{refused.what}: {refused.fix}")

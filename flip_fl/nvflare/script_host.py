@@ -1,6 +1,7 @@
-"""A Client-API script's process: ``python -m flip_fl.nvflare.script_host DESCRIPTOR OUTPUT DATA SCRIPT ARGUMENTS…``
+"""A Client-API script's process, forked with ``DESCRIPTOR GATE OUTPUT DATA SCRIPT ARGUMENTS…``
 
-OUTPUT is ``withheld`` or ``shown``; DATA ``files``, or ``asks`` where the site is asked for it.
+What GATE says is applied before anything of the script is read. OUTPUT is ``withheld`` or ``shown``; DATA ``files``, or
+``asks`` where the site is asked for it.
 
 Runs ``SCRIPT`` as ``__main__`` in the app's folder, once a job. Whatever ends it early is told to the site with a
 traceback without values; what it prints is counted and goes nowhere.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import types
 import warnings
@@ -17,9 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flip_fl.app.leaving import leave
+from flip_fl.app.isolation.channel import Channel as GateChannel
+from flip_fl.app.isolation.gate import pass_gate, tensors_by_value
 from flip_fl.app.output import Counter
-from flip_fl.app.redact import redacted, type_name
+from flip_fl.app.raised import raised, told
 from flip_fl.app.script_process import ASKS, WITHHELD
 
 if TYPE_CHECKING:
@@ -28,13 +31,23 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """0 when the script came to its end, or when it was told what stopped it."""
-    descriptor, shown, data, name, *arguments = argv
+    descriptor, gate, shown, data, name, *arguments = argv
     output = Counter()
     folder = Path.cwd()
+    # Loaded before the walls, where every file that is opened is asked for.
+    from nvflare.client.api_spec import CLIENT_API_KEY  # noqa: F401
+    from nvflare.fuel.data_event.data_bus import DataBus  # noqa: F401
+
     from flip_fl.app.script_data import AskedSource
     from flip_fl.core import beside
     from flip_fl.nvflare.script_api import Channel
 
+    uses_torch = any(b"torch" in path.read_bytes() for path in folder.rglob("*.py"))
+    if uses_torch:
+        tensors_by_value()
+    with contextlib.closing(GateChannel(socket.socket(fileno=int(gate)))) as way:
+        if pass_gate(way) is None:
+            return 1
     channel = Channel(int(descriptor), lambda: output.lines)
     if shown == WITHHELD:
         sys.stdout = sys.stderr = output
@@ -53,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         os._exit(0)  # a forked copy that came to the script's end
     if problem is not None:
         with contextlib.suppress(OSError):
-            _tell(problem, folder, channel)
+            _tell(problem, channel)
     return 0
 
 
@@ -81,13 +94,9 @@ def _run(script: Path, arguments: Sequence[str], channel: Channel, started: Call
     exec(compile(script.read_bytes(), str(script), "exec"), module.__dict__)
 
 
-def _tell(error: BaseException, folder: Path, channel: Channel) -> None:
+def _tell(error: BaseException, channel: Channel) -> None:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     error.__traceback__ = trace
-    channel.say("failed", type=type_name(error), traceback=redacted(error, folder))
-
-
-if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    channel.say("failed", raised=told(raised(error)))

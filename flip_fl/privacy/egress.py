@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_LABEL_CHARS = 64
+# Axes that METRICS need not declare; any other one as "loss@sample".
+USUAL_AXES = frozenset({"round", "global_round", "epoch", "step", "iteration", "batch"})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ .:/%()+-]*")
 # Dates, accession and hospital numbers have as many digits, in a row or in groups; a class's or a layer's number fewer.
 _MAX_DIGITS_IN_A_ROW = 4
@@ -76,6 +78,8 @@ class Egress:
             return problem
         if x_label is not None and not sane_name(x_label):
             return f"metric '{label}' of {self.where} has an x_label that may not leave the trust: not stored"
+        if x_label is not None and not self._is_declared_axis(x_label):
+            return f"metric '{label}' of {self.where} has an x_label that METRICS does not declare: not stored"
         for name, given in (("", value), ("x_value ", x_value)):
             if name and given is None:
                 continue
@@ -94,7 +98,16 @@ class Egress:
 
     def _is_declared(self, label: str) -> bool:
         declared = self.policy.declared
-        return declared is None or label in declared or label.removeprefix("train_") in declared
+        if declared is None:
+            return True
+        names = {name.partition("@")[0] for name in declared}
+        return label in names or label.removeprefix("train_") in names
+
+    def _is_declared_axis(self, x_label: str) -> bool:
+        declared = self.policy.declared
+        if declared is None or x_label in USUAL_AXES:
+            return True
+        return any(name.partition("@")[2] == x_label for name in declared)
 
 
 def sane_name(name: Any) -> bool:

@@ -42,7 +42,8 @@ class Site:
         self.stopped = False
         self.session = Session(app, TableSource(self.frame), lambda batch: None, lambda: self.stopped)
         form = form_of(app)
-        self.script = Script(form, HOST, "a-job") if form.kind == "client_api" else None
+        own = {"LOCAL_DEV": "true", "DEV_DATAFRAME": str(data / "cohort.csv"), "DEV_TABULAR": "true"}
+        self.script = Script(form, HOST, "a-job", environment=own) if form.kind == "client_api" else None
 
     def run(self, task: Task, arrays: Any = ARRAYS, round: int = 1, **spec: Any) -> Result:
         facts = {"slot": "Trust_1", "round": round, "total_rounds": 3, "seed": 5, **spec}
@@ -62,10 +63,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sites(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Site]]:
+def sites() -> Iterator[list[Site]]:
     """The sites that a test opens; closed after it. ``FLIP()`` finds the data as at a simulated site."""
-    for name, value in {"LOCAL_DEV": "true", "DEV_DATAFRAME": str(data / "cohort.csv"), "DEV_TABULAR": "true"}.items():
-        monkeypatch.setenv(name, value)
     opened: list[Site] = []
     yield opened
     for site in opened:
@@ -170,8 +169,7 @@ def test_values_of_rows_do_not_leave_with_a_failure(opened: Any, tmp_path: Path)
 def test_a_script_that_failed_is_started_again_and_one_that_ended_is_not(opened: Any, tmp_path: Path) -> None:
     """With IGNORE_RESULT_ERROR a site is asked again: a crash is over then, a script without a loop stays one."""
     fails_once = inside("""
-        if not (Path.cwd() / "was_here").exists():
-            (Path.cwd() / "was_here").touch()
+        if input_model.current_round == 0:
             raise ValueError("x")
     """)
     site = opened(script(tmp_path, in_train=fails_once))
@@ -205,19 +203,21 @@ def test_params_of_the_other_kind_are_one_report_that_says_what_to_change(
 def test_a_stop_ends_the_script_with_all_that_it_started(opened: Any, tmp_path: Path) -> None:
     """A training that never comes back and a copy of it are gone when the run is stopped; the task is aborted."""
     hangs = "import os, time; os.fork(); open(f'pid-{os.getpid()}', 'w').close(); time.sleep(600)"
-    app = script(tmp_path, in_train=hangs)
-    site = opened(app)
+    site = opened(script(tmp_path, in_train=hangs))
+    pids: list[int] = []
 
     def stop() -> None:
         deadline = time.monotonic() + SCRIPT_START_S
-        while len(list(app.glob("pid-*"))) < 2 and time.monotonic() < deadline:
+        while len(pids) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
+            process = site.script._process
+            if process is not None:
+                pids[:] = [int(path.name.removeprefix("pid-")) for path in process.folder.glob("pid-*")]
         site.stopped = True
 
     threading.Thread(target=stop).start()
     result = site.run(Task.TRAIN)
     assert result.aborted
-    pids = [int(path.name.removeprefix("pid-")) for path in app.glob("pid-*")]
     assert len(pids) == 2
     deadline = time.monotonic() + 60
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,10 @@ import numpy as np
 import pytest
 
 from flip_fl.app import script_process
+from flip_fl.app.forks import ForkServer
 from flip_fl.app.forms import Form, FormKind
+from flip_fl.app.isolation import forking
+from flip_fl.app.isolation.rules import Level
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.script import Script
 from flip_fl.app.script_values import flattened, unwrapped
@@ -28,10 +32,17 @@ SPEC = SiteSpec(slot="Trust_1", round=2, total_rounds=3)
 HEAD = """
 import os, socket, sys, time
 from flip_fl.app.frames import read_frame, write_frame
-channel = socket.socket(fileno=int(sys.argv[1]))
-def result(task, **facts):
-    arrays = {name: array + 1 for name, array in task[1].items()}
-    write_frame(channel, {"kind": "result", "number": task[0]["number"], "params_type": "FULL", **facts}, arrays)
+from flip_fl.app.isolation.channel import Channel
+from flip_fl.app.isolation.gate import pass_gate
+
+def main(argv):
+    channel = socket.socket(fileno=int(argv[0]))
+    gate = Channel(socket.socket(fileno=int(argv[1])))
+    assert pass_gate(gate) is not None
+    gate.close()
+    def result(task, **facts):
+        arrays = {name: array + 1 for name, array in task[1].items()}
+        write_frame(channel, {"kind": "result", "number": task[0]["number"], "params_type": "FULL", **facts}, arrays)
 """
 
 Run = Callable[..., Result]
@@ -40,24 +51,40 @@ Run = Callable[..., Result]
 class Host:
     """A site whose script's host is the given code."""
 
-    def __init__(self, app: Path) -> None:
+    def __init__(self, app: Path, module: str) -> None:
         self.stopped = False
+        self.module = module
         self.session = Session(app, TableSource(), lambda batch: None, lambda: self.stopped)
-        self.script = Script(Form(FormKind.CLIENT_API, app, "trainer.py"), "misbehaving_host", "a-job")
+        self.script = self.made()
+
+    def made(self, *, asks: bool = False, environment: Mapping[str, str] | None = None) -> Script:
+        """Without walls: what is protected here is what is said, and hosts of these tests write files."""
+        form = Form(FormKind.CLIENT_API, self.session.app_dir, "trainer.py")
+        return Script(form, self.module, "a-job", asks=asks, level=Level.PROCESS, environment=environment)
 
     def run(self, spec: SiteSpec = SPEC) -> Result:
         return run_task(Task.TRAIN, ARRAYS, spec, self.session, self.script)
 
 
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose modules the server of processes finds."""
+    folder = tmp_path_factory.mktemp("hosts")
+    server = ForkServer(forking.MODULES, {"PATH": os.environ["PATH"], "PYTHONPATH": str(folder)})
+    forking.servers.use(server)
+    yield folder
+    server.close()
+
+
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Host]]:
+def host(tmp_path: Path, hosts: Path) -> Iterator[Callable[[str], Host]]:
     """Makes a site whose script runs this code in the place of the house's own host."""
     opened: list[Host] = []
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def make(code: str) -> Host:
-        (tmp_path / "misbehaving_host.py").write_text(HEAD + textwrap.dedent(code))
-        opened.append(Host(write_app(tmp_path / "app", config={"job_type": "standard", "GLOBAL_ROUNDS": 3})))
+        module = f"misbehaving_{len(list(hosts.glob('*.py')))}"
+        (hosts / f"{module}.py").write_text(HEAD + textwrap.indent(textwrap.dedent(code), "    "))
+        opened.append(Host(write_app(tmp_path / "app", config={"job_type": "standard", "GLOBAL_ROUNDS": 3}), module))
         return opened[-1]
 
     yield make
@@ -95,7 +122,7 @@ def test_an_answer_with_nothing_else_is_a_result(host: Callable[[str], Host]) ->
         ("channel.close(); time.sleep(600)", "closed its channel"),
         ("if os.fork() == 0: time.sleep(600)\nos._exit(7)", "exit code 7"),
         ("raise ValueError('CANARY7Q')", "exit code 1"),
-        ("write_frame(channel, {'kind': 'failed', 'type': 7})", "nothing was said"),
+        ("write_frame(channel, {'kind': 'failed', 'type': 7})", "cannot be read"),
         ("result(read_frame(channel, lambda: 1 << 30), params_type='SOME')", "sent no params"),
         ("result(read_frame(channel, lambda: 1 << 30), metrics={'num_examples': -1})", "num_examples"),
     ],
@@ -184,7 +211,7 @@ def test_the_end_is_told_and_what_does_not_end_is_ended(host: Callable[[str], Ho
     begun = time.monotonic()
     site.script.close()
     assert (tmp_path / "told").exists()
-    assert process._process.returncode is not None
+    assert process._process.ended()
     assert time.monotonic() - begun < 60
 
 
@@ -233,17 +260,14 @@ ASKS = """
 """
 
 
-def test_a_script_asks_its_site_for_the_trust_s_data(
-    host: Callable[[str], Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_script_asks_its_site_for_the_trust_s_data(host: Callable[[str], Host], tmp_path: Path) -> None:
     """Without a key: the cohort with its types, a study's folder, each refusal as it is without a site in between.
 
     Only for the job's own project, and nothing that is a server's.
     """
-    monkeypatch.setenv("SAID", str(tmp_path / "said"))
-    site = host(textwrap.dedent(ASKS))
+    site = host(ASKS)
     site.session.source = Trust(studies={"here": tmp_path / "study"})
-    site.script = Script(site.script.form, "misbehaving_host", "a-job", asks=True)
+    site.script = site.made(asks=True, environment={"SAID": str(tmp_path / "said")})
     assert site.run(replace(SPEC, project_id="project")).ok
     said = (tmp_path / "said").read_text().splitlines()
     assert said == [

@@ -11,19 +11,15 @@ import contextlib
 import logging
 import os
 import queue
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from flip_fl.app.calls import Made
-from flip_fl.app.failures import GuestStopped
 from flip_fl.app.faults import ScriptFailed, TaskAborted
 from flip_fl.app.forks import Fork
 from flip_fl.app.frames import BadFrame
@@ -31,15 +27,13 @@ from flip_fl.app.isolation import handover, plain_values
 from flip_fl.app.isolation.broker import Broker
 from flip_fl.app.isolation.channel import Channel, Said
 from flip_fl.app.isolation.forking import servers
-from flip_fl.app.isolation.opener import Opener
-from flip_fl.app.isolation.rules import Isolation, Level, rules
-from flip_fl.app.isolation.watching import Watch
+from flip_fl.app.isolation.rules import Isolation, Level
+from flip_fl.app.isolation.walls import Walls
 from flip_fl.app.raised import heard
 from flip_fl.app.redact import redacted_told
 from flip_fl.app.session import Session
 from flip_fl.app.site import Ledger, SiteSpec
 from flip_fl.app.tensors import Arrays
-from flip_fl.data.index import derived_dir
 from flip_fl.values import Task
 
 logger = logging.getLogger("flip_fl.app")
@@ -97,7 +91,7 @@ class IsolatedCall:
         self, guest: _Process, spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger
     ) -> Made:
         guest.task(self._number, spec, arrays, session)
-        broker = Broker(guest.channel, guest.granted, spec, session, ledger)
+        broker = Broker(guest.channel, guest.grant, spec, session, ledger)
         limit = SPARE_BYTES + 4 * sum(array.nbytes for array in arrays.values())
         ends = time.monotonic() + 60 * self._wanted.task_minutes if self._wanted.task_minutes else float("inf")
         stops = float("inf")
@@ -176,49 +170,31 @@ class _Process:
         self._said: queue.Queue[Said | str] = queue.Queue(MAX_WAITING)
         self._over = False
         self._problem = ""
-        self._watch: Watch | None = None
-        self._opener: Opener | None = None
-        self._home = _home(session.source.state_dir)
+        self._walls = Walls(level, wanted, session, spec, environment)
         # What the site keeps of the model is told to a new process once.
         self._fresh = True
         ours, theirs = socket.socketpair()
         self.channel = Channel(ours)
-        derived = _derived(session, spec)
-        places = rules(
-            level,
-            wanted,
-            read=(str(session.app_dir.resolve()), *_of_development(environment)),
-            write=(str(self._home), *([str(derived)] if derived is not None else [])),
-        )
         try:
             with theirs:
-                self._fork: Fork = servers.fork(
-                    self._home, environment, [theirs.fileno()], 1 if session.show_output else None
-                )
+                output = 1 if session.show_output else None
+                self._fork: Fork = servers.fork(self._walls.home, environment, [theirs.fileno()], output)
             self.channel.say(
                 {
-                    "rules": places.told(),
+                    "rules": self._walls.rules.told(),
                     "app_dir": str(session.app_dir.resolve()),
                     "show_output": session.show_output,
                     "local_rounds": session.config.local_rounds,
-                    "derived": None if derived is None else str(derived),
+                    "derived": None if self._walls.derived is None else str(self._walls.derived),
                 }
             )
-            self._begin(level)
+            self._walls.entered(self.channel, self._fork.pid)
         except BaseException:
             self.close(0.0)
             raise
-        self._watch = Watch(self._fork.pid, wanted.processes, wanted.memory_bytes, self._beyond)
+        self.grant = self._walls.grant
+        self._walls.watch(self._fork.pid, self._beyond)
         threading.Thread(target=self._listen, name="flip-guest", daemon=True).start()
-
-    def _begin(self, level: Level) -> None:
-        said = self.channel.read()
-        if said is None or said.head.get("kind") != "ready":
-            reason = said.head.get("reason") if said is not None else "its process ended"
-            raise GuestStopped(f"the app's process cannot be isolated as this site asks ({level.value}): {reason}")
-        if level is Level.FULL:
-            self._opener = Opener(said.descriptors.pop())
-        said.close()
 
     def task(self, number: int, spec: SiteSpec, arrays: Mapping[str, Any], session: Session) -> None:
         """Hand over one task."""
@@ -232,11 +208,6 @@ class _Process:
         finally:
             for descriptor in memory:
                 os.close(descriptor)
-
-    def granted(self, folder: Path) -> None:
-        """The app may read what lies in ``folder`` from now on."""
-        if self._opener is not None:
-            self._opener.grant(folder)
 
     def stop(self) -> None:
         """Tell the task that it shall end."""
@@ -253,8 +224,6 @@ class _Process:
     def close(self, grace_s: float) -> None:
         """End the process and all that it started, after ``grace_s`` at the latest."""
         self._over = True
-        if self._watch is not None:
-            self._watch.close()
         fork = getattr(self, "_fork", None)
         if fork is not None:
             if grace_s and not fork.ended():
@@ -264,7 +233,7 @@ class _Process:
             fork.kill()
             fork.close()
         self.channel.close()
-        shutil.rmtree(self._home, ignore_errors=True)
+        self._walls.close()
 
     def _beyond(self, problem: str) -> None:
         self._problem = problem
@@ -298,31 +267,6 @@ class _Process:
                 self._said.put(said, timeout=0.2)
                 return True
         return False
-
-
-def _home(state_dir: Path | None) -> Path:
-    """A new folder for what the app writes; what killed processes have left is removed."""
-    parent = Path(tempfile.gettempdir(), f"flip-guests-{os.getuid()}") if state_dir is None else state_dir / "guests"
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for left in parent.glob("*-*"):
-        number, _, _ = left.name.partition("-")
-        if number.isdigit() and not Path("/proc", number).exists():
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent)).resolve()
-
-
-def _derived(session: Session, spec: SiteSpec) -> Path | None:
-    state = session.source.state_dir
-    if state is None:
-        return None
-    folder = derived_dir(state, spec.project_id)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder.resolve()
-
-
-def _of_development(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """A developer's own data: an app that opens it by itself may."""
-    return tuple(value for name, value in environment.items() if name in ("DEV_DATAFRAME", "DEV_IMAGES_DIR"))
 
 
 def _because(text: str) -> ScriptFailed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import struct
@@ -19,13 +20,17 @@ _FIRST_TO_GO = "1000"
 
 
 def enter(given: Rules) -> int | None:
-    """Apply ``given`` to this process, which has one thread; the descriptor on which its openings are told, if any.
+    """Apply ``given`` to this process; the descriptor on which its openings are told, if any.
 
-    Raises ``OSError`` when any of it cannot be had: the caller must not go on then.
+    Raises ``OSError`` when any of it cannot be had, and in a process of several threads, of which it would hold only
+    one: the caller must not go on then.
     """
     _limit(given)
     if given.level is not Level.FULL:
         return None
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise OSError(errno.EBUSY, f"it has {threads} threads already")
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
         score.write(_FIRST_TO_GO)
     places = allowed(given)

@@ -30,13 +30,23 @@ class _Servers:
         with self._lock:
             self._server = server
 
-    def fork(self, home: Path, own: Mapping[str, str], descriptors: Sequence[int], output: int | None) -> Fork:
-        """A guest whose home is ``home``. Raises ``OSError``."""
-        environment = {**guest_environment(os.environ), **own, "HOME": str(home), "TMPDIR": str(home)}
+    def fork(
+        self,
+        home: Path,
+        own: Mapping[str, str],
+        descriptors: Sequence[int],
+        output: int | None,
+        *,
+        module: str = GUEST,
+        argv: Sequence[str | int] = (0,),
+        cwd: Path | None = None,
+    ) -> Fork:
+        """A guest whose home is ``home``: see ``ForkServer.fork``. Raises ``OSError``."""
+        environment = {**home_environment(home), **own}
         for anew in (False, True):
             try:
                 child = self._usable(anew).fork(
-                    GUEST, [0], environment, cwd=home, descriptors=descriptors, output=output
+                    module, argv, environment, cwd=cwd or home, descriptors=descriptors, output=output
                 )
             except ConnectionError:
                 continue
@@ -58,6 +68,11 @@ class _Servers:
 
 
 servers = _Servers()
+
+
+def home_environment(home: Path) -> dict[str, str]:
+    """The environment of a guest whose own folder is ``home``."""
+    return {**guest_environment(os.environ), "HOME": str(home), "TMPDIR": str(home)}
 
 
 def guest_environment(environment: Mapping[str, str]) -> dict[str, str]:

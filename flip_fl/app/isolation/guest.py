@@ -23,8 +23,7 @@ from flip_fl.app.frames import BadFrame
 from flip_fl.app.functions import call_functions
 from flip_fl.app.isolation import handover, plain_values
 from flip_fl.app.isolation.channel import Channel, Said
-from flip_fl.app.isolation.enter import enter
-from flip_fl.app.isolation.rules import Rules
+from flip_fl.app.isolation.gate import pass_gate, tensors_by_value
 from flip_fl.app.raised import raised, told
 from flip_fl.app.script_data import AskedSource
 from flip_fl.app.session import Session
@@ -51,34 +50,12 @@ def main(argv: Sequence[str]) -> int:
     stream = socket.socket(fileno=int(argv[0]))
     stream.set_inheritable(False)
     channel = Channel(stream)
-    begin = channel.read()
+    tensors_by_value()
+    begin = pass_gate(channel)
     if begin is None:
-        return 0
-    _by_value()
-    try:
-        listener = enter(Rules.of(begin.head["rules"]))
-    except OSError as error:
-        channel.say({"kind": "refused", "reason": error.strerror or str(error)})
         return 1
-    channel.say({"kind": "ready", "pid": os.getpid()}, [] if listener is None else [listener])
-    if listener is not None:
-        os.close(listener)
-    _Guest(channel, begin.head).serve()
+    _Guest(channel, begin).serve()
     return 0
-
-
-def _by_value() -> None:
-    """Tensors go to and from a data loader's workers by value: torch's ways need sockets, or names for everybody."""
-    try:
-        import torch
-    except ImportError:
-        return
-    from multiprocessing.reduction import ForkingPickler
-
-    for kind in (torch.Tensor, torch.nn.Parameter):
-        ForkingPickler.register(kind, lambda value: value.__reduce_ex__(2))
-    for storage in (torch.UntypedStorage, torch.storage.TypedStorage):
-        ForkingPickler.register(storage, lambda value: value.__reduce__())
 
 
 class _Guest:

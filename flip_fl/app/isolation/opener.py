@@ -1,4 +1,5 @@
-"""What a guest may open beyond its own folders: files that it was handed, opened by the process it works for.
+"""What a guest may have beyond its own folders: files that it was handed, opened by the process it works for, and
+processes, as long as they are not too many.
 
 Landlock's rules are fixed when a process enters them, and a study is asked for later. So each opening of a file is told
 here first (``man 2 seccomp_unotify``): what lies in a folder that was granted is opened here, for reading, and given;
@@ -9,6 +10,7 @@ the path that was checked is the one that is opened.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -18,6 +20,7 @@ import threading
 from pathlib import Path
 
 from flip_fl.app.isolation.seccomp import machine
+from flip_fl.app.isolation.watching import processes_of
 
 _RECEIVE, _SEND, _GIVE = 0xC0502100, 0xC0182101, 0x40182103
 _REQUEST = struct.Struct("=QIIiIQ6Q")
@@ -32,14 +35,20 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Opener:
-    """Answers the openings of one guest and of what it started, until all are gone. ``grant`` from any thread."""
+    """Answers the guest ``pid`` and what it started, until all are gone. ``grant`` from any thread.
 
-    def __init__(self, listener: int) -> None:
+    No more than ``processes`` of them are there at once: starting another one fails, as it does where the system has
+    no room for one.
+    """
+
+    def __init__(self, listener: int, pid: int, processes: int) -> None:
         self._listener = listener
+        self._pid, self._processes = pid, processes
         self._granted: set[str] = set()
         known = machine()
         assert known is not None
         self._relative_to_nothing = known.opening.get("open", -1)
+        self._opening = frozenset(known.opening.values())
         threading.Thread(target=self._serve, name="flip-opener", daemon=True).start()
 
     def grant(self, folder: Path) -> None:
@@ -62,6 +71,11 @@ class Opener:
             os.close(self._listener)
 
     def _answer(self, number: int, pid: int, _flags: int, call: int, _arch: int, _at: int, *words: int) -> None:
+        if call not in self._opening:
+            full = processes_of(self._pid, self._processes) >= self._processes
+            answer = (0, -errno.EAGAIN, 0) if full else (0, 0, _CONTINUE)
+            fcntl.ioctl(self._listener, _SEND, _ANSWER.pack(number, *answer))
+            return
         given = -1
         with contextlib.suppress(OSError, ValueError):
             given = self._opened(pid, call, words)

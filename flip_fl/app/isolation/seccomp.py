@@ -22,6 +22,7 @@ _NUMBER, _ARCHITECTURE = 0, 4
 _X32 = 0x40000000
 # CLONE_NEWNS … CLONE_NEWNET: a process that makes a world of its own.
 _NAMESPACES = 0x7E020000
+_THREAD = 0x00010000
 _TIOCSTI = 0x5412
 
 
@@ -42,6 +43,7 @@ class Machine:
     socketpair: int
     ioctl: int
     prlimit: int
+    forking: Mapping[str, int]
     opening: Mapping[str, int]
     openat2: int
     signalling: Mapping[str, int]
@@ -76,6 +78,7 @@ _X86 = Machine(
         "fchownat": 260, "utime": 132, "utimes": 235, "futimesat": 261, "utimensat": 280,
     },
     clone=56, clone3=435, socketpair=53, ioctl=16, prlimit=302,
+    forking={"fork": 57, "vfork": 58},
     opening={"open": 2, "openat": 257},
     openat2=437,
     signalling={"kill": 62, "tkill": 200, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297,
@@ -107,6 +110,7 @@ _ARM = Machine(
     },
     passed_over={"fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "fchownat": 54, "fchown": 55, "utimensat": 88},
     clone=220, clone3=435, socketpair=199, ioctl=29, prlimit=261,
+    forking={},
     opening={"openat": 56},
     openat2=437,
     signalling={"kill": 129, "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240,
@@ -130,7 +134,7 @@ def offered() -> bool:
 
 
 def restrict(*, signals: bool) -> int:
-    """Put the filter over this process and what it starts; the descriptor on which its files are asked for.
+    """Put the filter over this process and what it starts; the descriptor on which it asks for files and processes.
 
     ``signals``: whether signals may be sent (where Landlock keeps them inside). All threads, of which there should be
     one. Raises ``OSError``.
@@ -175,7 +179,11 @@ def program(known: Machine, *, signals: bool) -> list[bytes]:
     # Their flags lie in memory, where a filter cannot look: callers have another way.
     for number in (known.clone3, known.openat2):
         code += _when(number, [_word(_RETURN, _ERRNO | errno.ENOSYS)])
-    code += _when(known.clone, [_argument(0), _jump(_ANY_BIT, _NAMESPACES, no=1), *_refusal(errno.EPERM)])
+    # A thread is nobody's business; of a new process is told, so that there are not too many.
+    clone = [_argument(0), _jump(_ANY_BIT, _NAMESPACES, no=1), *_refusal(errno.EPERM)]
+    code += _when(known.clone, [*clone, _jump(_ANY_BIT, _THREAD, yes=1), _word(_RETURN, _NOTIFY)])
+    for number in known.forking.values():
+        code += _when(number, [_word(_RETURN, _NOTIFY)])
     # A pair of streams speaks to its other end only.
     streams = [_argument(1), _word(_AND, 0xF), _jump(_EQUAL, socket.SOCK_STREAM, yes=1), *_refusal(errno.EACCES)]
     code += _when(known.socketpair, streams)

@@ -19,18 +19,34 @@ class Usage:
     memory_bytes: int
 
 
-def usage(pid: int) -> Usage:
-    """Of the process and its descendants; whoever is gone meanwhile counts nothing."""
-    found, waiting = set[int](), [pid]
-    memory = 0
-    while waiting:
-        each = waiting.pop()
-        if each in found:
-            continue
-        found.add(each)
-        memory += _own_memory(each)
-        waiting += _children(each)
+def usage(pid: int, many: int = 1_000, much_bytes: int = 0) -> Usage:
+    """Of the process and its descendants; whoever is gone meanwhile counts nothing.
+
+    Beyond ``many`` nobody is counted any more: they may be more each time one looks. What several of them share is
+    counted for each, which is quick, unless that comes to more than ``much_bytes``.
+    """
+    found = _tree(pid, many)
+    if len(found) > many:
+        return Usage(len(found), 0)
+    memory = sum(_read(each, "status", ("RssAnon:", "RssShmem:")) for each in found)
+    if memory > much_bytes:
+        memory = sum(_read(each, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) for each in found)
     return Usage(len(found), memory)
+
+
+def processes_of(pid: int, many: int) -> int:
+    """How many processes are ``pid`` and its descendants; beyond ``many`` nobody is counted any more."""
+    return len(_tree(pid, many))
+
+
+def _tree(pid: int, many: int) -> set[int]:
+    found, waiting = set[int](), [pid]
+    while waiting and len(found) <= many:
+        each = waiting.pop()
+        if each not in found:
+            found.add(each)
+            waiting += _children(each)
+    return found
 
 
 class Watch:
@@ -47,7 +63,7 @@ class Watch:
     def _look(self) -> None:
         pid, processes, memory_bytes, beyond = self._arguments
         while not self._over.wait(LOOK_S):
-            now = usage(pid)
+            now = usage(pid, processes, memory_bytes)
             problem = ""
             if now.processes > processes:
                 problem = f"it has started more than {processes} processes"
@@ -58,9 +74,9 @@ class Watch:
                 break
 
 
-def _own_memory(pid: int) -> int:
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", encoding="ascii") as status:
-        return sum(int(line.split()[1]) * 1024 for line in status if line.startswith(("RssAnon:", "RssShmem:")))
+def _read(pid: int, file: str, lines: tuple[str, ...]) -> int:
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/{file}", encoding="ascii") as told:
+        return sum(int(line.split()[1]) * 1024 for line in told if line.startswith(lines))
     return 0
 
 

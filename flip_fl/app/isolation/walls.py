@@ -1,0 +1,108 @@
+"""The walls around one app's process, seen from outside: its folder, what it was granted, and what it uses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flip_fl.app.failures import GuestStopped
+from flip_fl.app.isolation.channel import Channel
+from flip_fl.app.isolation.opener import Opener
+from flip_fl.app.isolation.rules import Isolation, Level, Rules, rules
+from flip_fl.app.isolation.watching import Watch
+from flip_fl.app.session import Session
+from flip_fl.app.site import SiteSpec
+from flip_fl.data.index import derived_dir
+
+# A larger file of an app's folder is not copied: it is read where it lies.
+MAX_COPIED_BYTES = 64 << 20
+# A developer's own data: an app that opens it by itself may.
+_OF_A_DEVELOPER = ("DEV_DATAFRAME", "DEV_IMAGES_DIR")
+
+
+class Walls:
+    """One app's process of the session's job at ``level``. ``environment``: what the app has of its own.
+
+    ``home`` is the only folder that the app may write to beside what it derives from its project's images. ``close``
+    removes it.
+    """
+
+    def __init__(
+        self, level: Level, wanted: Isolation, session: Session, spec: SiteSpec, environment: Mapping[str, str]
+    ) -> None:
+        self.level = level
+        self.environment = environment
+        self.home = _home(session.source.state_dir)
+        self.derived = _derived(session, spec)
+        self._wanted = wanted
+        self._app_dir = session.app_dir.resolve()
+        self._watch: Watch | None = None
+        self._opener: Opener | None = None
+
+    @property
+    def rules(self) -> Rules:
+        """What the process applies to itself."""
+        data = tuple(value for name, value in self.environment.items() if name in _OF_A_DEVELOPER)
+        write = (str(self.home), *([str(self.derived)] if self.derived is not None else []))
+        return rules(self.level, self._wanted, read=(str(self._app_dir), *data), write=write)
+
+    def entered(self, channel: Channel, pid: int) -> None:
+        """Wait until the process ``pid``, which was told the rules, is behind them. Raises ``GuestStopped``."""
+        said = channel.read()
+        if said is None or said.head.get("kind") != "ready":
+            reason = said.head.get("reason") if said is not None else "its process ended"
+            raise GuestStopped(f"the app's process cannot be isolated as this site asks ({self.level.value}): {reason}")
+        if self.level is Level.FULL:
+            self._opener = Opener(said.descriptors.pop(), pid, self._wanted.processes)
+        said.close()
+
+    def watch(self, pid: int, beyond: Callable[[str], None]) -> None:
+        """From now on ``beyond`` is called when the process ``pid``, with all that it started, uses too much."""
+        self._watch = Watch(pid, self._wanted.processes, self._wanted.memory_bytes, beyond)
+
+    def grant(self, folder: Path) -> None:
+        """The app may read what lies in ``folder`` from now on."""
+        if self._opener is not None:
+            self._opener.grant(folder)
+
+    def copy_of_app(self) -> Path:
+        """The app's folder for one that writes beside itself; the folder that the job brought stays as it is."""
+        copy = self.home / "app"
+        shutil.copytree(self._app_dir, copy, copy_function=_copied, symlinks=True)
+        return copy
+
+    def close(self) -> None:
+        """Nothing is left of it. The process has ended before."""
+        if self._watch is not None:
+            self._watch.close()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def _copied(source: str, target: str) -> str:
+    if os.path.getsize(source) > MAX_COPIED_BYTES:
+        os.symlink(source, target)
+        return target
+    return str(shutil.copyfile(source, target))
+
+
+def _home(state_dir: Path | None) -> Path:
+    """A new folder for what the app writes; what killed processes have left is removed."""
+    parent = Path(tempfile.gettempdir(), f"flip-guests-{os.getuid()}") if state_dir is None else state_dir / "guests"
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for left in parent.glob("*-*"):
+        number, _, _ = left.name.partition("-")
+        if number.isdigit() and not Path("/proc", number).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent)).resolve()
+
+
+def _derived(session: Session, spec: SiteSpec) -> Path | None:
+    state = session.source.state_dir
+    if state is None:
+        return None
+    folder = derived_dir(state, spec.project_id)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder.resolve()
