@@ -18,7 +18,7 @@ MAX_PLACES = 200
 MAX_TEXT_CHARS = 8_000
 _HOUSE = Path(__file__).resolve().parents[1]
 # What stands between the engine and the app: the same in every traceback.
-_OF_THE_SEAM = ("flip_fl.app.runner", "flip_fl.app.functions", "flip_fl.app.isolation.")
+_OF_THE_SEAM = ("flip_fl.app.runner", "flip_fl.app.functions", "flip_fl.app.isolation.", "flip_fl.flower.guest_work")
 CAUSE, CONTEXT = "cause", "context"
 
 

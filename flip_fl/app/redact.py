@@ -18,8 +18,6 @@ from flip_fl.app.known_messages import fill
 from flip_fl.app.raised import CAUSE, Place, Raised, Unparsed, plain_type, raised
 from flip_fl.app.sources_of import code_at, is_type, roots
 from flip_fl.app.vocabulary import Vocabulary
-from flip_fl.data.manifest import SkipReason
-from flip_fl.errors import CATALOGUE
 
 VALUE = "<value>"
 MAX_MESSAGE_CHARS = 2_000
@@ -154,8 +152,7 @@ class _Redactor:
     def _vocabulary(self, error: Raised) -> Vocabulary:
         vocabulary = Vocabulary.of_app(self._app_dir)
         if self._known is not None and error.ours:
-            vocabulary.add_phrases(each.what for each in CATALOGUE.values())
-            vocabulary.words.update(reason.words for reason in SkipReason)
+            vocabulary.add(Vocabulary.of_house())
         for place in error.places:
             # Code that was made from data (`exec`, `eval`) has no file, and its literals are no code's own.
             code = self._code(place)

@@ -8,6 +8,7 @@ import keyword
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import CodeType
 
@@ -16,6 +17,8 @@ _MAX_FILE_BYTES = 1 << 20
 _HOLE = re.compile(r"%\(\w+\)[-#0 +]*\d*(?:\.\d+)?[a-zA-Z]|%[-#0 +]*\d*(?:\.\d+)?[a-zA-Z]|\{[^{}]*\}")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _MIN_WORD_CHARS = 3
+# The rooms whose errors an app may meet.
+_SPEAKING = ("app", "core", "data", "privacy", "flower", "nvflare", "services")
 _MIN_PHRASE_CHARS = 6
 
 _TYPE_NAMES = frozenset(
@@ -57,6 +60,17 @@ class Vocabulary:
             own._learn(tree)
         return own
 
+    @classmethod
+    def of_house(cls) -> Vocabulary:
+        """The phrases and identifiers of the house's own source files."""
+        return _of_house()
+
+    def add(self, other: Vocabulary) -> None:
+        """Everything of ``other``."""
+        self.words |= other.words
+        self.phrases |= other.phrases
+        self.names |= other.names
+
     def add_code(self, code: CodeType) -> None:
         """The phrases and names of a library's code object that is part of the traceback."""
         self.names.update(code.co_names)
@@ -78,6 +92,21 @@ class Vocabulary:
                     self.names.add(node.value)
             else:
                 self.names.update(_names(node))
+
+
+@cache
+def _of_house() -> Vocabulary:
+    own = Vocabulary()
+    package = Path(__file__).resolve().parents[1]
+    for path in sorted(
+        (*package.glob("*.py"), *(file for name in _SPEAKING for file in package.glob(f"{name}/**/*.py")))
+    ):
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            own.names.update(_names(node))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                own.add_phrases([node.value])
+    return own
 
 
 def pieces(literal: str) -> Iterable[str]:

@@ -158,7 +158,7 @@ class _Sites:
         except Exception as error:
             return failed(message, context, error, folder, task=task.value)
         with exported({**site.environment, NAME_VARIABLE: spec.slot}):
-            reply = foreign.answer(message, context, spec, site.session)
+            reply = foreign.answer(message, context, spec, site.session, site.call)
         if site.session.index is not None:
             site.session.index.renew()
         return reply
@@ -220,9 +220,8 @@ class _Sites:
         if context.node_config.get(STOP_FILE):
             files.append(Path(str(context.node_config[STOP_FILE])))
         session.aborted = StopFlag(files, self._aborted)
-        call = None
-        if not is_package(folder):
-            call = isolated(Isolation(), facts.environment, development=bool(facts.environment))
+        own = {**facts.environment, **({NAME_VARIABLE: slot} if is_package(folder) else {})}
+        call = isolated(Isolation(), own, development=bool(facts.environment))
         self._open_sites[slot] = _OpenSite(context.run_id, session, facts.environment, call)
         return self._open_sites[slot]
 

@@ -7,28 +7,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
 
 from flip_fl.app.faults import AppError
+from flip_fl.app.isolation.call import IsolatedCall
 from flip_fl.app.metric_key import metric_key
-from flip_fl.app.output import withheld
 from flip_fl.app.runner import BOOKKEEPING, Result, reported
-from flip_fl.app.seeds import derived_seed, seed_everything
 from flip_fl.app.session import Session
 from flip_fl.app.site import Ledger, SiteSpec
 from flip_fl.flower import protocol
 from flip_fl.flower.grammar import LIST_AXIS
+from flip_fl.flower.guest_work import MESSAGE, STATE, called, state_bytes
+from flip_fl.flower.private import message_from_bytes, message_to_bytes
 from flip_fl.privacy.egress import as_number, sane_name
 
-COMPONENT = "app"
-MODULE = "client_app"
+GUEST_WORK = "flip_fl.flower.guest_work"
+OWN_ERROR = "the app answered with an error of its own"
 # Under this key of a message's config record.
 STAGE = "stage"
 _SHOWN = frozenset({"site", "client_name"})
 
 
-def answer(message: Message, context: Context, spec: SiteSpec, session: Session) -> Message:
+def answer(
+    message: Message, context: Context, spec: SiteSpec, session: Session, call: IsolatedCall | None = None
+) -> Message:
     """The reply of the app's own ClientApp to ``message``, with what it reports as items of ours.
+
+    ``call`` is the way to the app's process; None: it is called in this one.
 
     Its metrics are judged by the rules of every site before they leave; of texts only the slot that it claims to be
     may. Whatever it raises, ``SystemExit`` and a failed import included, is an error reply with its traceback.
@@ -36,11 +40,11 @@ def answer(message: Message, context: Context, spec: SiteSpec, session: Session)
     replies: list[Message] = []
 
     def work(ledger: Ledger) -> Result:
-        with withheld(session.app_dir, active=not session.show_output) as output:
-            try:
-                reply = _called(message, context, spec, session)
-            finally:
-                session.tell_withheld(output.lines, spec, ledger)
+        _say_stage(message, spec)
+        if call is None:
+            reply = called(message, context, spec, session, ledger)
+        else:
+            reply = _asked(message, context, spec, session, ledger, call)
         if reply.has_content():
             reply.content = _may_leave(reply.content, ledger, spec)
         replies.append(reply)
@@ -60,19 +64,28 @@ def answer(message: Message, context: Context, spec: SiteSpec, session: Session)
     return reply
 
 
-def _called(message: Message, context: Context, spec: SiteSpec, session: Session) -> Message:
-    seed = derived_seed(spec.seed, spec.slot, spec.round, spec.task.value)
-    seed_everything(seed)
-    app = getattr(session.loader.module(MODULE), COMPONENT, None)
-    if not isinstance(app, ClientApp):
-        raise AppError(f"{MODULE}.py has no ClientApp called {COMPONENT}, it is a {type(app).__name__}")
-    # An import that draws numbers must not shift those of the task.
-    seed_everything(seed)
-    _say_stage(message, spec)
-    reply: Any = app(message, context)
-    if not isinstance(reply, Message):
-        raise AppError(f"the ClientApp of {MODULE}.py returned a {type(reply).__name__}; it must return a Message")
-    return reply
+def _asked(
+    message: Message, context: Context, spec: SiteSpec, session: Session, ledger: Ledger, call: IsolatedCall
+) -> Message:
+    """The reply from the app's process, of which nothing counts but its content."""
+    facts = {
+        "run_id": context.run_id,
+        "node_id": context.node_id,
+        "node_config": dict(context.node_config),
+        "run_config": dict(context.run_config),
+    }
+    blobs = {MESSAGE: message_to_bytes(message), STATE: state_bytes(context.state, message)}
+    _, made = call.work(GUEST_WORK, facts, blobs, spec, session, ledger)
+    try:
+        reply, state = message_from_bytes(made[MESSAGE]), message_from_bytes(made[STATE])
+    except (KeyError, ValueError) as problem:
+        raise AppError(f"the app's process gave no message ({type(problem).__name__})") from None
+    if state.has_content():
+        context.state = state.content
+    if reply.has_error():
+        # Its reason is the app's own text.
+        return Message(Error(reply.error.code, OWN_ERROR), reply_to=message)
+    return Message(reply.content, reply_to=message)
 
 
 def _say_stage(message: Message, spec: SiteSpec) -> None:

@@ -21,6 +21,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from flip_fl.app.forks import ForkServer
+from flip_fl.app.isolation.forking import MODULES
 from flip_fl.flower.component import read_app
 from flip_fl.flower.job import write_job
 from flip_fl.flower.local_grid import LOCAL_RUN, LocalGrid
@@ -408,5 +409,5 @@ def _linear(site: ProcessSite, kind: str) -> Message:
 def test_torch_and_its_compiler_are_loaded_ahead_for_apps_that_need_them(job: Path, tmp_path: Path) -> None:
     """Both take seconds: an app that needs one and does not have it waits at every site, another waits for nothing."""
     assert app_modules(job / "app") == ()
-    assert app_modules(write_app(tmp_path / "plain")) == ("torch",)
-    assert app_modules(write_app(tmp_path / "with", optimiser="torch.optim.SGD")) == ("torch", "torch._dynamo")
+    assert app_modules(write_app(tmp_path / "plain")) == MODULES
+    assert app_modules(write_app(tmp_path / "with", optimiser="torch.optim.SGD")) == (*MODULES, "torch._dynamo")

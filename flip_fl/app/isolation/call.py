@@ -15,9 +15,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from flip_fl.app.calls import Made
 from flip_fl.app.faults import ScriptFailed, TaskAborted
@@ -49,6 +49,8 @@ MAX_WAITING = 1_000
 MAX_KEPT = 2
 MAX_LINES = 1_000_000_000
 
+T = TypeVar("T")
+
 
 class IsolatedCall:
     """Runs the functions of the app of one session behind ``level``; a ``Call``. ``close`` ends the app's process.
@@ -65,16 +67,36 @@ class IsolatedCall:
 
     def __call__(self, spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger) -> Made:
         """One task. Raises ``ScriptFailed`` for whatever ends it, ``TaskAborted`` when the run is stopped."""
-        guest = self._running(session, spec)
-        self._number += 1
-        try:
-            return self._await(guest, spec, arrays, session, ledger)
-        except _OfTheApp as problem:
-            raise problem.failure from None
-        except BaseException:
-            # It may still be at work on what nobody waits for.
-            self.close(0.0)
-            raise
+        limit = SPARE_BYTES + 4 * sum(array.nbytes for array in arrays.values())
+        return self._done(
+            spec,
+            session,
+            ledger,
+            lambda guest: guest.task(self._number, spec, arrays, session),
+            lambda said: _made(said, spec, session, limit),
+        )
+
+    def work(
+        self,
+        module: str,
+        facts: Mapping[str, Any],
+        blobs: Mapping[str, bytes],
+        spec: SiteSpec,
+        session: Session,
+        ledger: Ledger,
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """What ``work`` of the house's ``module`` gives for ``facts`` and ``blobs``, in the app's process.
+
+        Raises as a call does.
+        """
+        limit = SPARE_BYTES + 4 * sum(map(len, blobs.values()))
+        return self._done(
+            spec,
+            session,
+            ledger,
+            lambda guest: guest.work(self._number, module, facts, blobs, spec),
+            lambda said: _worked(said, limit),
+        )
 
     def close(self, grace_s: float = CLOSE_S) -> None:
         """The job is over: the app's process, and all that it started, end."""
@@ -87,12 +109,28 @@ class IsolatedCall:
             self._guest = _Process(self.level, self._wanted, session, spec, self._environment)
         return self._guest
 
-    def _await(
-        self, guest: _Process, spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger
-    ) -> Made:
-        guest.task(self._number, spec, arrays, session)
+    def _done(
+        self,
+        spec: SiteSpec,
+        session: Session,
+        ledger: Ledger,
+        ask: Callable[[_Process], None],
+        read: Callable[[Said], T],
+    ) -> T:
+        guest = self._running(session, spec)
+        self._number += 1
+        try:
+            ask(guest)
+            return self._await(guest, spec, session, ledger, read)
+        except _OfTheApp as problem:
+            raise problem.failure from None
+        except BaseException:
+            # It may still be at work on what nobody waits for.
+            self.close(0.0)
+            raise
+
+    def _await(self, guest: _Process, spec: SiteSpec, session: Session, ledger: Ledger, read: Callable[[Said], T]) -> T:
         broker = Broker(guest.channel, guest.grant, spec, session, ledger)
-        limit = SPARE_BYTES + 4 * sum(array.nbytes for array in arrays.values())
         ends = time.monotonic() + 60 * self._wanted.task_minutes if self._wanted.task_minutes else float("inf")
         stops = float("inf")
         try:
@@ -114,15 +152,21 @@ class IsolatedCall:
                         raise TaskAborted
                     raise _because(f"the app's process ended in {spec.where()}: {said}")
                 with contextlib.closing(said):
-                    made = self._take(said, spec, session, ledger, broker, limit)
+                    made = self._take(said, spec, session, ledger, broker, read)
                 if made is not None:
                     return made
         finally:
             broker.close()
 
     def _take(
-        self, said: Said, spec: SiteSpec, session: Session, ledger: Ledger, broker: Broker, limit: int
-    ) -> Made | None:
+        self,
+        said: Said,
+        spec: SiteSpec,
+        session: Session,
+        ledger: Ledger,
+        broker: Broker,
+        read: Callable[[Said], T],
+    ) -> T | None:
         head = said.head
         kind = head.get("kind")
         try:
@@ -139,7 +183,7 @@ class IsolatedCall:
                 raise _OfTheApp(self._failure(head, session, broker))
             elif kind == "result":
                 session.tell_withheld(_lines(head), spec, ledger)
-                return _made(said, spec, session, limit)
+                return read(said)
         except (BadFrame, ValueError, KeyError, TypeError) as problem:
             words = str(problem) if isinstance(problem, BadFrame | ValueError) else type(problem).__name__
             raise _because(f"what the app's process said in {spec.where()} cannot be read: {words}") from None
@@ -201,13 +245,24 @@ class _Process:
         own = session.local.known() if self._fresh else {}
         self._fresh = False
         memory = [handover.put(each) for each in (arrays, *own.values())]
-        facts = {**asdict(spec), "task": spec.task.value}
         try:
             with contextlib.suppress(OSError):  # its end is heard of where its answer is waited for
-                self.channel.say({"kind": "task", "number": number, "spec": facts, "own": list(own)}, memory)
+                self.channel.say({"kind": "task", "number": number, "spec": _facts(spec), "own": list(own)}, memory)
         finally:
             for descriptor in memory:
                 os.close(descriptor)
+
+    def work(
+        self, number: int, module: str, facts: Mapping[str, Any], blobs: Mapping[str, bytes], spec: SiteSpec
+    ) -> None:
+        """Hand over what a module of the house shall do there."""
+        memory = handover.put(handover.of_bytes(blobs))
+        told = {"kind": "task", "number": number, "spec": _facts(spec), "work": module, "facts": facts}
+        try:
+            with contextlib.suppress(OSError):
+                self.channel.say(told, [memory])
+        finally:
+            os.close(memory)
 
     def stop(self) -> None:
         """Tell the task that it shall end."""
@@ -269,6 +324,10 @@ class _Process:
         return False
 
 
+def _facts(spec: SiteSpec) -> dict[str, Any]:
+    return {**asdict(spec), "task": spec.task.value}
+
+
 def _because(text: str) -> ScriptFailed:
     return ScriptFailed.because(text)
 
@@ -312,3 +371,10 @@ def _made(said: Said, spec: SiteSpec, session: Session, limit: int) -> Made:
         if key == own:
             session.local.keep(own, part)
     return Made(plain_values.heard(said.head.get("values")), arrays, session.config.params_type)
+
+
+def _worked(said: Said, limit: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    facts = said.head.get("facts")
+    if not isinstance(facts, dict) or len(said.descriptors) != 1:
+        raise ValueError("what it has done is not told as it must be")
+    return facts, handover.to_bytes(handover.take(said.descriptors.pop(0), limit))

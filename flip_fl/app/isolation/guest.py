@@ -7,6 +7,7 @@ Forked by ``Guest`` only. Everything that it says is judged by whoever reads it:
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import queue
@@ -140,6 +141,9 @@ class _Guest:
         spec = SiteSpec(**{**facts, "task": Task(facts["task"])})
         arrays = handover.take(said.descriptors.pop(0), _NO_LIMIT)
         session = self._session
+        if "work" in head:
+            self._work(head, spec, handover.to_bytes(arrays))
+            return
         for key in head["own"]:
             session.local.keep(key, handover.take(said.descriptors.pop(0), _NO_LIMIT))
         session.begin()
@@ -161,6 +165,20 @@ class _Guest:
         finally:
             for descriptor in memory:
                 os.close(descriptor)
+
+    def _work(self, head: Mapping[str, Any], spec: SiteSpec, blobs: dict[str, bytes]) -> None:
+        """What a module of the house does with an app of another form."""
+        session = self._session
+        session.begin()
+        module = importlib.import_module(head["work"])
+        facts, made = module.work(head["facts"], blobs, spec, session, _Told(self, spec))
+        memory = handover.put(handover.of_bytes(made))
+        try:
+            self.say(
+                {"kind": "result", "number": head["number"], "facts": facts, "printed": session.printed()}, [memory]
+            )
+        finally:
+            os.close(memory)
 
     def _listen(self) -> None:
         while (said := self._channel.read()) is not None:

@@ -101,6 +101,16 @@ def take(memory: int, limit: int) -> Arrays:
     return arrays
 
 
+def of_bytes(blobs: Mapping[str, bytes]) -> Arrays:
+    """``blobs`` as arrays, to be put."""
+    return {name: np.frombuffer(blob, np.uint8) for name, blob in blobs.items()}
+
+
+def to_bytes(arrays: Arrays) -> dict[str, bytes]:
+    """What ``of_bytes`` was given."""
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
 def _described(told: Any, at: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Dtype and shape of an array that begins ``at``: each where the one before has ended."""
     facts: dict[str, Any] = told if isinstance(told, dict) else {}
