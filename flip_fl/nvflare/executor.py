@@ -28,6 +28,7 @@ from flip_fl.data.sources import open_source
 from flip_fl.nvflare.old_paths import accept_old_paths
 from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, TaskNote, get_note, put_batch, put_failure
+from flip_fl.privacy.site_policy import site_policy
 from flip_fl.settings import development_environment, is_dev, settings_file
 from flip_fl.values import Task
 from flip_fl.wire import SiteBatch
@@ -97,6 +98,7 @@ class FlipExecutor(Executor):
                 aborted=lambda: self._abort_signal is not None and bool(self._abort_signal.triggered),
                 job=fl_ctx.get_job_id(),
                 local_rounds=self.local_rounds,
+                policy=site_policy(file, NAME),
             )
         return self._session
 
