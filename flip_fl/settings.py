@@ -34,6 +34,9 @@ _PRODUCTION_NAMES = (
 
 _SERVER_NAMES = ("FLIP_API_INTERNAL_URL", "INTERNAL_SERVICE_KEY", "UPLOADED_FEDERATED_DATA_BUCKET")
 
+# An existing site's variables for the filter of its updates: known ones and misspelt ones begin with this.
+_PRIVACY_PREFIX = "FL_SITE_PRIVACY_"
+
 SECRET_MARKS = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL")
 
 
@@ -128,6 +131,14 @@ class DevSettings(RoleSettings):
     tabular: bool = Field(False, alias="DEV_TABULAR")
     missing_study: Annotated[str, Field(pattern="^(empty|error)$")] = Field("empty", alias="DEV_MISSING_STUDY")
     state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
+
+
+class PolicySettings(RoleSettings):
+    """Where a site's policy lies, in production and in development: our file, or an existing site's document."""
+
+    role: ClassVar[str] = "site"
+    policy_file: Path | None = Field(None, alias="FLIP_SITE_POLICY")
+    access_policy_file: Path | None = Field(None, alias="ACCESS_POLICY_FILE")
 
 
 class HubSettings(RoleSettings):
@@ -270,6 +281,14 @@ def resolve_role(file: Path | None = None, role: Role | str | None = None) -> Ro
     return Role.SERVER if server else Role.CLIENT
 
 
+def privacy_variables(file: Path | None) -> dict[str, str]:
+    """Every ``FL_SITE_PRIVACY_*`` that is set, misspelt ones too, from the environment or, first, from ``file``."""
+    values: dict[str, str | None] = {**os.environ}
+    if file is not None:
+        values |= DotEnvSettingsSource(_Mode, env_file=file, env_file_encoding="utf-8", case_sensitive=True).env_vars
+    return {name: value.strip() for name, value in values.items() if name.startswith(_PRIVACY_PREFIX) and value}
+
+
 def settings_file(slot: str, workspace: Path | None = None) -> Path | None:
     """A component's settings file: ``local/flip.env`` of its workspace, else ``$FLIP_SETTINGS_DIR/<slot>.env``."""
     if workspace is not None and (workspace / SETTINGS_FILE).is_file():
@@ -290,7 +309,7 @@ def own_settings_file() -> Path | None:
 
 def environment_names() -> frozenset[str]:
     """Every variable that settings are read from: what a process that must not inherit any is stripped of."""
-    classes = (ServerSettings, ClientSettings, DevSettings, HubSettings, TrustSettings, _Mode)
+    classes = (ServerSettings, ClientSettings, DevSettings, PolicySettings, HubSettings, TrustSettings, _Mode)
     fields = (field.alias for cls in classes for field in cls.model_fields.values())
     return frozenset({"FLIP_SETTINGS_DIR", *(alias for alias in fields if alias)})
 
@@ -305,7 +324,7 @@ def site_environment(environment: Mapping[str, str]) -> dict[str, str]:
         name: value
         for name, value in environment.items()
         if name not in withheld
-        and not name.startswith("AWS_")
+        and not name.startswith(("AWS_", _PRIVACY_PREFIX))
         and not any(mark in name.upper() for mark in SECRET_MARKS)
     }
 

@@ -69,6 +69,12 @@ class Batcher:
                 )
                 self._thread.start()
 
+    def forget_metrics(self) -> None:
+        """Take back every metric that was kept for the result; only where nothing was published meanwhile."""
+        with self._state:
+            self._kept = deque((item for item in self._kept if item["kind"] != "metric"), MAX_KEPT)
+            self._made = len(self._kept)
+
     def close(self) -> None:
         """Take nothing more, and publish the rest, unless that takes longer than 2 s."""
         with self._state:

@@ -11,7 +11,7 @@ import numpy as np
 
 from flip_fl.app.batch import Batcher
 from flip_fl.app.calls import Call
-from flip_fl.app.config import FULL
+from flip_fl.app.config import DIFF, FULL
 from flip_fl.app.failures import Failure
 from flip_fl.app.faults import AppError, ScriptFailed, TaskAborted
 from flip_fl.app.functions import call_functions
@@ -19,9 +19,10 @@ from flip_fl.app.seeds import derived_seed, seed_everything
 from flip_fl.app.session import Session
 from flip_fl.app.site import Ledger, SiteSpec
 from flip_fl.app.tensors import Arrays
-from flip_fl.privacy.egress import Egress, EgressPolicy
+from flip_fl.privacy.egress import EPSILON_METRIC, Egress
+from flip_fl.privacy.gate import Asked
 from flip_fl.privacy.supplementary import is_supplementary
-from flip_fl.values import Task
+from flip_fl.values import JobType, Task
 from flip_fl.wire import SiteBatch
 
 __all__ = ["BOOKKEEPING", "Failure", "Result", "Session", "derived_seed", "run_task", "seed_everything"]
@@ -74,17 +75,32 @@ def run_task(
     return reported(spec, session, lambda ledger: _run(spec, arrays, session, ledger, call or call_functions))
 
 
+def asked_of(spec: SiteSpec, session: Session) -> Asked:
+    """The task of ``spec`` as the site's policy sees it."""
+    return Asked(
+        where=spec.where(),
+        task=spec.task.value,
+        round=spec.round,
+        stage=spec.stage,
+        staged=session.config.job_type is JobType.DIFFUSION,
+        project=spec.project_id,
+        query=spec.query,
+    )
+
+
 def reported(spec: SiteSpec, session: Session, work: Callable[[Ledger], Result]) -> Result:
     """What ``work`` gives, with all that it has told the ledger; never raises but ``KeyboardInterrupt``, see above."""
     # Not validated here, where it could raise: an odd round is told by the first metric that has it.
     reports = SiteBatch.model_construct(task=spec.task.value, stage=spec.stage, round=spec.round)
-    batcher = Batcher(session.publish, reports)
+    gate = session.gate
+    # What must not leave of a small cohort cannot leave before it is known how small it is.
+    batcher = Batcher(None if gate.holds_back else session.publish, reports)
     egress = Egress(spec.where())
     ledger = Ledger(spec, egress, batcher)
     outcome: Result
     try:
-        declared = session.config.metrics
-        egress.policy = EgressPolicy(declared=frozenset(declared) if declared is not None else None)
+        egress.policy = gate.egress(session.config.metrics)
+        gate.admit(asked_of(spec, session), trains=spec.task is Task.TRAIN)
         outcome = work(ledger)
     except KeyboardInterrupt:
         ledger.close()
@@ -97,6 +113,8 @@ def reported(spec: SiteSpec, session: Session, work: Callable[[Ledger], Result])
             outcome = Result(ok=False, aborted=True)
         else:
             outcome = Result(ok=False, failure=_failure(error, spec, session))
+    if gate.holds_back and not outcome.ok:
+        batcher.forget_metrics()
     ledger.close()
     return replace(outcome, reports=batcher.kept)
 
@@ -105,6 +123,8 @@ def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Le
     made = call(spec, arrays, session, ledger)
     returned = made.values
     examples = _examples(returned, spec)
+    asked = asked_of(spec, session)
+    session.gate.enough(asked, examples)
     prefix = "train_" if spec.task is Task.TRAIN and not made.measured_before else ""
     book = ledger.of(replace(spec, round=spec.round - 1, task=Task.VALIDATE)) if made.measured_before else ledger
     metrics: dict[str, float] = {}
@@ -118,18 +138,31 @@ def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Le
         # The result leaves the trust, too: it holds only what may leave as a metric.
         label = f"{prefix}{name}" if isinstance(name, str) else name
         if name not in BOOKKEEPING and book.metric(label, value, returned=True):
-            metrics[name] = float(value)
+            metrics[name] = book.rounded(float(value))
     if spec.task is Task.EVALUATE and not metrics and not supplementary:
         raise AppError("evaluate() returned no value that may leave the site: its result would be empty")
+    aborted = session.aborted()
+    # Of a run that was stopped nothing is sent: it shall not cost anything.
+    sent = {} if aborted else let_out(asked, arrays, made.arrays, session, ledger, difference=made.params_type == DIFF)
     return Result(
         ok=True,
-        arrays=made.arrays,
+        arrays=sent,
         params_type=made.params_type,
         num_examples=examples,
         metrics=metrics,
         supplementary=supplementary,
-        aborted=session.aborted(),
+        aborted=aborted,
     )
+
+
+def let_out(
+    asked: Asked, received: Mapping[str, Any], made: Arrays, session: Session, ledger: Ledger, *, difference: bool
+) -> Arrays:
+    """What of the arrays ``made`` by a task may leave; what is spent with it is reported. Raises ``FlipError``."""
+    released = session.gate.release(asked, received, made, difference=difference)
+    if released.epsilon is not None:
+        ledger.metric(EPSILON_METRIC, released.epsilon, house=True)
+    return released.arrays
 
 
 def _examples(returned: Mapping[Any, Any], spec: SiteSpec) -> int:

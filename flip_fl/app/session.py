@@ -14,9 +14,11 @@ from flip_fl.app.local_state import LocalState
 from flip_fl.app.site import Ledger, SiteSpec
 from flip_fl.data.images import Studies, fetch_studies
 from flip_fl.data.index import open_index
+from flip_fl.privacy.gate import Gate
 
 if TYPE_CHECKING:
     from flip_fl.data.sources import Source
+    from flip_fl.privacy.policy import SitePolicy
 
 
 class Session:
@@ -26,7 +28,8 @@ class Session:
     whether the run was stopped. ``show_output`` lets the app's prints through, for a developer's own machine.
     ``failed`` gets the exception that ended a task, as it was raised: its text may hold patients' data. ``job`` is the
     engine's name for the run: its images are removed with ``release``, or, when its processes are killed, when the next
-    job starts. ``local_rounds``: LOCAL_ROUNDS as the engine's job has it (0: it says nothing).
+    job starts. ``local_rounds``: LOCAL_ROUNDS as the engine's job has it (0: it says nothing). ``policy`` is the site's
+    (None: it has none): what it demands is behind ``gate``.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Session:
         failed: Callable[[BaseException], None] = lambda error: None,
         job: str = "",
         local_rounds: int | str = 0,
+        policy: SitePolicy | None = None,
     ) -> None:
         self.app_dir = app_dir
         self.source = source
@@ -56,6 +60,7 @@ class Session:
         self.fetch: Callable[..., Studies] = fetch_studies
         self._config: AppConfig | None = None
         self._local_rounds = local_rounds
+        self.gate = Gate(policy, source.state_dir, job)
         self.local = LocalState(source.state_dir, job)
         self.index = open_index(source, job)
         if self.index is not None:

@@ -72,18 +72,26 @@ class Ledger:
         self._seen: set[tuple[str, str, float]] = set()
 
     def metric(
-        self, label: Any, value: Any, x_value: Any = None, x_label: Any = None, *, returned: bool = False
+        self,
+        label: Any,
+        value: Any,
+        x_value: Any = None,
+        x_label: Any = None,
+        *,
+        returned: bool = False,
+        house: bool = False,
     ) -> bool:
-        """Report one number; False when the egress rules refuse it.
+        """Report one number; False when the egress rules refuse it. ``house``: it is ours, and no job declares it.
 
         A ``returned`` one that the task has logged at the same coordinate is already there. In a job of several stages
         or models the label begins with the name of this one (``dm/loss``).
         """
-        if not self._egress.number(label, value, x_value, x_label):
+        if not self._egress.number(label, value, x_value, x_label, house=house):
             return False
         if self._spec.quiet:
             return True
         x = as_number(x_value)
+        x = None if x is None else self.rounded(x)
         coordinate = (label, x_label or DEFAULT_X_LABEL, float(self._spec.round) if x is None else x)
         if returned and coordinate in self._seen:
             return True
@@ -94,7 +102,7 @@ class Ledger:
                 client=self._spec.slot,
                 global_round=self._spec.round,
                 label=f"{self._spec.part}/{label}" if self._spec.part else label,
-                result=float(value),
+                result=self.rounded(float(value)),
                 x_value=x,
                 x_label=x_label,
                 task=self._spec.task.value,
@@ -112,6 +120,14 @@ class Ledger:
     def supplementary(self, label: Any, value: Any) -> Plain | None:
         """What of a list or a dictionary may leave with the result; None when the egress rules refuse it."""
         return self._supplements.take(label, value)
+
+    def declared(self, label: Any) -> bool:
+        """Whether anything may leave under this name."""
+        return self._egress.name_problem(label) is None
+
+    def rounded(self, number: float) -> float:
+        """``number`` with as many digits as may leave."""
+        return self._egress.rounded(number)
 
     def note(self, text: str, *, success: bool = False) -> None:
         """Report one of the house's own sentences."""

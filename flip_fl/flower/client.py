@@ -41,6 +41,8 @@ from flip_fl.flower.protocol import (
     TaskNote,
     error_reason,
 )
+from flip_fl.privacy.site_policy import site_policy
+from flip_fl.settings import settings_file
 from flip_fl.values import JobType, Task
 
 MODEL_ID = "flip-model-id"
@@ -205,10 +207,12 @@ class _Sites:
             known.session.close()
         imaging = load_config(folder).imaging
         facts = site_facts(slot, imaging=imaging)
+        policy = site_policy(settings_file(slot), "flower")
         session = Session(
             app_dir=folder,
             source=open_source(slot, imaging=imaging),
             job=f"flower-{context.run_id}",
+            policy=policy,
         )
         # A SuperNode may have a process for each message: between two rounds none would say that the job lives.
         if session.index is not None and not context.node_config.get(STOP_FILE):
@@ -221,7 +225,7 @@ class _Sites:
             files.append(Path(str(context.node_config[STOP_FILE])))
         session.aborted = StopFlag(files, self._aborted)
         own = {**facts.environment, **({NAME_VARIABLE: slot} if is_package(folder) else {})}
-        call = isolated(Isolation(), own, development=bool(facts.environment))
+        call = isolated(Isolation.of(policy), own, development=bool(facts.environment))
         self._open_sites[slot] = _OpenSite(context.run_id, session, facts.environment, call)
         return self._open_sites[slot]
 

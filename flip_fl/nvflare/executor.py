@@ -32,6 +32,7 @@ from flip_fl.data.sources import open_source
 from flip_fl.nvflare.old_paths import accept_old_paths
 from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, TaskNote, get_note, put_batch, put_failure
+from flip_fl.privacy.site_policy import site_policy
 from flip_fl.settings import development_environment, is_dev, settings_file
 from flip_fl.values import Task
 from flip_fl.wire import SiteBatch
@@ -93,7 +94,8 @@ class FlipExecutor(Executor):
             # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
             own = development_environment(file, imaging=imaging) if local else {}
             os.environ.update(own)
-            self._call = call_of(app_dir, fl_ctx.get_job_id(), own, local=local)
+            policy = site_policy(file, NAME)
+            self._call = call_of(app_dir, fl_ctx.get_job_id(), own, Isolation.of(policy), local=local)
             self._session = Session(
                 app_dir=app_dir,
                 source=open_source(slot, workspace, imaging=imaging),
@@ -101,6 +103,7 @@ class FlipExecutor(Executor):
                 aborted=lambda: self._abort_signal is not None and bool(self._abort_signal.triggered),
                 job=fl_ctx.get_job_id(),
                 local_rounds=self.local_rounds,
+                policy=policy,
             )
         return self._session
 
@@ -146,20 +149,19 @@ class FlipExecutor(Executor):
             self.fire_fed_event(LIVE_EVENT, data, fl_ctx)
 
 
-def call_of(app_dir: Path, job: str, environment: Mapping[str, str], *, local: bool) -> Call | None:
+def call_of(app_dir: Path, job: str, environment: Mapping[str, str], wanted: Isolation, *, local: bool) -> Call | None:
     """The way to the app's code; None where it is called in this process. ``environment``: what the app has of its own.
 
     Raises ``AppError`` for a form that is not run here, and ``FlipError`` E0560.
     """
     form = form_of(app_dir)
     if form.kind is FormKind.CLIENT_API:
-        wanted = Isolation()
         level = level_for(wanted, development=local)
         return Script(form, SCRIPT_HOST, job, asks=not local, level=level, wanted=wanted, environment=environment)
     refused = refusal(form, NAME)
     if refused is not None:
         raise AppError(f"{refused.what}: {refused.fix}")
-    return isolated(Isolation(), environment, development=local)
+    return isolated(wanted, environment, development=local)
 
 
 def _dxo(result: Result, task: Task) -> DXO:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+import time
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +23,40 @@ _MAX_DIGITS_IN_A_ROW = 4
 _MAX_DIGITS = 7
 
 
+# What the house itself reports under, so that no job can forge it.
+EPSILON_METRIC = "privacy_epsilon"
+HOUSE_NAMES = frozenset({EPSILON_METRIC})
+
+
+class Rate:
+    """At most ``per_minute`` metrics in any 60 s, over all tasks of a job."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._passed: deque[float] = deque(maxlen=per_minute)
+        self._clock = clock
+
+    def take(self) -> bool:
+        """Whether one more may pass now; it is then counted."""
+        now = self._clock()
+        if len(self._passed) == self._passed.maxlen and self._passed[0] > now - 60:
+            return False
+        self._passed.append(now)
+        return True
+
+
 @dataclass(frozen=True)
 class EgressPolicy:
-    """The limits of one task at one site. ``declared``: the only names allowed (``METRICS``), or None for any."""
+    """The limits of one task at one site. ``declared``: the only names allowed (``METRICS``), or None for any.
+
+    ``digits``: how many significant digits of a number leave (None: all). ``rate`` counts over tasks (None: any).
+    """
 
     max_metrics: int = 10_000
     max_names: int = 256
     max_refusals: int = 50
     declared: frozenset[str] | None = None
+    digits: int | None = None
+    rate: Rate | None = None
 
 
 @dataclass
@@ -41,9 +69,12 @@ class Egress:
     _passed: int = 0
     _refused: Counter[str] = field(default_factory=Counter)
 
-    def number(self, label: Any, value: Any, x_value: Any = None, x_label: Any = None) -> bool:
-        """Whether this metric may leave; False is counted with its reason. Never raises."""
-        reason = self._judge(label, value, x_value, x_label)
+    def number(self, label: Any, value: Any, x_value: Any = None, x_label: Any = None, *, house: bool = False) -> bool:
+        """Whether this metric may leave; False is counted with its reason. Never raises.
+
+        One of the ``house``'s own need not be declared; every other rule is for it, too.
+        """
+        reason = self._judge(label, value, x_value, x_label, house)
         if reason is not None:
             self.refuse(reason)
             return False
@@ -55,10 +86,19 @@ class Egress:
         """Count something that may not leave."""
         self._refused[reason] += 1
 
-    def name_problem(self, label: Any) -> str | None:
+    def rounded(self, number: float) -> float:
+        """``number`` with as many digits as may leave."""
+        digits = self.policy.digits
+        return number if digits is None else float(f"{number:.{digits - 1}e}")
+
+    def name_problem(self, label: Any, *, house: bool = False) -> str | None:
         """Why nothing may leave under this name; None where something may."""
         if not sane_name(label):
             return f"a metric of {self.where} has a name that may not leave the trust: not stored"
+        if house:
+            return None
+        if label in HOUSE_NAMES:
+            return f"a metric of {self.where} has a name that the house reports under: not stored"
         if not self._is_declared(label):
             return f"a metric of {self.where} has a name that METRICS does not declare: not stored"
         return None
@@ -72,8 +112,8 @@ class Egress:
             lines.append(f"{sum(count for _, count in rest)} more metrics of {self.where} were not stored")
         return lines
 
-    def _judge(self, label: Any, value: Any, x_value: Any, x_label: Any) -> str | None:
-        problem = self.name_problem(label)
+    def _judge(self, label: Any, value: Any, x_value: Any, x_label: Any, house: bool) -> str | None:
+        problem = self.name_problem(label, house=house)
         if problem is not None:
             return problem
         if x_label is not None and not sane_name(x_label):
@@ -94,6 +134,8 @@ class Egress:
             return f"{self.where} has more than {self.policy.max_names} names of metrics: the others are not stored"
         if self._passed >= self.policy.max_metrics:
             return f"{self.where} has more than {self.policy.max_metrics} metrics: the others are not stored"
+        if self.policy.rate is not None and not self.policy.rate.take():
+            return f"{self.where} reports more metrics a minute than this site lets leave: the others are not stored"
         return None
 
     def _is_declared(self, label: str) -> bool:

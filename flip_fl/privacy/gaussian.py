@@ -1,15 +1,25 @@
-"""The Gaussian mechanism on a model's update: clipped to a norm, and noise on every number of it."""
+"""The Gaussian mechanism on a model's update: clipped to a norm, and noise on every number of it.
+
+``Mechanism`` is what a site's policy asks for: an ε that holds for any two updates of a site, and so for any two data
+sets that it may have. ``GaussianRule`` is what existing Flower apps configure, by its own names.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from flip_fl.privacy import analytic
+from flip_fl.privacy.clipping import clip
+from flip_fl.privacy.updates import Array, Operation, Update
+
 Arrays = dict[str, np.ndarray[Any, Any]]
+_PIECE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -64,30 +74,55 @@ class GaussianRule:
         never from a seed that others know. Raises ``ValueError`` for other names or shapes than before, complex
         numbers, and an update that is not finite.
         """
-        if list(before) != list(after):
-            raise ValueError("the trained arrays have other names than those that were sent")
-        changes: Arrays = {}
-        for name, array in after.items():
-            if np.shape(array) != np.shape(before[name]):
-                raise ValueError(f"'{name}' has another shape than it was sent with")
-            kind = np.asarray(array).dtype.kind
-            if kind == "f":
-                changes[name] = np.asarray(array, np.float64) - np.asarray(before[name], np.float64)
-            elif kind not in "iub":
-                raise ValueError(f"'{name}' holds neither real nor whole numbers")
-        norm = math.sqrt(sum(float(np.vdot(change, change)) for change in changes.values()))
-        if not math.isfinite(norm):
-            raise ValueError("the update holds NaN or infinity: it cannot be clipped")
-        scale = min(1.0, self.clipping_norm / norm) if norm else 1.0
-        noise = np.random.default_rng()
-        return {
-            name: np.asarray(before[name])
-            if name not in changes
-            else np.asarray(
-                np.asarray(before[name], np.float64)
-                + changes[name] * scale
-                + noise.normal(0.0, self.sigma, changes[name].shape),
-                dtype=np.asarray(after[name]).dtype,
-            )
-            for name in after
-        }
+        kept = {name: np.array(array) for name, array in after.items()}
+        update = Update(before, kept)
+        clip(update, self.clipping_norm)
+        update.then(noise(self.sigma))
+        return update.write()
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """(``epsilon``, ``delta``) for one update clipped to ``clipping_norm``, whatever the update is.
+
+    Neighbours are two data sets of one site that may differ in everything ("replace one site"). Two clipped updates are
+    at most twice ``clipping_norm`` apart: that is the sensitivity. The noise is the least that gives it, for every ε.
+    """
+
+    clipping_norm: float
+    epsilon: float
+    delta: float
+
+    @property
+    def sensitivity(self) -> float:
+        """By how much (L2) two updates may differ, in units of the weights."""
+        return 2 * self.clipping_norm
+
+    @cached_property
+    def multiplier(self) -> float:
+        """The noise's standard deviation in units of the sensitivity: what an accountant composes."""
+        return analytic.noise_multiplier(self.epsilon, self.delta)
+
+    @property
+    def sigma(self) -> float:
+        """The noise's standard deviation on every number, in units of the weights."""
+        return self.multiplier * self.sensitivity
+
+    def apply(self, update: Update) -> None:
+        """Clip ``update`` and give every number of it noise. Raises ``NotFiltered`` where it is not finite."""
+        clip(update, self.clipping_norm)
+        update.then(noise(self.sigma))
+
+
+def noise(sigma: float) -> Operation:
+    """Adds independent normal noise of standard deviation ``sigma`` to each number of a chunk."""
+
+    def noisy(chunk: Array, generator: np.random.Generator) -> None:
+        # In pieces of the cache: a buffer for a whole chunk would be one more to go through.
+        for start in range(0, chunk.size, _PIECE):
+            piece = chunk[start : start + _PIECE]
+            drawn = generator.standard_normal(piece.size, dtype=piece.dtype.type)
+            np.multiply(drawn, piece.dtype.type(sigma), out=drawn)
+            np.add(piece, drawn, out=piece)
+
+    return noisy

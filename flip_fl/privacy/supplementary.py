@@ -6,7 +6,7 @@ The same rules stand where a result is built and where the server receives it. A
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flip_fl.privacy.egress import Egress, as_number, sane_name
@@ -24,9 +24,13 @@ class NotPlain(ValueError):
 
 
 class Allowance:
-    """How much one task may still send beside its metrics: ``MAX_NUMBERS`` numbers, ``MAX_DEPTH`` levels deep."""
+    """How much one task may still send beside its metrics: ``MAX_NUMBERS`` numbers, ``MAX_DEPTH`` levels deep.
 
-    def __init__(self) -> None:
+    ``rounded`` says what of a number may leave.
+    """
+
+    def __init__(self, rounded: Callable[[float], float] = float) -> None:
+        self._rounded = rounded
         self._numbers = 0
         self._containers = 0
 
@@ -69,7 +73,7 @@ class Allowance:
             raise NotPlain(_TOO_MANY)
         # Counts stay whole: a table of how often is read as one.
         whole = isinstance(value, int) and not isinstance(value, bool)
-        return int(value) if whole and int(number) == value else number
+        return int(self._rounded(number)) if whole and int(number) == value else self._rounded(number)
 
 
 class Supplements:
@@ -77,7 +81,8 @@ class Supplements:
 
     def __init__(self, egress: Egress) -> None:
         self._egress = egress
-        self._allowance = Allowance()
+        # The policy is known only when the task starts.
+        self._allowance = Allowance(egress.rounded)
 
     def take(self, label: Any, value: Any) -> Plain | None:
         """What of ``value`` may leave; None where it may not. Never raises."""

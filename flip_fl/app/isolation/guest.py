@@ -223,7 +223,14 @@ class _Told(Ledger):
         self._guest = guest
 
     def metric(
-        self, label: Any, value: Any, x_value: Any = None, x_label: Any = None, *, returned: bool = False
+        self,
+        label: Any,
+        value: Any,
+        x_value: Any = None,
+        x_label: Any = None,
+        *,
+        returned: bool = False,
+        house: bool = False,
     ) -> bool:
         self._guest.say(
             {

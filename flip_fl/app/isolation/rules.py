@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flip_fl.app.isolation import landlock, seccomp
+from flip_fl.privacy.policy import SitePolicy
 
 DEFAULT_PROCESSES = 256
 DEFAULT_FILE_MB = 16_384
@@ -45,7 +46,7 @@ class Isolation:
     """What a site asks for: the level, and limits of one app.
 
     ``memory_mb`` and ``processes`` are of the app with all that it starts, ``file_mb`` of one file that it writes,
-    ``task_minutes`` of one task (None: as long as it takes).
+    ``task_minutes`` of one task (None: as long as it takes). ``read`` and ``write`` are folders beside the app's own.
     """
 
     level: Level = Level.FULL
@@ -53,6 +54,16 @@ class Isolation:
     processes: int = DEFAULT_PROCESSES
     file_mb: int = DEFAULT_FILE_MB
     task_minutes: float | None = None
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, policy: SitePolicy | None) -> Isolation:
+        """What the site's ``policy`` asks for; all of it where there is none."""
+        if policy is None:
+            return cls()
+        given = policy.isolation.model_dump(exclude_none=True)
+        return cls(**{**given, "level": Level(given["level"])})
 
     @property
     def memory_bytes(self) -> int:
@@ -102,7 +113,14 @@ def offered() -> tuple[Level, str]:
 
 def rules(level: Level, wanted: Isolation, *, read: tuple[str, ...], write: tuple[str, ...]) -> Rules:
     """The rules of one guest that may read and write these places beside the system's libraries."""
-    return Rules(level, read, write, wanted.file_mb << 20, wanted.memory_bytes, wanted.processes)
+    return Rules(
+        level,
+        (*read, *wanted.read),
+        (*write, *wanted.write),
+        wanted.file_mb << 20,
+        wanted.memory_bytes,
+        wanted.processes,
+    )
 
 
 def allowed(given: Rules) -> dict[str, landlock.Access]:
