@@ -61,7 +61,8 @@ class Walls:
 
     def watch(self, pid: int, beyond: Callable[[str], None]) -> None:
         """From now on ``beyond`` is called when the process ``pid``, with all that it started, uses too much."""
-        self._watch = Watch(pid, self._wanted.processes, self._wanted.memory_bytes, beyond)
+        # Twice as many: between a process that may be started and one that is counted there is a moment.
+        self._watch = Watch(pid, 2 * self._wanted.processes, self._wanted.memory_bytes, beyond)
 
     def grant(self, folder: Path) -> None:
         """The app may read what lies in ``folder`` from now on."""
