@@ -101,6 +101,7 @@ def reported(spec: SiteSpec, session: Session, work: Callable[[Ledger], Result])
     try:
         egress.policy = gate.egress(session.config.metrics)
         gate.admit(asked_of(spec, session), trains=spec.task is Task.TRAIN)
+        session.tell_level(ledger)
         outcome = work(ledger)
     except KeyboardInterrupt:
         ledger.close()
@@ -124,7 +125,7 @@ def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Le
     returned = made.values
     examples = _examples(returned, spec)
     asked = asked_of(spec, session)
-    session.gate.enough(asked, examples)
+    session.gate.enough(asked, session.examples(examples))
     prefix = "train_" if spec.task is Task.TRAIN and not made.measured_before else ""
     book = ledger.of(replace(spec, round=spec.round - 1, task=Task.VALIDATE)) if made.measured_before else ledger
     metrics: dict[str, float] = {}

@@ -63,6 +63,7 @@ def _answer(head: Mapping[str, Any], project: str, session: Session) -> Answer:
     asked, source = head.get("asked"), session.source
     if asked == "dataframe":
         frame = source.dataframe(project, str(head["query"]))
+        session.cohort_rows = max(len(frame), session.cohort_rows or 0)
         return {}, {_FRAME: np.frombuffer(pickle.dumps(frame), dtype=np.uint8)}
     name = str(head["accession_id"])
     if asked == "resources":

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from flip_fl.data.sources import Source
     from flip_fl.privacy.policy import SitePolicy
 
+FULL = "full"
+LEVEL = "isolation"
+
 
 class Session:
     """What stays between the tasks of one site's process: the app's modules, its source, its memory.
@@ -45,6 +48,7 @@ class Session:
         job: str = "",
         local_rounds: int | str = 0,
         policy: SitePolicy | None = None,
+        level: str = FULL,
     ) -> None:
         self.app_dir = app_dir
         self.source = source
@@ -56,6 +60,9 @@ class Session:
         self.loader = AppLoader(app_dir)
         self.output_reported = False
         self.told: dict[str, str] = {}
+        self.level = level
+        # How many rows the app was given; None: it has not asked yet, or not through this process.
+        self.cohort_rows: int | None = None
         # How studies are fetched for the app.
         self.fetch: Callable[..., Studies] = fetch_studies
         self._config: AppConfig | None = None
@@ -73,6 +80,16 @@ class Session:
         if self._config is None:
             self._config = load_config(self.app_dir).with_local_rounds(self._local_rounds)
         return self._config
+
+    def examples(self, said: int | None) -> int | None:
+        """On how many examples a task has worked at most: what the app ``said``, and no more than it was given."""
+        return said if said is None or self.cohort_rows is None else min(said, self.cohort_rows)
+
+    def tell_level(self, ledger: Ledger) -> None:
+        """Report, once, that the app runs at less than full isolation, where it does."""
+        if self.level != FULL and LEVEL not in self.told:
+            self.told[LEVEL] = self.level
+            ledger.note(f"this site runs the app at isolation level {self.level}, less than full", success=True)
 
     def tell_withheld(self, lines: int, spec: SiteSpec, ledger: Ledger) -> None:
         """Report, once, that the app has printed, if it has."""

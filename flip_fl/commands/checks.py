@@ -57,6 +57,24 @@ def configuration(origins: Origins) -> list[Check]:
     return [Check("settings", "ok", f"production, FL {role.value} ({where})")]
 
 
+def isolation(origins: Origins) -> Check:
+    """Whether apps can be kept apart here as the site asks for."""
+    from flip_fl.app.isolation.rules import Isolation, offered
+    from flip_fl.privacy.site_policy import site_policy
+
+    name = "isolation"
+    try:
+        wanted = Isolation.of(site_policy(origins.file))
+    except FlipError as error:
+        return Check("policy", "fail", error.what, error.why or None, error.fix or None)
+    found, reason = offered()
+    if wanted.level.rank <= found.rank:
+        return Check(name, "ok", f"apps run at level {wanted.level.value}; this system has {found.value}")
+    what = f"this system has level {found.value}, and {wanted.level.value} is asked for"
+    fix = f'Linux 6.2 or later, or level = "{found.value}" under [isolation] in the site\'s policy.toml'
+    return Check(name, "warn", what, f"{reason}; a trust runs no app then, a developer's machine does", fix)
+
+
 def disk(origins: Origins, state: Path | None) -> Check:
     """Room where outboxes, checkpoints and results go."""
     folder = state or state_folder(origins) or Path.cwd()

@@ -72,6 +72,7 @@ def doctor(
         *checks.installation(),
         *checks.configuration(origins),
         *told,
+        checks.isolation(origins),
         checks.disk(origins, state),
     ]
     errors: list[FlipError] = []

@@ -15,7 +15,7 @@ from flwr.clientapp.typing import Mod
 
 from flip_fl.app.config import DIFF, AppConfig, load_config
 from flip_fl.app.isolation.call import IsolatedCall
-from flip_fl.app.isolation.choice import isolated
+from flip_fl.app.isolation.choice import isolated, level_for
 from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.packages import is_package
 from flip_fl.app.plan import total_rounds
@@ -208,11 +208,14 @@ class _Sites:
         imaging = load_config(folder).imaging
         facts = site_facts(slot, imaging=imaging)
         policy = site_policy(settings_file(slot), "flower")
+        wanted = Isolation.of(policy)
+        level = level_for(wanted, development=bool(facts.environment))
         session = Session(
             app_dir=folder,
             source=open_source(slot, imaging=imaging),
             job=f"flower-{context.run_id}",
             policy=policy,
+            level=level.value,
         )
         # A SuperNode may have a process for each message: between two rounds none would say that the job lives.
         if session.index is not None and not context.node_config.get(STOP_FILE):
@@ -225,7 +228,7 @@ class _Sites:
             files.append(Path(str(context.node_config[STOP_FILE])))
         session.aborted = StopFlag(files, self._aborted)
         own = {**facts.environment, **({NAME_VARIABLE: slot} if is_package(folder) else {})}
-        call = isolated(Isolation.of(policy), own, development=bool(facts.environment))
+        call = isolated(level, wanted, own)
         self._open_sites[slot] = _OpenSite(context.run_id, session, facts.environment, call)
         return self._open_sites[slot]
 

@@ -49,7 +49,7 @@ def answer(
             reply = _asked(message, context, spec, session, ledger, call)
         if reply.has_content():
             asked = asked_of(spec, session)
-            session.gate.enough(asked, _examples(reply.content))
+            session.gate.enough(asked, session.examples(_examples(reply.content)))
             reply.content = _may_leave(reply.content, ledger, spec, session.gate)
             if not session.aborted():
                 _filter(message.content, reply.content, asked, session, ledger)

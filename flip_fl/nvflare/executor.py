@@ -23,7 +23,7 @@ from flip_fl.app.faults import AppError
 from flip_fl.app.forms import FormKind, form_of, refusal
 from flip_fl.app.isolation.call import IsolatedCall
 from flip_fl.app.isolation.choice import isolated, level_for
-from flip_fl.app.isolation.rules import Isolation
+from flip_fl.app.isolation.rules import Isolation, Level
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.script import Script
@@ -95,7 +95,9 @@ class FlipExecutor(Executor):
             own = development_environment(file, imaging=imaging) if local else {}
             os.environ.update(own)
             policy = site_policy(file, NAME)
-            self._call = call_of(app_dir, fl_ctx.get_job_id(), own, Isolation.of(policy), local=local)
+            wanted = Isolation.of(policy)
+            level = level_for(wanted, development=local)
+            self._call = call_of(app_dir, fl_ctx.get_job_id(), own, wanted, level, local=local)
             self._session = Session(
                 app_dir=app_dir,
                 source=open_source(slot, workspace, imaging=imaging),
@@ -104,6 +106,7 @@ class FlipExecutor(Executor):
                 job=fl_ctx.get_job_id(),
                 local_rounds=self.local_rounds,
                 policy=policy,
+                level=level.value,
             )
         return self._session
 
@@ -149,19 +152,20 @@ class FlipExecutor(Executor):
             self.fire_fed_event(LIVE_EVENT, data, fl_ctx)
 
 
-def call_of(app_dir: Path, job: str, environment: Mapping[str, str], wanted: Isolation, *, local: bool) -> Call | None:
+def call_of(
+    app_dir: Path, job: str, environment: Mapping[str, str], wanted: Isolation, level: Level, *, local: bool
+) -> Call | None:
     """The way to the app's code; None where it is called in this process. ``environment``: what the app has of its own.
 
-    Raises ``AppError`` for a form that is not run here, and ``FlipError`` E0560.
+    Raises ``AppError`` for a form that is not run here.
     """
     form = form_of(app_dir)
     if form.kind is FormKind.CLIENT_API:
-        level = level_for(wanted, development=local)
         return Script(form, SCRIPT_HOST, job, asks=not local, level=level, wanted=wanted, environment=environment)
     refused = refusal(form, NAME)
     if refused is not None:
         raise AppError(f"{refused.what}: {refused.fix}")
-    return isolated(wanted, environment, development=local)
+    return isolated(level, wanted, environment)
 
 
 def _dxo(result: Result, task: Task) -> DXO:

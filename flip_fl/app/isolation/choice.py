@@ -19,6 +19,7 @@ def level_for(wanted: Isolation, *, development: bool) -> Level:
     """
     found, reason = offered()
     if wanted.level.rank <= found.rank:
+        logger.info("the app runs at isolation level %s", wanted.level.value)
         return wanted.level
     if development:
         logger.info("the app runs at isolation level %s: %s", found.value, reason)
@@ -26,7 +27,6 @@ def level_for(wanted: Isolation, *, development: bool) -> Level:
     raise FlipError("E0560", level=wanted.level.value, offered=found.value, reason=reason)
 
 
-def isolated(wanted: Isolation, environment: Mapping[str, str], *, development: bool) -> IsolatedCall | None:
-    """The way to a neutral app's functions; None at level ``none``. Raises as ``level_for``."""
-    level = level_for(wanted, development=development)
+def isolated(level: Level, wanted: Isolation, environment: Mapping[str, str]) -> IsolatedCall | None:
+    """The way to the app's process; None at level ``none``."""
     return None if level is Level.NONE else IsolatedCall(level, wanted, environment)
