@@ -229,6 +229,7 @@ class _Process:
                     "app_dir": str(session.app_dir.resolve()),
                     "show_output": session.show_output,
                     "local_rounds": session.config.local_rounds,
+                    "asks": "LOCAL_DEV" not in environment,
                     "derived": None if self._walls.derived is None else str(self._walls.derived),
                 }
             )

@@ -70,7 +70,9 @@ class _Guest:
         self._numbers = itertools.count()
         self._stopped = threading.Event()
         source = _Source(self)
-        beside.give(source)
+        # A developer's FLIP() reads the files that its environment names.
+        if begin["asks"]:
+            beside.give(source)
         self._session = _GuestSession(
             Path(begin["app_dir"]),
             source,

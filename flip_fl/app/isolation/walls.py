@@ -19,8 +19,6 @@ from flip_fl.data.index import derived_dir
 
 # A larger file of an app's folder is not copied: it is read where it lies.
 MAX_COPIED_BYTES = 64 << 20
-# A developer's own data: an app that opens it by itself may.
-_OF_A_DEVELOPER = ("DEV_DATAFRAME", "DEV_IMAGES_DIR")
 
 
 class Walls:
@@ -45,9 +43,16 @@ class Walls:
     @property
     def rules(self) -> Rules:
         """What the process applies to itself."""
-        data = tuple(value for name, value in self.environment.items() if name in _OF_A_DEVELOPER)
-        write = (str(self.home), *([str(self.derived)] if self.derived is not None else []))
-        return rules(self.level, self._wanted, read=(str(self._app_dir), *data), write=write)
+        read = [str(self._app_dir), *self._of_environment("DEV_DATAFRAME")]
+        # FLIP() makes an empty folder there for a study that is missing.
+        write = [str(self.home), *self._of_environment("DEV_IMAGES_DIR")]
+        if self.derived is not None:
+            write.append(str(self.derived))
+        return rules(self.level, self._wanted, read=tuple(read), write=tuple(write))
+
+    def _of_environment(self, name: str) -> list[str]:
+        """A developer's own data, which an app may open by itself."""
+        return [self.environment[name]] if name in self.environment else []
 
     def entered(self, channel: Channel, pid: int) -> None:
         """Wait until the process ``pid``, which was told the rules, is behind them. Raises ``GuestStopped``."""
