@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from flip_fl.data.sources import Source
     from flip_fl.privacy.policy import SitePolicy
 
-FULL = "full"
-LEVEL = "isolation"
-
 
 class Session:
     """What stays between the tasks of one site's process: the app's modules, its source, its memory.
@@ -32,7 +29,8 @@ class Session:
     ``failed`` gets the exception that ended a task, as it was raised: its text may hold patients' data. ``job`` is the
     engine's name for the run: its images are removed with ``release``, or, when its processes are killed, when the next
     job starts. ``local_rounds``: LOCAL_ROUNDS as the engine's job has it (0: it says nothing). ``policy`` is the site's
-    (None: it has none): what it demands is behind ``gate``.
+    (None: it has none): what it demands is behind ``gate``. ``less_than_full``: the level of isolation, where the hub is
+    to hear of it.
     """
 
     def __init__(
@@ -48,7 +46,7 @@ class Session:
         job: str = "",
         local_rounds: int | str = 0,
         policy: SitePolicy | None = None,
-        level: str = FULL,
+        less_than_full: str | None = None,
     ) -> None:
         self.app_dir = app_dir
         self.source = source
@@ -60,7 +58,7 @@ class Session:
         self.loader = AppLoader(app_dir)
         self.output_reported = False
         self.told: dict[str, str] = {}
-        self.level = level
+        self._less_than_full = less_than_full
         # How many rows the app was given; None: it has not asked yet, or not through this process.
         self.cohort_rows: int | None = None
         # How studies are fetched for the app.
@@ -87,9 +85,9 @@ class Session:
 
     def tell_level(self, ledger: Ledger) -> None:
         """Report, once, that the app runs at less than full isolation, where it does."""
-        if self.level != FULL and LEVEL not in self.told:
-            self.told[LEVEL] = self.level
-            ledger.note(f"this site runs the app at isolation level {self.level}, less than full", success=True)
+        level, self._less_than_full = self._less_than_full, None
+        if level is not None:
+            ledger.note(f"this site runs the app at isolation level {level}, less than full", success=True)
 
     def tell_withheld(self, lines: int, spec: SiteSpec, ledger: Ledger) -> None:
         """Report, once, that the app has printed, if it has."""

@@ -15,7 +15,7 @@ from flwr.clientapp.typing import Mod
 
 from flip_fl.app.config import DIFF, AppConfig, load_config
 from flip_fl.app.isolation.call import IsolatedCall
-from flip_fl.app.isolation.choice import isolated, level_for
+from flip_fl.app.isolation.choice import isolated, level_for, to_tell
 from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.packages import is_package
 from flip_fl.app.plan import total_rounds
@@ -208,14 +208,15 @@ class _Sites:
         imaging = load_config(folder).imaging
         facts = site_facts(slot, imaging=imaging)
         policy = site_policy(settings_file(slot), "flower")
-        wanted = Isolation.of(policy)
-        level = level_for(wanted, development=bool(facts.environment))
+        development = bool(facts.environment)
+        wanted = Isolation.of(policy, development=development)
+        level = level_for(wanted, development=development)
         session = Session(
             app_dir=folder,
             source=open_source(slot, imaging=imaging),
             job=f"flower-{context.run_id}",
             policy=policy,
-            level=level.value,
+            less_than_full=to_tell(level, development=development),
         )
         # A SuperNode may have a process for each message: between two rounds none would say that the job lives.
         if session.index is not None and not context.node_config.get(STOP_FILE):

@@ -22,7 +22,7 @@ from flip_fl.app.failures import Failure
 from flip_fl.app.faults import AppError
 from flip_fl.app.forms import FormKind, form_of, refusal
 from flip_fl.app.isolation.call import IsolatedCall
-from flip_fl.app.isolation.choice import isolated, level_for
+from flip_fl.app.isolation.choice import isolated, level_for, to_tell
 from flip_fl.app.isolation.rules import Isolation, Level
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
@@ -95,7 +95,7 @@ class FlipExecutor(Executor):
             own = development_environment(file, imaging=imaging) if local else {}
             os.environ.update(own)
             policy = site_policy(file, NAME)
-            wanted = Isolation.of(policy)
+            wanted = Isolation.of(policy, development=local)
             level = level_for(wanted, development=local)
             self._call = call_of(app_dir, fl_ctx.get_job_id(), own, wanted, level, local=local)
             self._session = Session(
@@ -106,7 +106,7 @@ class FlipExecutor(Executor):
                 job=fl_ctx.get_job_id(),
                 local_rounds=self.local_rounds,
                 policy=policy,
-                level=level.value,
+                less_than_full=to_tell(level, development=local),
             )
         return self._session
 

@@ -27,6 +27,11 @@ def level_for(wanted: Isolation, *, development: bool) -> Level:
     raise FlipError("E0560", level=wanted.level.value, offered=found.value, reason=reason)
 
 
+def to_tell(level: Level, *, development: bool) -> str | None:
+    """What the hub is to hear of ``level``: that a trust runs apps at less than full."""
+    return None if development or level is Level.FULL else level.value
+
+
 def isolated(level: Level, wanted: Isolation, environment: Mapping[str, str]) -> IsolatedCall | None:
     """The way to the app's process; None at level ``none``."""
     return None if level is Level.NONE else IsolatedCall(level, wanted, environment)
