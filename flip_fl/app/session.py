@@ -29,8 +29,8 @@ class Session:
     ``failed`` gets the exception that ended a task, as it was raised: its text may hold patients' data. ``job`` is the
     engine's name for the run: its images are removed with ``release``, or, when its processes are killed, when the next
     job starts. ``local_rounds``: LOCAL_ROUNDS as the engine's job has it (0: it says nothing). ``policy`` is the site's
-    (None: it has none): what it demands is behind ``gate``. ``less_than_full``: the level of isolation, where the hub is
-    to hear of it.
+    (None: it has none): what it demands is behind ``gate``. ``less_than_full``: the level of isolation, where the hub
+    is to hear of it.
     """
 
     def __init__(

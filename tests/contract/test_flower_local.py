@@ -33,7 +33,6 @@ from flip_fl.flower.protocol import TaskNote as Note
 from flip_fl.jobs.templates import JobValues
 from tests.support.flower_client import LINEAR, MODEL_ID, settle
 from tests.support.flower_plain import ENVIRONMENT, gone, until, write_plain_job
-from tests.support.policy import open_policy
 from tests.support.small_apps import write_app
 
 MakeSite = Callable[[str], LocalSite]
@@ -385,7 +384,6 @@ def test_a_neutral_apps_training_ends_early_when_its_process_gets_sigterm(tmp_pa
     loop = f"open({str(note)!r}, 'w').write('here'); {wait}"
     app = write_app(tmp_path / "app", in_train=loop)
     settle(app, tmp_path)
-    open_policy(tmp_path, tmp_path)
     values = JobValues(model_id=UUID(MODEL_ID), num_rounds=1, min_clients=1, slots=("Trust_1",))
     job = write_job(app, "standard", values, tmp_path / "job")
     environment = {**ENVIRONMENT, "FLIP_SETTINGS_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
