@@ -164,6 +164,8 @@ class _Redactor:
         """The frame's code; of another process's frame only where a library or the app really has it."""
         if self._known is None:
             return place.code
+        if place.file.startswith("<frozen "):
+            return code_at(place.file, place.line, place.name)
         resolved = str(Path(place.file).resolve())
         if not self._in_app(place.file) and not any(Path(resolved).is_relative_to(root) for root in self._roots):
             return None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import builtins
 import re
 import sys
+import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import CodeType
 
 _MAX_BYTES = 8 << 20
+_FROZEN = re.compile(r"<frozen ([a-z_]+(?:\.[a-z_]+)*)>")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
@@ -20,7 +22,13 @@ def roots() -> list[str]:
 
 
 def code_at(file: str, line: int, name: str) -> CodeType | None:
-    """The code object ``name`` of ``file`` that has the ``line``; None where there is none."""
+    """The code object ``name`` of ``file`` that has the ``line``; None where there is none.
+
+    What the interpreter has frozen is looked for in its source: ``<frozen importlib._bootstrap>``.
+    """
+    frozen = _FROZEN.fullmatch(file)
+    if frozen is not None:
+        file = str(Path(sysconfig.get_path("stdlib"), *frozen[1].split(".")).with_suffix(".py"))
     whole = _compiled(file)
     return None if whole is None else next((c for c in _within(whole) if c.co_name == name and _has(c, line)), None)
 

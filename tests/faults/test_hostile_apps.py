@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import textwrap
@@ -72,7 +71,6 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[P
     for name in ("mine", "other"):
         (studies / name).mkdir(parents=True)
         (studies / name / "secret.txt").write_text(CANARY)
-    app = write_hostile_app(tmp_path / "app")
     with socket.create_server(("127.0.0.1", 0)) as service:
         facts = {
             "key": KEY,
@@ -83,7 +81,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[P
             "query": "SELECT 1",
             "project": "project",
         }
-        (app / "facts.json").write_text(json.dumps(facts))
+        app = write_hostile_app(tmp_path / "app", facts)
         yield app, Trust(studies, mine=studies / "mine")
 
 

@@ -5,7 +5,9 @@ Each attempt is a number that it logs: 1 where it had its way. What it tries to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.support.app import write_app
 
@@ -45,7 +47,7 @@ TRAINER = """
 import ctypes, errno, json, os, resource, signal, socket, struct, subprocess, sys
 from pathlib import Path
 
-FACTS = json.loads((Path(__file__).parent / "facts.json").read_text())
+FACTS = {}
 libc = ctypes.CDLL(None, use_errno=True)
 tried = {}
 
@@ -185,6 +187,7 @@ def others():
     return [FACTS["engine"]] if FACTS["engine"] else [os.getppid()]
 
 def train(model, site, config):
+    FACTS.update(config["FACTS"])
     frame = site.cohort()
     for name, function in tried.items():
         try:
@@ -219,7 +222,11 @@ def validate(model, site, config):
 """
 
 
-def write_hostile_app(folder: Path) -> Path:
-    """The app, but for its ``facts.json``, which says where everything is."""
+def write_hostile_app(folder: Path, facts: Mapping[str, Any]) -> Path:
+    """The app; ``facts`` say where everything is."""
     declared = [*ATTEMPTS, "loss", "accuracy"]
-    return write_app(folder, trainer=TRAINER, config={"job_type": "standard", "METRICS": declared})
+    return write_app(
+        folder,
+        trainer=TRAINER,
+        config={"job_type": "standard", "IMAGING": False, "METRICS": declared, "FACTS": dict(facts)},
+    )
