@@ -17,6 +17,7 @@ from flip_fl.app.session import Session
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.index import derived_dir
 
+_CONFIGURATION = "config"
 # A larger file of an app's folder is not copied: it is read where it lies.
 MAX_COPIED_BYTES = 64 << 20
 
@@ -75,9 +76,14 @@ class Walls:
             self._opener.grant(folder)
 
     def copy_of_app(self) -> Path:
-        """The app's folder for one that writes beside itself; the folder that the job brought stays as it is."""
-        copy = self.home / "app"
-        shutil.copytree(self._app_dir, copy, copy_function=_copied, symlinks=True)
+        """The app's folder for one that writes beside itself; the folder that the job brought stays as it is.
+
+        Existing scripts read the configuration of their job in the folder beside it.
+        """
+        copy = self.home / "app" / self._app_dir.name
+        for folder in (self._app_dir, self._app_dir.with_name(_CONFIGURATION)):
+            if folder.is_dir():
+                shutil.copytree(folder, copy.with_name(folder.name), copy_function=_copied, symlinks=True)
         return copy
 
     def close(self) -> None:
