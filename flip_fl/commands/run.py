@@ -84,6 +84,10 @@ def run(
         str | None,
         typer.Option(metavar="A,B,…", help="How the patients are divided, a number for each site (equally)."),
     ] = None,
+    site_policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The policy of every site: filters, budget, rules for metrics (none)."),
+    ] = None,
     fault: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +126,7 @@ def run(
         production=production,
         trust_database=trust_database,
         shares=read_shares(shares, slots),
+        site_policy=site_policy,
     )
     return finish(output, _watched(output, options))
 

@@ -6,6 +6,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from flip_fl.privacy.policy_file import POLICY_FILE
 from flip_fl.provision.certificates import write_private
 from flip_fl.provision.kit import STARTUP, KitRecord, KitRole
 
@@ -16,6 +17,8 @@ _AROUND = ("flip-fl.service", "Containerfile")
 # What a unit and a container run in the foreground.
 _COMMANDS = {"nvflare": "startup/sub_start.sh --once", "flower": "startup/start.sh"}
 _NVFLARES_OWN = "readme.txt"
+_NVFLARES_START = ("start.sh", "sub_start.sh")
+_READ_POLICY = 'python3 -m flip_fl.provision.site_policy "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1'
 
 
 def settings_name(record: KitRecord) -> str:
@@ -43,6 +46,16 @@ def write_extras(folder: Path, record: KitRecord) -> None:
     (folder / LOCAL).mkdir(exist_ok=True, mode=0o700)
     settings = _filled(common / f"settings-{record.role.value}", facts)
     write_private(folder / LOCAL / settings_name(record), settings)
+    if record.role is KitRole.SITE:
+        write_private(folder / LOCAL / POLICY_FILE, _filled(common / POLICY_FILE, facts))
+        for name in _NVFLARES_START if record.engine == "nvflare" else ():
+            _guard(folder / STARTUP / name)
+
+
+def _guard(script: Path) -> None:
+    """Let NVFLARE's start script read the site's policy first: with one that is not understood nothing starts."""
+    shebang, _, rest = script.read_text(encoding="utf-8").partition("\n")
+    script.write_text(f"{shebang}\n{_READ_POLICY}\n{rest}", encoding="utf-8")
 
 
 def _facts(record: KitRecord) -> dict[str, str]:

@@ -21,6 +21,7 @@ from flip_fl.errors import FlipError
 from flip_fl.provision.extras import LOCAL
 from flip_fl.provision.kit import NODES, Kit, KitRole, load_certificate, read_kit
 from flip_fl.provision.nodes import NODES_FILE, Nodes
+from flip_fl.provision.site_policy import policy_of
 from flip_fl.simulate.flower_keys import TlsFiles
 from flip_fl.simulate.flower_link import HOST, Home, SuperLink, program, start_listening, start_superlink
 from flip_fl.simulate.processes import Child
@@ -51,6 +52,8 @@ def main(words: Sequence[str] | None = None) -> int:
             return _stop(kit)
         if chosen.status:
             return _status(kit)
+        if kit.role is KitRole.SITE:
+            policy_of(kit)
         with _alone(kit):
             return _serve(kit)
     except FlipError as error:

@@ -27,6 +27,7 @@ from flip_fl.provision.kit import (
     load_certificate,
     load_key,
 )
+from flip_fl.provision.site_policy import policy_finding
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -60,6 +61,7 @@ def verify(kit: Kit, *, host: str | None = None, clock: Clock | str | None = Non
         *_validity(kit, own, root, server, now, clock),
         *_clock(clock),
         *modes(kit),
+        *policy_finding(kit),
         *foreign_keys(kit, own.public_key()),
         *_versions(kit),
     ]

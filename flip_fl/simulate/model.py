@@ -53,7 +53,8 @@ class RunOptions:
     ``out`` is the run's folder (None: ``runs/<app>-<time>``); ``runtime`` is one of the engine's (empty: the first);
     ``hub_fault`` is what is wrong with the hub, as the FL server sees it, until the engine has ended. ``production``:
     the sites ask a trust's services, each with its cohort in a ``trust_database``, instead of reading files. ``shares``
-    says how the patients are divided (empty: equally), a positive number for each slot that takes part."""
+    says how the patients are divided (empty: equally), a positive number for each slot that takes part.
+    ``site_policy`` is the policy file of every site."""
 
     app: Path
     engine: str
@@ -69,6 +70,7 @@ class RunOptions:
     production: bool = False
     trust_database: str = "sqlite"
     shares: tuple[float, ...] = ()
+    site_policy: Path | None = None
 
 
 @dataclass(frozen=True)

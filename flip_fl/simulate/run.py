@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from flip_fl.app.plan import rounds_of
 from flip_fl.dashboard.report import write_report
 from flip_fl.dashboard.story import BaselineRow, Samples, Story
 from flip_fl.errors import ExitCode, FlipError
+from flip_fl.privacy.policy_file import POLICY_FILE, read_policy
+from flip_fl.privacy.site_policy import check_installed
 from flip_fl.reporting.session import sync
 from flip_fl.reporting.stats import find_outboxes, read_stats
 from flip_fl.settings import ServerSettings, load, write_settings_file
@@ -86,6 +89,8 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     config = check_app(app, slots, federation=federation).config
     check_start(config)
     _check_options(options, config)
+    if options.site_policy is not None:
+        check_installed(read_policy(options.site_policy))
     if options.baselines:
         check_comparable(config)
     engine.check_app(app)
@@ -129,6 +134,9 @@ def _open(
     # The models to compare with are trained on the files, whatever the sites themselves ask.
     local_settings = folder.state / "local" if options.production else folder.settings
     write_site_settings({**cohorts, CENTRAL_SLOT: data.cohort}, data, config, folder, local_settings)
+    if options.site_policy is not None:
+        # Beside their settings, as in a kit; the models to compare with are nobody's, and have no policy.
+        shutil.copyfile(options.site_policy, folder.settings / POLICY_FILE)
     project_id = ""
     if options.production:
         tell(Progress("trusts", text="filling and starting a trust for each site"))

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -268,3 +269,35 @@ def test_a_kit_whose_facts_are_torn_is_told(file: str, content: str, kits: Path)
     done = look(kits, "Trust_1")
     assert done.exit_code == 2
     assert done.stderr.startswith("error[FLIP-E0610]: kits/Trust_1 is not a kit: ")
+
+
+@pytest.mark.parametrize("engine", ["nvflare", "flower"])
+def test_a_policy_with_a_mistake_is_told_with_its_line_and_starts_nothing(engine: str, tmp_path: Path) -> None:
+    """A site whose policy is not understood must not take part: verify and start script say the line and end with 1."""
+    kit = make(tmp_path, "-n", "1", "--host", HOST, "--engine", engine) / "Trust_1"
+    fresh = flip_fl("kit", "verify", str(kit), "--json", cwd=tmp_path)
+    found = {check["name"]: check for check in json.loads(fresh.stdout)["data"]["checks"]}
+    assert found["policy"]["state"] == "ok"
+    assert found["policy"]["what"].startswith("none")
+    policy = kit / "local" / "policy.toml"
+    assert policy.stat().st_mode & 0o777 == 0o600
+    policy.write_text("[filters.clipping]\nnrom = 1.0\n", encoding="utf-8")
+    told = flip_fl("kit", "verify", str(kit), cwd=tmp_path)
+    assert told.exit_code == 1
+    assert f"{policy}:2" in told.stderr
+    assert "did you mean 'norm'?" in told.stderr
+    home = str(Path(sys.executable).parent)
+    for script in ("start.sh", *(["sub_start.sh"] if engine == "nvflare" else [])):
+        done = subprocess.run(
+            [str(kit / "startup" / script)],
+            env={"PATH": f"{home}:/usr/bin:/bin", "FLIP_PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert f"{policy}:2" in done.stderr
+    policy.write_text("[filters.clipping]\nnorm = 1.0\n", encoding="utf-8")
+    good = flip_fl("kit", "verify", str(kit), cwd=tmp_path)
+    assert good.exit_code == 0
+    assert "filters: clipping" in good.stdout

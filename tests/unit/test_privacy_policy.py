@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,22 @@ def test_two_descriptions_of_one_filter_are_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("ACCESS_POLICY_FILE", str(tmp_path / "policy.toml"))
     with pytest.raises(FlipError, match="ACCESS_POLICY_FILE and FL_SITE_PRIVACY_POLICY"):
         site_policy(None)
+
+
+def test_a_file_of_comments_is_no_policy(tmp_path: Path) -> None:
+    """A kit's template demands nothing before a person uncomments something, and then the defaults deny."""
+    settings = tmp_path / "flip.env"
+    policy = written(tmp_path, "# [egress]\n# min_cohort = 10\n")
+    assert site_policy(settings) is None
+    policy.write_text("[egress]\n", encoding="utf-8")
+    found = site_policy(settings)
+    assert found is not None
+    assert found.egress.require_declared
+    template = files("flip_fl.provision") / "kit_files" / "common" / "policy.toml"
+    text = template.read_text(encoding="utf-8")
+    assert not tomllib.loads(text)
+    # All of it, uncommented, is a policy: no key of the template is misspelt.
+    lines = [line.removeprefix("# ") for line in text.splitlines()[5:]]
+    whole = read_policy(written(tmp_path, "\n".join(lines), "whole.toml"))
+    assert whole.budget is not None
+    assert set(whole.model_dump()) == set(SitePolicy.model_fields)
