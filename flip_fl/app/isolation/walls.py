@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class Walls:
         self.level = level
         self.environment = environment
         self.home = _home(session.source.state_dir)
+        # Also where a process ends without a word, as one that Flower starts for a single message does.
+        self._removal = weakref.finalize(self, shutil.rmtree, self.home, ignore_errors=True)
         self.derived = _derived(session, spec)
         self._wanted = wanted
         self._app_dir = session.app_dir.resolve()
@@ -90,7 +93,7 @@ class Walls:
         """Nothing is left of it. The process has ended before."""
         if self._watch is not None:
             self._watch.close()
-        shutil.rmtree(self.home, ignore_errors=True)
+        self._removal()
 
 
 def _copied(source: str, target: str) -> str:
