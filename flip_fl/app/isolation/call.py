@@ -8,27 +8,18 @@ the job's own project and cohort alone.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import queue
-import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 from flip_fl.app.calls import Made
 from flip_fl.app.faults import ScriptFailed, TaskAborted
-from flip_fl.app.forks import Fork
 from flip_fl.app.frames import BadFrame
 from flip_fl.app.isolation import handover, plain_values
 from flip_fl.app.isolation.broker import Broker
-from flip_fl.app.isolation.channel import Channel, Said
-from flip_fl.app.isolation.forking import servers
+from flip_fl.app.isolation.channel import Said
+from flip_fl.app.isolation.process import GuestProcess
 from flip_fl.app.isolation.rules import Isolation, Level
-from flip_fl.app.isolation.walls import Walls
 from flip_fl.app.raised import heard
 from flip_fl.app.redact import redacted_told
 from flip_fl.app.session import Session
@@ -36,16 +27,12 @@ from flip_fl.app.site import Ledger, SiteSpec
 from flip_fl.app.tensors import Arrays
 from flip_fl.values import Task
 
-logger = logging.getLogger("flip_fl.app")
-
 LOOK_S = 0.1
-START_S = 120.0
 # How long a task that was told to stop may take to do so.
 STOP_S = 20.0
 CLOSE_S = 2.0
 # Beyond a model's own size: what an app may send that is no copy of it.
 SPARE_BYTES = 64 << 20
-MAX_WAITING = 1_000
 MAX_KEPT = 2
 MAX_LINES = 1_000_000_000
 
@@ -62,7 +49,7 @@ class IsolatedCall:
         self.level = level
         self._wanted = wanted
         self._environment = dict(environment or {})
-        self._guest: _Process | None = None
+        self._guest: GuestProcess | None = None
         self._number = 0
 
     def __call__(self, spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger) -> Made:
@@ -104,9 +91,9 @@ class IsolatedCall:
             self._guest.close(grace_s)
             self._guest = None
 
-    def _running(self, session: Session, spec: SiteSpec) -> _Process:
+    def _running(self, session: Session, spec: SiteSpec) -> GuestProcess:
         if self._guest is None:
-            self._guest = _Process(self.level, self._wanted, session, spec, self._environment)
+            self._guest = GuestProcess(self.level, self._wanted, session, spec, self._environment)
         return self._guest
 
     def _done(
@@ -114,7 +101,7 @@ class IsolatedCall:
         spec: SiteSpec,
         session: Session,
         ledger: Ledger,
-        ask: Callable[[_Process], None],
+        ask: Callable[[GuestProcess], None],
         read: Callable[[Said], T],
     ) -> T:
         guest = self._running(session, spec)
@@ -129,7 +116,9 @@ class IsolatedCall:
             self.close(0.0)
             raise
 
-    def _await(self, guest: _Process, spec: SiteSpec, session: Session, ledger: Ledger, read: Callable[[Said], T]) -> T:
+    def _await(
+        self, guest: GuestProcess, spec: SiteSpec, session: Session, ledger: Ledger, read: Callable[[Said], T]
+    ) -> T:
         broker = Broker(guest.channel, guest.grant, spec, session, ledger)
         ends = time.monotonic() + 60 * self._wanted.task_minutes if self._wanted.task_minutes else float("inf")
         stops = float("inf")
@@ -203,130 +192,6 @@ class _OfTheApp(Exception):
     def __init__(self, failure: BaseException) -> None:
         super().__init__()
         self.failure = failure
-
-
-class _Process:
-    """The app's process of one job."""
-
-    def __init__(
-        self, level: Level, wanted: Isolation, session: Session, spec: SiteSpec, environment: Mapping[str, str]
-    ) -> None:
-        self._said: queue.Queue[Said | str] = queue.Queue(MAX_WAITING)
-        self._over = False
-        self._problem = ""
-        self._walls = Walls(level, wanted, session, spec, environment)
-        # What the site keeps of the model is told to a new process once.
-        self._fresh = True
-        ours, theirs = socket.socketpair()
-        self.channel = Channel(ours)
-        try:
-            with theirs:
-                output = 1 if session.show_output else None
-                self._fork: Fork = servers.fork(self._walls.home, environment, [theirs.fileno()], output)
-            self.channel.say(
-                {
-                    "rules": self._walls.rules.told(),
-                    "app_dir": str(session.app_dir.resolve()),
-                    "show_output": session.show_output,
-                    "local_rounds": session.config.local_rounds,
-                    "asks": "LOCAL_DEV" not in environment,
-                    "derived": None if self._walls.derived is None else str(self._walls.derived),
-                }
-            )
-            self._walls.entered(self.channel, self._fork.pid)
-        except BaseException:
-            self.close(0.0)
-            raise
-        self.grant = self._walls.grant
-        self._walls.watch(self._fork.pid, self._beyond)
-        threading.Thread(target=self._listen, name="flip-guest", daemon=True).start()
-
-    def task(self, number: int, spec: SiteSpec, arrays: Mapping[str, Any], session: Session) -> None:
-        """Hand over one task."""
-        own = session.local.known() if self._fresh else {}
-        self._fresh = False
-        memory = [handover.put(each) for each in (arrays, *own.values())]
-        try:
-            with contextlib.suppress(OSError):  # its end is heard of where its answer is waited for
-                self.channel.say({"kind": "task", "number": number, "spec": _facts(spec), "own": list(own)}, memory)
-        finally:
-            for descriptor in memory:
-                os.close(descriptor)
-
-    def work(
-        self, number: int, module: str, facts: Mapping[str, Any], blobs: Mapping[str, bytes], spec: SiteSpec
-    ) -> None:
-        """Hand over what a module of the house shall do there."""
-        memory = handover.put(handover.of_bytes(blobs))
-        told = {"kind": "task", "number": number, "spec": _facts(spec), "work": module, "facts": facts}
-        try:
-            with contextlib.suppress(OSError):
-                self.channel.say(told, [memory])
-        finally:
-            os.close(memory)
-
-    def stop(self) -> None:
-        """Tell the task that it shall end."""
-        with contextlib.suppress(OSError):
-            self.channel.say({"kind": "stop"})
-
-    def next(self, timeout_s: float) -> Said | str | None:
-        """What it said next, as text how it ended; None when that was nothing for ``timeout_s``."""
-        try:
-            return self._said.get(timeout=timeout_s)
-        except queue.Empty:
-            return self._ending() if self._fork.ended() and self._said.empty() else None
-
-    def close(self, grace_s: float) -> None:
-        """End the process and all that it started, after ``grace_s`` at the latest."""
-        self._over = True
-        fork = getattr(self, "_fork", None)
-        if fork is not None:
-            if grace_s and not fork.ended():
-                with contextlib.suppress(OSError):
-                    self.channel.say({"kind": "end"})
-                fork.wait(grace_s)
-            fork.kill()
-            fork.close()
-        self.channel.close()
-        self._walls.close()
-
-    def _beyond(self, problem: str) -> None:
-        self._problem = problem
-        self._fork.kill()
-
-    def _ending(self) -> str:
-        if self._problem:
-            return self._problem
-        self._fork.wait(1.0)
-        code = self._fork.returncode if self._fork.ended() else None
-        if code is None:
-            return "it closed its channel"
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-    def _listen(self) -> None:
-        try:
-            while (said := self.channel.read()) is not None:
-                if not self._put(said):
-                    return
-        except BadFrame as problem:
-            self._put(f"what it said cannot be read: {problem}")
-            return
-        except OSError:
-            pass
-        self._put(self._ending() if not self._over else "")
-
-    def _put(self, said: Said | str) -> bool:
-        """Queue it, waiting while the queue is full; False when nobody will ever look."""
-        while not self._over:
-            with contextlib.suppress(queue.Full):
-                self._said.put(said, timeout=0.2)
-                return True
-        return False
-
-
-def _facts(spec: SiteSpec) -> dict[str, Any]:
-    return {**asdict(spec), "task": spec.task.value}
 
 
 def _because(text: str) -> ScriptFailed:

@@ -49,8 +49,19 @@ class Channel:
             socket.send_fds(self._stream, [_LENGTH.pack(len(text))], list(descriptors))
             self._stream.sendall(text)
 
-    def read(self) -> Said | None:
-        """The next message; None when the other side has closed between two. Raises ``BadFrame``, ``OSError``."""
+    def read(self, timeout_s: float | None = None) -> Said | None:
+        """The next message; None when the other side has closed between two.
+
+        Raises ``BadFrame``, and ``OSError``, ``TimeoutError`` where none has come in ``timeout_s``.
+        """
+        self._stream.settimeout(timeout_s)
+        try:
+            return self._read()
+        finally:
+            with contextlib.suppress(OSError):
+                self._stream.settimeout(None)
+
+    def _read(self) -> Said | None:
         try:
             prefix, descriptors, _, _ = socket.recv_fds(self._stream, _LENGTH.size, MAX_DESCRIPTORS)
         except ConnectionError:

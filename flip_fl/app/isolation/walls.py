@@ -18,6 +18,8 @@ from flip_fl.app.session import Session
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.index import derived_dir
 
+# Loading torch takes seconds; a disk that is slow, a minute.
+START_S = 300.0
 _CONFIGURATION = "config"
 # A larger file of an app's folder is not copied: it is read where it lies.
 MAX_COPIED_BYTES = 64 << 20
@@ -60,7 +62,10 @@ class Walls:
 
     def entered(self, channel: Channel, pid: int) -> None:
         """Wait until the process ``pid``, which was told the rules, is behind them. Raises ``GuestStopped``."""
-        said = channel.read()
+        try:
+            said = channel.read(START_S)
+        except OSError as error:
+            raise GuestStopped(f"the app's process is not there after {START_S:g} s ({type(error).__name__})") from None
         if said is None or said.head.get("kind") != "ready":
             reason = said.head.get("reason") if said is not None else "its process ended"
             raise GuestStopped(f"the app's process cannot be isolated as this site asks ({self.level.value}): {reason}")
