@@ -21,6 +21,7 @@ from tests.benchmarks import (
     hub_page,
     hub_read,
     hub_trusts,
+    privacy_filters,
     reporting_close,
     reporting_drain,
     reporting_emit,
@@ -46,6 +47,7 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
     "hub_page": hub_page.measure,
     "data": data.measure,
     "results": results.measure,
+    "privacy_filters": privacy_filters.measure,
 }
 
 
