@@ -12,7 +12,7 @@ import click
 import typer
 
 from flip_fl import __version__
-from flip_fl.commands import check, doctor, explain, hub, job, kit, new, provision, results, run, sync, trust
+from flip_fl.commands import check, doctor, explain, hub, job, kit, new, privacy, provision, results, run, sync, trust
 from flip_fl.commands.common import Common, guided_group
 from flip_fl.commands.output import Output, abandon, write
 from flip_fl.commands.usage import refusal
@@ -39,6 +39,7 @@ def build() -> typer.Typer:
     app.add_typer(hub.build(), name="hub")
     app.add_typer(job.build(), name="job")
     app.add_typer(kit.build(), name="kit")
+    app.add_typer(privacy.build(), name="privacy")
     app.add_typer(results.build(), name="results")
     app.add_typer(trust.build(), name="trust")
     return app
@@ -95,6 +96,7 @@ _EXTRAS = {
     "boto3": "s3",
     "botocore": "s3",
     "cryptography": "nvflare",
+    "dp_accounting": "privacy",
     "fastapi": "hub",
     "nvflare": "simulate",
     "psycopg": "postgres",

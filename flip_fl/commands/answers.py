@@ -502,6 +502,34 @@ class TrustEnvelope:
 
 
 @dataclass(frozen=True)
+class PrivacySpent:
+    """What one project has spent at a site: ``epsilon`` over ``rounds`` updates; ``left`` of the budget, if any.
+
+    ``project`` is the id that its jobs carry; ``first`` and ``last`` are times in UTC.
+    """
+
+    project: str
+    rounds: int
+    jobs: int
+    cohorts: int
+    epsilon: float
+    left: float | None
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
+class PrivacyStatus:
+    """``flip-fl privacy status``. Every epsilon is at ``delta``; ``budget`` is the policy's, null without one."""
+
+    SCHEMA: ClassVar[str] = "flip-fl.privacy-status/1"
+    account: Path | None
+    delta: float
+    budget: float | None
+    projects: list[PrivacySpent]
+
+
+@dataclass(frozen=True)
 class ErrorEnvelope:
     """What every command answers instead when it fails; ``data`` only where something was found out all the same."""
 
@@ -546,6 +574,7 @@ ANSWERS: tuple[Any, ...] = (
     Jobs,
     JobAborted,
     JobLogs,
+    PrivacyStatus,
     TrustLoaded,
     TrustEnvelope,
     CheckAnswer,

@@ -18,9 +18,10 @@ def site_policy(file: Path | None, engine: str | None = None) -> SitePolicy | No
     """The policy of the site with the settings ``file`` (None: its settings are the environment); None: it has none.
 
     FLIP_SITE_POLICY, else ``policy.toml`` beside ``file`` (``file`` itself need not be there), else ACCESS_POLICY_FILE
-    or ``FL_SITE_PRIVACY_*``. What is read is all of it, and of two nothing is guessed. Raises ``FlipError``: E0970 for
-    a file that cannot be used, E0971 for a variable, E0972 for more than one source, E0509 where an accountant is
-    needed that is not installed.
+    or ``FL_SITE_PRIVACY_*``. What is read is all of it, and of two nothing is guessed.
+
+    Raises ``FlipError``: E0970 for a file that cannot be used, E0971 for a variable, E0972 for more than one source,
+    E0509 where an accountant is needed that is not installed.
     """
     beside = file.parent / POLICY_FILE if file is not None else None
     file = file if file is not None and file.is_file() else None

@@ -70,6 +70,11 @@ class Update:
         """The sum, begun with ``zero``, of what ``measure`` gives for each chunk as the operations so far make it."""
         return self._each(lambda chunk, pair, start, stop: measure(chunk), zero)
 
+    def sample(self, step: int) -> Array:
+        """Every ``step``-th number of each chunk as the operations so far make it, in no order."""
+        found: list[Array] = self._each(lambda chunk, pair, start, stop: [chunk.copy()], [], step)
+        return np.concatenate(found) if found else np.empty(0, np.float32)
+
     def norm(self) -> float:
         """The L2 norm of the whole update, never less than it is. Raises ``NotFiltered`` where it is not finite."""
         squares = float(self.total(_squares))
@@ -82,18 +87,18 @@ class Update:
         self._each(_store, 0)
         return self._after
 
-    def _each(self, work: Callable[[Array, _Pair, int, int], Any], zero: Any) -> Any:
+    def _each(self, work: Callable[[Array, _Pair, int, int], Any], zero: Any, step: int = 1) -> Any:
         generators = [np.random.Generator(np.random.SFC64(seed)) for seed in self._seeds.spawn(self._threads)]
 
         def run(thread: int) -> Any:
             # Each thread sums up for itself: what one chunk gives may be as large as the chunk.
             found, buffers = copy(zero), {wide: np.empty(CHUNK, kind) for wide, kind in _KINDS.items()}
             for pair, start, stop in self._pieces[thread :: self._threads]:
-                chunk = buffers[pair.wide][: stop - start]
+                chunk = buffers[pair.wide][: -((start - stop) // step)]
                 if pair.before is None:
-                    chunk[:] = pair.after[start:stop]
+                    chunk[:] = pair.after[start:stop:step]
                 else:
-                    before, after = pair.before[start:stop], pair.after[start:stop]
+                    before, after = pair.before[start:stop:step], pair.after[start:stop:step]
                     np.subtract(after, before, out=chunk, dtype=chunk.dtype, casting="same_kind")
                 for operation in self._operations:
                     operation(chunk, generators[thread])

@@ -22,6 +22,7 @@ from tests.benchmarks import (
     hub_read,
     hub_trusts,
     isolation,
+    privacy_filters,
     reporting_close,
     reporting_drain,
     reporting_emit,
@@ -48,6 +49,7 @@ SECTIONS: Mapping[str, Callable[[], list[Figure]]] = {
     "data": data.measure,
     "results": results.measure,
     "isolation": isolation.measure,
+    "privacy_filters": privacy_filters.measure,
 }
 
 

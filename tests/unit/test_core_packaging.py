@@ -100,7 +100,9 @@ def test_the_base_install_is_small() -> None:
     assert base == {"numpy", "pandas", "pydantic", "pydantic-settings", "requests", "rich", "typer", "urllib3"}
 
 
-@pytest.mark.parametrize("extra", ["nvflare", "flower", "torch", "s3", "hub", "postgres", "simulate", "all", "dev"])
+@pytest.mark.parametrize(
+    "extra", ["nvflare", "flower", "torch", "s3", "hub", "postgres", "privacy", "simulate", "all", "dev"]
+)
 def test_every_extra_that_errors_name_exists(extra: str) -> None:
     """`pip install 'flip_fl[s3]'` must be something that pip knows."""
     assert extra in _project()["optional-dependencies"]

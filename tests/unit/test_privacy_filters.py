@@ -71,6 +71,28 @@ def test_sparsification_drops_what_is_small_and_cuts_what_is_large(percentile: f
     assert np.allclose(now[kept], np.minimum(was[kept], 1.5), atol=1e-6)
 
 
+@pytest.mark.parametrize("alike", ["layers", "zeros", "all", "spread"])
+@pytest.mark.parametrize("percentile", [1, 30, 75])
+def test_the_cut_off_is_exact_for_any_distribution(alike: str, percentile: float) -> None:
+    """A frozen layer, layers of different sizes, and equal numbers: none is ranked by a guess of a sample."""
+    made = np.random.default_rng(5)
+    size = 2 * CHUNK + 77
+    layers = {
+        "layers": [made.normal(0, scale, size) for scale in (1e-6, 1.0, 1e3)],
+        "zeros": [np.zeros(size), made.normal(0, 1, size), np.zeros(size)],
+        "all": [np.full(size, 0.5)] * 2,
+        "spread": [np.exp(made.normal(0, 8, size))],
+    }[alike]
+    after = {str(number): layer.astype(np.float32) for number, layer in enumerate(layers)}
+    before = {name: np.zeros_like(layer) for name, layer in after.items()}
+    every = np.abs(np.concatenate(list(after.values())))
+    update = Update(before, {name: layer.copy() for name, layer in after.items()})
+    sparsify(update, percentile, 1e30)
+    left = np.abs(np.concatenate(list(update.write().values())))
+    cutoff = np.sort(every)[math.ceil(every.size * percentile / 100) - 1]
+    assert np.array_equal(left, np.where(every < cutoff, 0, every))
+
+
 def test_sparsification_refuses_what_would_switch_it_off() -> None:
     """A percentile beyond 100 or a gamma of 0 makes a filter that does nothing, or one that sends nothing."""
     for percentile, gamma in ((-1, 1.0), (101, 1.0), (10, 0.0), (10, -1.0), (10, math.inf), (math.nan, 1.0)):
