@@ -39,7 +39,7 @@ from flip_fl.flower.protocol import (
     error_reason,
 )
 from flip_fl.privacy.site_policy import site_policy
-from flip_fl.settings import settings_file
+from flip_fl.settings import settings_place
 from flip_fl.values import JobType, Task
 
 MODEL_ID = "flip-model-id"
@@ -200,7 +200,7 @@ class _Sites:
             app_dir=folder,
             source=open_source(slot, imaging=imaging),
             job=f"flower-{context.run_id}",
-            policy=site_policy(settings_file(slot), "flower"),
+            policy=site_policy(settings_place(slot), "flower"),
         )
         # A SuperNode may have a process for each message: between two rounds none would say that the job lives.
         if session.index is not None and not context.node_config.get(STOP_FILE):

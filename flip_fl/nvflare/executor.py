@@ -28,8 +28,9 @@ from flip_fl.data.sources import open_source
 from flip_fl.nvflare.old_paths import accept_old_paths
 from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, TaskNote, get_note, put_batch, put_failure
+from flip_fl.nvflare.site_gate import HELD_TO_POLICY
 from flip_fl.privacy.site_policy import site_policy
-from flip_fl.settings import development_environment, is_dev, settings_file
+from flip_fl.settings import development_environment, is_dev, settings_file, settings_place
 from flip_fl.values import Task
 from flip_fl.wire import SiteBatch
 
@@ -78,7 +79,9 @@ class FlipExecutor(Executor):
             spec = self._spec(session, slot, number, shareable, get_note(sent.meta), task)
         except Exception as error:
             return _failed(Failure.of(error, slot=slot, task=task.value, round=number))
-        return self._reply(run_task(task, sent.data, spec, session, self._call), task, shareable)
+        reply = self._reply(run_task(task, sent.data, spec, session, self._call), task, shareable)
+        fl_ctx.set_prop(HELD_TO_POLICY, reply, private=True, sticky=False)
+        return reply
 
     def _open_session(self, slot: str, fl_ctx: FLContext) -> Session:
         if self._session is None:
@@ -98,7 +101,7 @@ class FlipExecutor(Executor):
                 aborted=lambda: self._abort_signal is not None and bool(self._abort_signal.triggered),
                 job=fl_ctx.get_job_id(),
                 local_rounds=self.local_rounds,
-                policy=site_policy(file, NAME),
+                policy=site_policy(settings_place(slot, workspace), NAME),
             )
         return self._session
 
