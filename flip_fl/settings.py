@@ -301,6 +301,17 @@ def settings_file(slot: str, workspace: Path | None = None) -> Path | None:
     return None
 
 
+def settings_place(slot: str, workspace: Path | None = None) -> Path | None:
+    """Where ``settings_file`` lies, or would lie if it were there: what lies beside it holds either way."""
+    found = settings_file(slot, workspace)
+    if found is not None:
+        return found
+    folder = os.environ.get("FLIP_SETTINGS_DIR")
+    if workspace is not None and (workspace / SETTINGS_FILE).parent.is_dir():
+        return workspace / SETTINGS_FILE
+    return Path(folder) / "site.env" if folder else None
+
+
 def own_settings_file() -> Path | None:
     """The settings file of the site whose process this is: that of the slot in SUPERNODE_NAME."""
     slot = os.environ.get("SUPERNODE_NAME")

@@ -30,13 +30,8 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
         suggest_commands=False,
     )
-    group.callback()(_root)
     group.command("status", cls=guided(*_STATUS, exits=(ExitCode.FAILED,)))(status)
     return group
-
-
-def _root() -> None:
-    """Keeps ``status`` a command of its own."""
 
 
 def status(

@@ -42,7 +42,7 @@ from flip_fl.flower.protocol import (
     error_reason,
 )
 from flip_fl.privacy.site_policy import site_policy
-from flip_fl.settings import settings_file
+from flip_fl.settings import settings_place
 from flip_fl.values import JobType, Task
 
 MODEL_ID = "flip-model-id"
@@ -207,7 +207,7 @@ class _Sites:
             known.session.close()
         imaging = load_config(folder).imaging
         facts = site_facts(slot, imaging=imaging)
-        policy = site_policy(settings_file(slot), "flower")
+        policy = site_policy(settings_place(slot), "flower")
         development = bool(facts.environment)
         wanted = Isolation.of(policy, development=development)
         level = level_for(wanted, development=development)

@@ -32,8 +32,9 @@ from flip_fl.data.sources import open_source
 from flip_fl.nvflare.old_paths import accept_old_paths
 from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, NUM_EXAMPLES_META, TaskNote, get_note, put_batch, put_failure
+from flip_fl.nvflare.site_gate import HELD_TO_POLICY
 from flip_fl.privacy.site_policy import site_policy
-from flip_fl.settings import development_environment, is_dev, settings_file
+from flip_fl.settings import development_environment, is_dev, settings_file, settings_place
 from flip_fl.values import Task
 from flip_fl.wire import SiteBatch
 
@@ -82,7 +83,9 @@ class FlipExecutor(Executor):
             spec = self._spec(session, slot, number, shareable, get_note(sent.meta), task)
         except Exception as error:
             return _failed(Failure.of(error, slot=slot, task=task.value, round=number))
-        return self._reply(run_task(task, sent.data, spec, session, self._call), task, shareable)
+        reply = self._reply(run_task(task, sent.data, spec, session, self._call), task, shareable)
+        fl_ctx.set_prop(HELD_TO_POLICY, reply, private=True, sticky=False)
+        return reply
 
     def _open_session(self, slot: str, fl_ctx: FLContext) -> Session:
         if self._session is None:
@@ -94,7 +97,7 @@ class FlipExecutor(Executor):
             # An app's own FLIP() finds this site's data. Paths only: a development file holds no key.
             own = development_environment(file, imaging=imaging) if local else {}
             os.environ.update(own)
-            policy = site_policy(file, NAME)
+            policy = site_policy(settings_place(slot, workspace), NAME)
             wanted = Isolation.of(policy, development=local)
             level = level_for(wanted, development=local)
             self._call = call_of(app_dir, fl_ctx.get_job_id(), own, wanted, level, local=local)

@@ -39,10 +39,19 @@ ALLOWED_CLASSES = (
     "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
 )
 RESOURCES = "resources.json"
+PRIVACY = "privacy.json"
 # Below the kit's folder, in which the server's processes run.
 STORE = "."
 JOBS = "state/jobs"
 SNAPSHOTS = "state/snapshots"
+# Under a policy of the site only results of our executor leave it, whatever executor a job names.
+_SCOPE: dict[str, Any] = {
+    "name": "site",
+    "properties": {},
+    "task_data_filters": [],
+    "task_result_filters": [{"path": "flip_fl.nvflare.site_gate.SiteGate", "args": {}}],
+}
+_PRIVACY = {"scopes": [_SCOPE], "default_scope": _SCOPE["name"]}
 _STORAGE = "flip_fl.provision.storage.KitStorage"
 _SCHEDULER = "flip_fl.nvflare.scheduler.FlipJobScheduler"
 
@@ -100,6 +109,7 @@ class ResourcesBuilder(Builder):  # type: ignore[misc]
                 # A site's error log may name patients' files, and NVFLARE streams it to the server unless told not to.
                 # The participant's property of that name has no effect when it is false.
                 resources[PropKey.ALLOW_LOG_STREAMING] = False
+                (local / PRIVACY).write_text(json.dumps(_PRIVACY, indent=2) + "\n", encoding="utf-8")
             text = json.dumps(resources, indent=2)
             (local / RESOURCES).write_text(text + "\n", encoding="utf-8")
 

@@ -28,7 +28,7 @@ from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.settings import write_settings_file
 from flip_fl.values import JobType
-from tests.support.flower_client import ask, context, labels, task_message
+from tests.support.flower_client import LINEAR, ask, context, labels, numpy_of, task_message
 from tests.support.flower_packages import MODELS, write, write_cohort, write_package, write_quickstart
 
 SLOTS = ("Trust_1", "Trust_2")
@@ -356,6 +356,45 @@ def test_only_numbers_of_sane_names_leave_a_site(package: Path) -> None:
     assert "a patient" not in str(reply.content)
     rows = [item["log"] for item in get_report(reply).items if item["kind"] == "log" and not item["success"]]
     assert len(rows) == 4  # a name, an undeclared one, NaN, and the note
+
+
+def test_a_sites_policy_holds_for_a_client_app_that_is_not_ours(package: Path, tmp_path: Path) -> None:
+    """What a package's own ClientApp replies is clipped, rounded and judged; a second model and a small cohort stay."""
+    write_package(package, METRICS=["epoch_loss"], before_reply="model.weight.data += 100.0")
+    write_cohort(package / "cohort.csv")
+    client = package / "app" / "client_app.py"
+    client.write_text(client.read_text().replace('{"site": name}', '{"site": name, "steps": 3}'))
+    policy = tmp_path / "settings" / "policy.toml"
+    policy.write_text("[filters.clipping]\nnorm = 0.5\n[egress]\ndecimals = 2\n", encoding="utf-8")
+    reply = ask(client_app(package / "app"), task_message(), at_site())
+    left = numpy_of(reply)
+    assert sum(
+        float((left[name] - LINEAR[name]).ravel() @ (left[name] - LINEAR[name]).ravel()) for name in left
+    ) ** 0.5 == (pytest.approx(0.5, rel=1e-3))
+    assert dict(reply.content.config_records["config"]) == {"site": "Trust_1"}
+    told = reply.content.metric_records["metrics"]
+    assert set(told) == {"epoch_loss@epoch.x_1", "epoch_loss@epoch.x_2", "num-examples", "num-iterations"}
+    assert all(float(f"{told[name]:.1e}") == told[name] for name in told if name.startswith("epoch_loss"))
+    policy.write_text("[egress]\nmin_cohort = 100000\n", encoding="utf-8")
+    small = ask(client_app(package / "app"), task_message(), at_site())
+    assert small.has_error()
+    assert "fewer than 100000 examples" in small.error.reason
+    assert '"metric"' not in small.error.reason
+    policy.write_text("[filters.cliping]\nnorm = 0.5\n", encoding="utf-8")
+    closed = ask(client_app(package / "app"), task_message(), at_site())
+    assert "policy.toml, line 1" in closed.error.reason
+
+
+def test_a_second_model_in_a_reply_does_not_leave_past_the_filters(package: Path, tmp_path: Path) -> None:
+    """What a filter cannot compare with what was sent stays at the site."""
+    write_package(package)
+    write_cohort(package / "cohort.csv")
+    (tmp_path / "settings" / "policy.toml").write_text("[filters.clipping]\nnorm = 0.5\n", encoding="utf-8")
+    client = package / "app" / "client_app.py"
+    second = '"more": ArrayRecord(model.state_dict()), "config": ConfigRecord'
+    client.write_text(client.read_text().replace('"config": ConfigRecord', second))
+    reply = ask(client_app(package / "app"), task_message(), at_site())
+    assert "1 ArrayRecords came and 2 would leave" in reply.error.reason
 
 
 def test_who_an_app_says_it_is_is_compared_and_not_believed(package: Path, tmp_path: Path) -> None:

@@ -168,6 +168,20 @@ def test_kits_of_the_first_day_and_added_ones_run_a_job_together(tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_a_job_with_another_executor_does_not_leave_a_sites_policy(tmp_path: Path) -> None:
+    """NVFLARE's own trainer knows no policy: under one its result stays at the site, which says why."""
+    kits = provision(tmp_path)
+    job = write_job(tmp_path / "job")
+    (kits / "Trust_1" / "local" / "policy.toml").write_text("[egress]\n", encoding="utf-8")
+    with started(kits / "server"), started(kits / "Trust_1") as site, started(kits / "Trust_2"):
+        done = submit(kits, job)
+    assert '"status": "FINISHED:COMPLETED"' not in done.stderr
+    told = site.read_text(encoding="utf-8") + (kits / "Trust_1" / "log.txt").read_text(encoding="utf-8")
+    told += "".join(each.read_text(encoding="utf-8") for each in (kits / "Trust_1").glob("*/log.txt"))
+    assert "it was not made by flip_fl's executor" in told
+
+
+@pytest.mark.slow
 def test_a_job_that_cannot_be_placed_is_told_attempt_by_attempt_and_ends_error(tmp_path: Path) -> None:
     """A job that wants GPUs which one site has not: an event a short site and attempt, ERROR after the last one."""
     kits = provision(tmp_path)
