@@ -95,6 +95,14 @@ def _build(federation: Federation, slots: Sequence[str], workspace: Path, root: 
     return Built(made, {name: Path(place) / folder for name, folder in names.items()})
 
 
+# A job's app is not on the path of the process that holds a key.
+_NVFLARES = "nvflare.app_common.job_launcher"
+_LAUNCHERS = {
+    f"{_NVFLARES}.client_process_launcher.ClientProcessJobLauncher": "flip_fl.nvflare.launcher.SiteLauncher",
+    f"{_NVFLARES}.server_process_launcher.ServerProcessJobLauncher": "flip_fl.nvflare.launcher.ServerLauncher",
+}
+
+
 class ResourcesBuilder(Builder):  # type: ignore[misc]
     """Writes ``local/resources.json``, which overrides NVFLARE's default: what the template takes no argument for."""
 
@@ -103,6 +111,8 @@ class ResourcesBuilder(Builder):  # type: ignore[misc]
             local = Path(ctx.get_local_dir(participant))
             resources = json.loads((local / ProvFileName.RESOURCES_JSON_DEFAULT).read_text(encoding="utf-8"))
             resources["class_allow_list"] = list(ALLOWED_CLASSES)
+            for component in resources["components"]:
+                component["path"] = _LAUNCHERS.get(component["path"], component["path"])
             if participant.type == ParticipantType.SERVER:
                 _server(resources)
             else:

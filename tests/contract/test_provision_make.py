@@ -73,6 +73,7 @@ def test_kits_set_what_nvflare_s_default_gets_wrong(five: Path) -> None:
     for resources in (site, server):
         assert "flip_fl.nvflare." in resources["class_allow_list"]
         assert "/tmp" not in json.dumps(resources)
+        assert "nvflare.app_common.job_launcher" not in json.dumps(resources)
     assert server["servers"][0]["heart_beat_timeout"] == 60
 
 
