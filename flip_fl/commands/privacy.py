@@ -25,7 +25,7 @@ _ID_CHARS = 24
 def build() -> typer.Typer:
     """The group ``privacy``."""
     group = typer.Typer(
-        cls=guided_group(_STATUS[0]),
+        cls=guided_group(*_STATUS),
         help="What a site's projects have spent of their privacy.",
         rich_markup_mode=None,
         suggest_commands=False,
