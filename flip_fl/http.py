@@ -67,9 +67,13 @@ class HttpStatusError(requests.HTTPError):
         super().__init__(f"{text}: {self.detail}" if self.detail else text, response=bare)
 
 
-def status_error(method: str, route: str, status_code: int) -> HttpStatusError:
-    """The error that a service's ``status_code`` would be, where a local source stands in for that service."""
-    return HttpStatusError(method, route, Reply(status_code), frozenset())
+def status_error(method: str, route: str, status_code: int, detail: object = None) -> HttpStatusError:
+    """The error that a service's ``status_code`` would be, where a local source, or another process, stands in for it.
+
+    ``detail`` is shown as a service's own is: only where it is one of the contract's fixed texts.
+    """
+    body = b"" if detail is None else json_text.dumps({"detail": detail}).encode()
+    return HttpStatusError(method, route, Reply(status_code, content=body), FIXED_DETAILS)
 
 
 class HttpConnectionError(requests.ConnectionError):
@@ -81,7 +85,20 @@ class HttpConnectionError(requests.ConnectionError):
     def __init__(self, method: str, route: str, cause: BaseException) -> None:
         self.answered = not isinstance(cause, (HTTPError, InvalidHeader))
         self.sent = not isinstance(cause, _NOT_SENT)
-        super().__init__(f"{method} {route}: no answer ({type(cause).__name__})")
+        self.cause = type(cause).__name__
+        super().__init__(_no_answer(method, route, self.cause))
+
+
+def connection_error(method: str, route: str, cause: str, *, answered: bool) -> HttpConnectionError:
+    """The error of a call that another process has made; ``cause`` is the name of what was wrong there."""
+    error = HttpConnectionError(method, route, ConnectionError())
+    error.answered, error.cause = answered, cause
+    error.args = (_no_answer(method, route, cause),)
+    return error
+
+
+def _no_answer(method: str, route: str, cause: str) -> str:
+    return f"{method} {route}: no answer ({cause})"
 
 
 class HttpClient:

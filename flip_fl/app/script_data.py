@@ -17,7 +17,7 @@ from flip_fl.app.session import Session
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.tensors import Arrays
 from flip_fl.errors import FlipError
-from flip_fl.http import HttpConnectionError, HttpStatusError, status_error
+from flip_fl.http import HttpConnectionError, HttpStatusError, connection_error, status_error
 from flip_fl.values import ResourceType
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def told_error(error: Exception) -> dict[str, Any]:
     """``error`` of a source as ``AskedSource`` raises it in the process that asked."""
     if isinstance(error, HttpStatusError):
         place, _, _ = str(error).rpartition(": HTTP ")
-        return {"error": "status", "place": place, "status": error.status_code}
+        return {"error": "status", "place": place, "status": error.status_code, "detail": error.detail}
     if isinstance(error, HttpConnectionError):
         place, _, _ = str(error).rpartition(": no answer")
-        return {"error": "connection", "place": place, "answered": error.answered}
+        return {"error": "connection", "place": place, "cause": error.cause, "answered": error.answered}
     if isinstance(error, FlipError):
         return {"error": "flip", "told": error_answer(error)["error"]}
     if isinstance(error, ValueError):
@@ -131,9 +131,9 @@ class AskedSource:
         kind = head["error"]
         method, _, route = str(head.get("place", "")).partition(" ")
         if kind == "status":
-            raise status_error(method, route, int(head["status"]))
+            raise status_error(method, route, int(head["status"]), head["detail"])
         if kind == "connection":
-            raise HttpConnectionError(method, route, ConnectionError())
+            raise connection_error(method, route, str(head["cause"]), answered=bool(head["answered"]))
         if kind == "flip":
             told = head["told"]
             raise FlipError(told["code"], where=told["where"], why=told["why"], fix=told["fix"], **told["facts"])

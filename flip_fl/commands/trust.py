@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from flip_fl.commands.common import guided, guided_group
 from flip_fl.commands.output import Output
-from flip_fl.errors import ExitCode, FlipError
+from flip_fl.errors import ExitCode, FlipError, printable
 
 if TYPE_CHECKING:
     from flip_fl.settings import TrustSettings
@@ -157,7 +158,9 @@ def load(
         missing = loading.missing_studies(images, named)
     if cohort is not None:
         told = loading.load_cohort(settings.database_url, cohort, long_form=not cohort_only)
-        lines.append(f"cohort    {told.rows} rows, {told.columns} columns, {told.persons} persons{_how_told(told)}")
+        released = told.persons if settings.threshold_counts == "subjects" else told.rows
+        notes = f"{_how_told(told)}{_too_few(released, settings)}"
+        lines.append(f"cohort    {told.rows} rows, {told.columns} columns, {told.persons} persons{notes}")
     if images is not None:
         studies = loading.load_images(settings.archive, images)
         lacking = f"; of the cohort's {len(named)} studies {missing} are not among them" if missing else ""
@@ -179,7 +182,7 @@ def load(
         approved_rows=approved,
     )
     output.answer(answer, "\n".join(lines))
-    output.next_step("flip-fl trust serve")
+    output.next_step("flip-fl trust serve" + ("" if settings_file is None else f" --settings {settings_file}"))
     return int(ExitCode.DONE)
 
 
@@ -197,8 +200,25 @@ def envelope(
         sealed = Envelope(settings.envelope_key.get_secret_value()).seal(project)
     except ValueError:
         raise FlipError("E0955", project=project) from None
-    Output.of(context).answer(TrustEnvelope(project, sealed), sealed)
+    output = Output.of(context)
+    if not _may_know(settings, project):
+        # A misspelt name would only be refused later, in words that do not say so.
+        output.note(f"the trust has no project '{printable(project)}' yet: flip-fl trust load --project makes it known")
+    output.answer(TrustEnvelope(project, sealed), sealed)
     return int(ExitCode.DONE)
+
+
+def _may_know(settings: TrustSettings, project: str) -> bool:
+    """Whether the trust knows the project, or its database cannot say."""
+    from flip_fl.trust.databases import open_database
+    from flip_fl.trust.own import find_project
+    from flip_fl.trust.refusal import Refusal
+
+    try:
+        with contextlib.closing(open_database(settings.database_url)) as database:
+            return find_project(database, project) is not None
+    except (FlipError, Refusal):
+        return True
 
 
 def _how_told(told: LoadedCohort) -> str:

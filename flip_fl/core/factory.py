@@ -14,7 +14,7 @@ def FLIP(
     job_type: JobType | str = JobType.STANDARD,
     role: Role | str | None = None,
     *,
-    settings_file: Path | None = None,
+    settings_file: Path | str | None = None,
 ) -> FLIPBase:
     """The client for ``job_type`` ("standard", "evaluation", "fed_opt", "diffusion_model").
 
@@ -37,8 +37,7 @@ def FLIP(
     source = given()
     if source is not None and settings_file is None:
         return FLIPBeside(source)
-    if settings_file is None:
-        settings_file = own_settings_file()
-    if is_dev(settings_file):
-        return FLIPStandardDev(settings_file=settings_file)
-    return FLIPStandardProd(role=said, settings_file=settings_file)
+    file = own_settings_file() if settings_file is None else Path(settings_file)
+    if is_dev(file):
+        return FLIPStandardDev(settings_file=file)
+    return FLIPStandardProd(role=said, settings_file=file)

@@ -24,14 +24,14 @@ class Root:
         self._root = root
         self._base: Path | None = None
 
-    def inside(self, relative: str | Path, *, called: str | None = None) -> Path:
-        """See ``inside``."""
+    def inside(self, relative: str | Path, *, called: str | None = None, fix: str | None = None) -> Path:
+        """See ``inside``; ``fix`` replaces the error's own words."""
         path = _below(self._base or self._resolved(), relative)
         if path is None:
             # The root may lead elsewhere by now.
             path = _below(self._resolved(), relative)
         if path is None:
-            raise FlipError("E0704", path=called or relative, root=self._root)
+            raise FlipError("E0704", path=called or relative, root=self._root, fix=fix)
         return path
 
     def _resolved(self) -> Path:

@@ -215,6 +215,14 @@ def test_an_answer_without_a_folder_is_an_error(client: FLIPBase, service: Recor
         client.get_by_accession_number(PROJECT, ACCESSION)
 
 
+def test_a_settings_file_may_be_named_by_text(service: RecordingServer, tmp_path: Path) -> None:
+    """As people write it in a notebook; a missing one is named, whichever way."""
+    file = settings_at(tmp_path, client_values(service.url, service.url, tmp_path / "images"))
+    assert isinstance(FLIP(settings_file=str(file)), FLIPStandardProd)
+    with pytest.raises(FlipError, match=r"the settings file is gone\.env"):
+        FLIP(settings_file="gone.env")
+
+
 @pytest.mark.parametrize("path", ["/etc", "../secrets", "/", "link"])
 def test_a_folder_outside_the_images_is_refused(
     client: FLIPBase, service: RecordingServer, tmp_path: Path, path: str
@@ -225,6 +233,8 @@ def test_a_folder_outside_the_images_is_refused(
     with pytest.raises(FlipError) as caught:
         client.get_by_accession_number(PROJECT, ACCESSION)
     assert caught.value.code == "E0704"
+    # Most often it is a setting that does not fit the service's, and no attack: the one to correct is named.
+    assert caught.value.fix.startswith("set IMAGES_DIR to the folder in which the service puts the studies of NET_ID (")
 
 
 def test_numeric_accession_numbers_are_handed_on_as_text(client: FLIPBase, service: RecordingServer) -> None:

@@ -169,15 +169,24 @@ def test_the_archive_is_not_copied_into_itself(values: dict[str, str], tmp_path:
 
 
 def test_what_will_not_be_what_one_thinks_is_said(values: dict[str, str], tmp_path: Path) -> None:
-    """Without person_id each study is a person; a snapshot below the threshold is refused to whoever asks; a trust
-    without a key lets nobody in.
+    """Without person_id each study is a person; a cohort or snapshot below the threshold is refused to whoever asks; a
+    project that is not known is refused in words that do not say so; a trust without a key lets nobody in.
     """
     (tmp_path / "cohort.csv").write_text(COHORT_CSV.replace("person_id", "patient"), encoding="utf-8")
     query = "SELECT * FROM omop.cohort LIMIT 3"
     words = ("trust", "load", "--cohort", "cohort.csv", "--project", "P", "--approve", query)
     done = flip_fl(*words, cwd=tmp_path, env=values)
     assert "20 persons (there is no column person_id: each accession_id counts as one)" in done.stdout
-    assert "approved  3 rows (fewer than COHORT_QUERY_THRESHOLD, 10: whoever asks for them is refused)" in done.stdout
+    few = "(fewer than COHORT_QUERY_THRESHOLD, 10: whoever asks for them is refused)"
+    assert f"approved  3 rows {few}" in done.stdout
+    assert "accession_id counts as one)\n" in done.stdout
+    (tmp_path / "cohort.csv").write_text("".join(COHORT_CSV.splitlines(keepends=True)[:4]), encoding="utf-8")
+    done = flip_fl("trust", "load", "--cohort", "cohort.csv", cwd=tmp_path, env=values)
+    assert f"cohort    3 rows, 7 columns, 3 persons {few}\n" in done.stdout
+    done = flip_fl("trust", "envelope", "Q", cwd=tmp_path, env=values)
+    assert (done.exit_code, done.stdout.count("\n")) == (0, 1)
+    assert done.stderr == "the trust has no project 'Q' yet: flip-fl trust load --project makes it known\n"
+    assert flip_fl("trust", "envelope", "P", cwd=tmp_path, env=values).stderr == ""
     del values["TRUST_INTERNAL_SERVICE_KEY"]
     child = _started(values, tmp_path, "--port", "0", command=[str(SCRIPT), "trust", "serve"])
     try:

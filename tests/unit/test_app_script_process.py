@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import textwrap
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import NewConnectionError
 
 from flip_fl.app import script_process
 from flip_fl.app.forks import ForkServer
@@ -20,11 +23,13 @@ from flip_fl.app.isolation import forking
 from flip_fl.app.isolation.rules import Level
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.script import Script
+from flip_fl.app.script_data import AskedSource, told_error
 from flip_fl.app.script_values import flattened, unwrapped
 from flip_fl.app.site import SiteSpec
 from flip_fl.errors import FlipError
-from flip_fl.http import HttpConnectionError
+from flip_fl.http import HttpConnectionError, HttpStatusError, status_error
 from flip_fl.values import ResourceType, Task
+from flip_fl.wire import DETAIL_COHORT_TOO_SMALL, DETAIL_SQL_REFUSED, SqlReason
 from tests.support.app import TableSource, notes_of, write_app
 
 ARRAYS = {"w": np.zeros(2, dtype=np.float32)}
@@ -283,6 +288,38 @@ def test_a_script_asks_its_site_for_the_trust_s_data(host: Callable[[str], Host]
     ]
     assert said[5].startswith("FlipError False")
     assert "CANARY7Q" not in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            status_error("POST", "/cohort/dataframe", 403, DETAIL_COHORT_TOO_SMALL),
+            f"POST /cohort/dataframe: HTTP 403: {DETAIL_COHORT_TOO_SMALL}",
+        ),
+        (
+            status_error("POST", "/cohort/dataframe", 400, DETAIL_SQL_REFUSED.format(SqlReason.NO_SELECT)),
+            "POST /cohort/dataframe: HTTP 400: The SQL is refused: only a SELECT may be sent.",
+        ),
+        (status_error("POST", "/cohort/dataframe", 400, "CANARY7Q"), "POST /cohort/dataframe: HTTP 400"),
+        (
+            HttpConnectionError("POST", "/x", NewConnectionError(HTTPConnection("a"), "CANARY7Q")),
+            "POST /x: no answer (NewConnectionError)",
+        ),
+        (HttpConnectionError("POST", "/x", ValueError("CANARY7Q")), "POST /x: no answer (ValueError)"),
+    ],
+)
+def test_a_services_refusal_reads_alike_behind_a_site(error: HttpStatusError | HttpConnectionError, text: str) -> None:
+    """A researcher whose SQL was refused is told why, also where a site asks the service in the app's place; a service
+    that is away is told from one that answers nonsense; nothing else that was answered passes by that way.
+    """
+    with pytest.raises(type(error)) as caught:
+        AskedSource.raised(json.loads(json.dumps(told_error(error))))
+    assert str(error) == str(caught.value) == text
+    if isinstance(error, HttpConnectionError):
+        assert caught.value.answered == error.answered  # type: ignore[attr-defined]
+    else:
+        assert (caught.value.status_code, caught.value.detail) == (error.status_code, error.detail)  # type: ignore[attr-defined]
 
 
 def test_a_script_that_reads_files_gets_no_answer_from_its_site(host: Callable[[str], Host]) -> None:

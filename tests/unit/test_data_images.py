@@ -92,6 +92,7 @@ def test_never_more_than_the_permitted_number_is_under_way(service: Imaging) -> 
     [
         (Answer(404, {"detail": "canary-body"}), SkipReason.NOT_FOUND, 1),
         (Answer(400, {"detail": "canary-body"}), SkipReason.REFUSED, 1),
+        (Answer(403, {"detail": "canary-body"}), SkipReason.REFUSED, 1),
         (Answer(422), SkipReason.REFUSED, 1),
         (Answer(302, headers={"Location": "http://127.0.0.1:9/"}), SkipReason.REFUSED, 1),
         (Answer(500, {"detail": "canary-body"}), SkipReason.STORAGE_FAULT, 3),
@@ -163,12 +164,15 @@ def test_a_refused_key_is_an_error_and_no_skip(service: Imaging) -> None:
 def test_rows_without_or_with_an_impossible_number_are_skipped_and_counted(service: Imaging) -> None:
     """Empty, climbing, slashed or endless numbers reach no path and no service; doubled ones are asked for once."""
     names = ["0012", "0012", None, " ", "../x", "a/b", "a\\b", "x\ny", "naïve-Ω", "9" * 300]
+    # No file system has a folder of that name, and a trust says that there is no such study.
+    service.say = lambda name, attempt: Answer(404) if len(name) > 255 else None
     studies = fetch(service, names)  # type: ignore[arg-type]
-    # The file system has no folder of 300 characters, which the service's double finds out.
-    assert list(studies)[:1] == ["0012"]
+    assert list(studies) == ["0012", "naïve-Ω"]
     skipped = studies.manifest.skipped
     assert skipped[SkipReason.NO_ACCESSION] == 2
     assert skipped[SkipReason.BAD_ACCESSION] == 4
+    assert skipped[SkipReason.NOT_FOUND] == 1
+    assert sum(skipped.values()) == 7
     assert service.asked.count("0012") == 1
     assert not {"../x", "a/b", "a\\b", "x\ny"} & set(service.asked)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ROUTE_COHORT = "/cohort/dataframe"
 ROUTE_DOWNLOAD = "/download/images/{net}"
 ROUTE_UPLOAD = "/upload/images/{net}"
+_FOLDER = "the imaging service's folder of a study"
+_SHARED = "set IMAGES_DIR to the folder in which the service puts the studies of NET_ID ({net}), as it is seen here"
 
 
 class TrustSource:
@@ -107,7 +109,7 @@ class TrustSource:
                 raise TypeError("path must be text")
         except (ValueError, KeyError, TypeError) as error:
             raise HttpConnectionError("POST", ROUTE_DOWNLOAD, error) from None
-        return self._images.inside(path, called="the imaging service's folder of a study")
+        return self._images.inside(path, called=_FOLDER, fix=_SHARED.format(net=self._settings.net_id))
 
     def _service(self, url: str) -> HttpClient:
         return HttpClient(
