@@ -18,6 +18,8 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 
 from flip_fl.app.failures import Failure
 from flip_fl.app.faults import AppError
+from flip_fl.app.isolation.call import IsolatedCall
+from flip_fl.app.isolation.rules import Isolation, Level
 from flip_fl.app.script import Script
 from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues, template_dir
@@ -71,16 +73,20 @@ def test_a_form_that_is_not_run_here_is_refused_at_the_site(
     for name, text in files.items():
         (app / name).write_text(text)
     with pytest.raises(AppError) as refused:
-        call_of(app, "a-job", asks=False)
+        call_of(app, "a-job", {}, Isolation(), Level.FULL, local=False)
     assert all(words in str(refused.value) for words in said)
 
 
 def test_the_way_to_the_code_is_the_form_s(tmp_path: Path) -> None:
-    """Functions are called in this process, a script in its own."""
+    """Functions are called behind the site's walls, in this process only where it has none; a script in its own."""
     app = write_app(tmp_path / "custom")
-    assert call_of(app, "a-job", asks=False) is None
+    walled = call_of(app, "a-job", {}, Isolation(), Level.FULL, local=False)
+    assert isinstance(walled, IsolatedCall)
+    assert walled.level is Level.FULL
+    assert call_of(app, "a-job", {}, Isolation(), Level.NONE, local=True) is None
     (app / "trainer.py").write_text("import nvflare.client")
-    assert isinstance(call_of(app, "a-job", asks=False), Script)
+    for level in Level:
+        assert isinstance(call_of(app, "a-job", {}, Isolation(), level, local=False), Script)
 
 
 def test_a_failure_report_survives_the_reply() -> None:
