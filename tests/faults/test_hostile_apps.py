@@ -68,6 +68,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[P
     settings.parent.mkdir()
     settings.write_text(f"TRUST_INTERNAL_SERVICE_KEY={KEY}\n")
     studies = tmp_path / "studies"
+    (studies / "upload").mkdir(parents=True)
     for name in ("mine", "other"):
         (studies / name).mkdir(parents=True)
         (studies / name / "secret.txt").write_text(CANARY)
@@ -250,6 +251,12 @@ def test_an_app_gets_its_own_studies_and_no_others(run: Run, hostile: tuple[Path
         (folder,) = studies["mine"].values()
         site.log("read", float((folder / "secret.txt").read_text() == "CANARY7Q"))
         more = site.images(pd.DataFrame({"accession_id": ["mine", "other"]}), "DICOM", wait=False)
+        (folder.parent / "upload" / "made.nii").write_text("a segmentation")
+        try:
+            list((folder.parent / "upload").iterdir())
+            site.log("listed", 1.0)
+        except PermissionError:
+            site.log("listed", 0.0)
         site.log("others", float(sum(study.accession_id != "mine" for study in more.arriving())))
         return {"num_examples": 4, "loss": 0.5}
 
@@ -261,6 +268,9 @@ def test_an_app_gets_its_own_studies_and_no_others(run: Run, hostile: tuple[Path
     assert result.ok, result.failure
     assert dict(metrics_of(result))["read"] == 1.0
     assert dict(metrics_of(result))["others"] == 0.0
+    # What it makes for add_resource it may put where the service takes it from, and see nothing of others there.
+    assert dict(metrics_of(result))["listed"] == 0.0
+    assert Path(source.images_root or "", "upload", "made.nii").read_text() == "a segmentation"
     assert any("refused" in note for note in notes_of(result))
 
 

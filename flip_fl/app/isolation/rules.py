@@ -80,7 +80,7 @@ class Isolation:
 class Rules:
     """What a guest applies to itself before it runs anything of the app; plain data, so that it can be told.
 
-    ``read`` are folders and files, ``write`` folders.
+    ``read`` are folders and files, ``write`` folders, ``drop`` folders whose content cannot be listed.
     """
 
     level: Level
@@ -89,6 +89,7 @@ class Rules:
     file_bytes: int
     memory_bytes: int
     processes: int
+    drop: tuple[str, ...] = ()
 
     def told(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -97,7 +98,7 @@ class Rules:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Rules:
         """The rules that were ``told``."""
-        lists = {name: tuple(told[name]) for name in ("read", "write")}
+        lists = {name: tuple(told[name]) for name in ("read", "write", "drop")}
         return cls(**{**told, **lists, "level": Level(told["level"])})
 
 
@@ -136,6 +137,7 @@ def allowed(given: Rules) -> dict[str, landlock.Access]:
     # Semaphores of Python's multiprocessing lie there; their names are drawn at random.
     places["/dev/shm"] = landlock.NAMED
     places |= dict.fromkeys(landlock.existing(given.read), landlock.READ)
+    places |= dict.fromkeys(landlock.existing(given.drop), landlock.NAMED)
     places |= dict.fromkeys(landlock.existing(given.write), landlock.WRITE)
     return places
 

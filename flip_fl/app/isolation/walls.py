@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flip_fl.app.failures import GuestStopped
@@ -20,6 +21,7 @@ from flip_fl.data.index import derived_dir
 
 # Loading torch takes seconds; a disk that is slow, a minute.
 START_S = 300.0
+UPLOADS = "upload"
 _CONFIGURATION = "config"
 # A larger file of an app's folder is not copied: it is read where it lies.
 MAX_COPIED_BYTES = 64 << 20
@@ -41,6 +43,7 @@ class Walls:
         # Also where a process ends without a word, as one that Flower starts for a single message does.
         self._removal = weakref.finalize(self, shutil.rmtree, self.home, ignore_errors=True)
         self.derived = _derived(session, spec)
+        self._uploads = _uploads(session)
         self._wanted = wanted
         self._app_dir = session.app_dir.resolve()
         self._watch: Watch | None = None
@@ -54,7 +57,8 @@ class Walls:
         write = [str(self.home), *self._of_environment("DEV_IMAGES_DIR")]
         if self.derived is not None:
             write.append(str(self.derived))
-        return rules(self.level, self._wanted, read=tuple(read), write=tuple(write))
+        told = rules(self.level, self._wanted, read=tuple(read), write=tuple(write))
+        return replace(told, drop=(str(self._uploads),) if self._uploads is not None else ())
 
     def _of_environment(self, name: str) -> list[str]:
         """A developer's own data, which an app may open by itself."""
@@ -117,6 +121,13 @@ def _home(state_dir: Path | None) -> Path:
         if number.isdigit() and not Path("/proc", number).exists():
             shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent)).resolve()
+
+
+def _uploads(session: Session) -> Path | None:
+    """Where an app puts what it made for ``site.add_resource``: the net's upload folder, which jobs share."""
+    if session.source.images_root is None:
+        return None
+    return (session.source.images_root / UPLOADS).resolve()
 
 
 def _derived(session: Session, spec: SiteSpec) -> Path | None:
