@@ -16,6 +16,8 @@ from flip_fl.app.child import error_answer
 from flip_fl.app.session import Session
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.tensors import Arrays
+from flip_fl.data.cohort import ACCESSION_ID
+from flip_fl.data.images import accession_numbers
 from flip_fl.errors import FlipError
 from flip_fl.http import HttpConnectionError, HttpStatusError, connection_error, status_error
 from flip_fl.values import ResourceType
@@ -27,6 +29,7 @@ Answer = tuple[dict[str, Any], Arrays]
 Ask = Callable[..., Answer]
 _FRAME = "frame"
 _OTHER_PROJECT = "a script may only ask for data of its own job's project"
+_OTHER_STUDY = "a script may only ask for studies of its own job's cohort"
 _OTHER_QUERY = "a script may only ask for the cohort of its own job's query"
 
 
@@ -38,9 +41,22 @@ def answered(head: Mapping[str, Any], spec: SiteSpec, session: Session) -> Answe
         own = not spec.query or session.source.images_root is None
         if head.get("asked") == "dataframe" and not own and head.get("query") != spec.query:
             raise ValueError(_OTHER_QUERY)
+        named = head.get("accession_id")
+        # A developer's own folders have no cohort that says whose they are.
+        if named is not None and session.source.images_root is not None and named not in cohort_of(spec, session):
+            raise ValueError(_OTHER_STUDY)
         return _answer(head, spec.project_id, session)
     except Exception as error:
         return told_error(error), {}
+
+
+def cohort_of(spec: SiteSpec, session: Session) -> frozenset[str]:
+    """The accession numbers of the job's cohort, asked for once. Raises what the data-access service answers."""
+    if session.cohort_studies is None:
+        frame = session.source.dataframe(spec.project_id, spec.query)
+        names, session.cohort_unnamed = accession_numbers(frame) if ACCESSION_ID in frame.columns else ([], 0)
+        session.cohort_studies = frozenset(names)
+    return session.cohort_studies
 
 
 def told_error(error: Exception) -> dict[str, Any]:
@@ -54,7 +70,11 @@ def told_error(error: Exception) -> dict[str, Any]:
     if isinstance(error, FlipError):
         return {"error": "flip", "told": error_answer(error)["error"]}
     if isinstance(error, ValueError):
-        own = str(error) if str(error) in (_OTHER_PROJECT, _OTHER_QUERY) else "the site refuses what it was asked for"
+        own = (
+            str(error)
+            if str(error) in (_OTHER_PROJECT, _OTHER_QUERY, _OTHER_STUDY)
+            else "the site refuses what it was asked for"
+        )
         return {"error": "value", "text": own}
     return {"error": "other", "text": f"the site cannot give it ({type(error).__name__})"}
 

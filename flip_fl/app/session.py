@@ -61,6 +61,9 @@ class Session:
         self._less_than_full = less_than_full
         # How many rows the app was given; None: it has not asked yet, or not through this process.
         self.cohort_rows: int | None = None
+        # Whose studies an app may ask for, and how many of the cohort's rows name none; None: not looked up yet.
+        self.cohort_studies: frozenset[str] | None = None
+        self.cohort_unnamed = 0
         # How studies are fetched for the app.
         self.fetch: Callable[..., Studies] = fetch_studies
         self._config: AppConfig | None = None

@@ -83,7 +83,10 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[P
             "project": "project",
         }
         app = write_hostile_app(tmp_path / "app", facts)
-        yield app, Trust(studies, mine=studies / "mine")
+        source = Trust(studies, mine=studies / "mine")
+        # The service would give it: that it is no study of the job's is for the site to say.
+        source.studies["other"] = studies / "other"
+        yield app, source
 
 
 def test_no_attempt_has_its_way(run: Run, hostile: tuple[Path, Trust]) -> None:
@@ -169,6 +172,7 @@ CHAIN = (
         "speak(kind='log', label=ROW, value='1.0'); speak(kind='log', label=[ROW], value={}); 1 / 0",
         "speak(kind='log', label='loss', value=ROW, has_x_label=True, x_label=ROW); 1 / 0",
         "speak(kind='ask', ask=ROW, asked='images')",
+        "[speak(kind='ask', ask=n, asked='images', names=['mine'], types=['DICOM']) for n in range(9999)]; 1 / 0",
         "[os.write(n, ROW.encode() * 1000) for n in range(4, 30)]",
         "import pickle; speak(kind='result', number=1, values=list(pickle.dumps(ROW)), kept=[], printed=0)",
         "os._exit(3)",

@@ -41,6 +41,7 @@ ATTEMPTS = (
     "watch_folder",
     "other_project",
     "other_query",
+    "study_by_flip",
 )
 
 TRAINER = """
@@ -182,6 +183,12 @@ def other_project():
 def other_query():
     from flip_fl import FLIP
     return len(FLIP().get_dataframe(FACTS["project"], "SELECT * FROM omop.person")) > 0
+
+@attempt
+def study_by_flip():
+    from flip_fl import FLIP
+    folder = FLIP().get_by_accession_number(FACTS["project"], "other")
+    return bool((Path(folder) / "secret.txt").read_text())
 
 def others():
     return [FACTS["engine"]] if FACTS["engine"] else [os.getppid()]

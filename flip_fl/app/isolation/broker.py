@@ -12,12 +12,11 @@ from typing import Any
 from flip_fl.app.frames import BadFrame
 from flip_fl.app.isolation import handover
 from flip_fl.app.isolation.channel import Channel
-from flip_fl.app.script_data import answered, told_error
+from flip_fl.app.script_data import AskedSource, answered, cohort_of, told_error
 from flip_fl.app.session import Session
 from flip_fl.app.site import MANIFEST, Ledger, SiteSpec
-from flip_fl.data.cohort import ACCESSION_ID
 from flip_fl.data.fetch import SideBySide
-from flip_fl.data.images import Study, accession_numbers, fetching_of
+from flip_fl.data.images import Study, fetching_of
 from flip_fl.data.manifest import Manifest, SkipReason
 from flip_fl.errors import FlipError
 from flip_fl.http import HttpConnectionError, HttpStatusError
@@ -27,6 +26,8 @@ MAX_NAMES = 1_000_000
 MAX_TOLD = 1_000
 # Questions that are answered at once; whoever asks more waits.
 _AT_ONCE = 8
+# Each is a thread here: no app may have them without end.
+MAX_OPEN = 256
 
 
 class Broker:
@@ -44,8 +45,7 @@ class Broker:
         self._told: set[str] = set()
         self._slots = threading.Semaphore(_AT_ONCE)
         self._over = threading.Event()
-        self._cohort: frozenset[str] | None = None
-        self._unnamed = 0
+        self._open = 0
         self._lock = threading.Lock()
 
     def take(self, head: Mapping[str, Any]) -> None:
@@ -58,6 +58,10 @@ class Broker:
             if fetching is not None:
                 fetching.stop()
             return
+        with self._lock:
+            self._open += 1
+            if self._open > MAX_OPEN:
+                raise ValueError(f"it asks more than {MAX_OPEN} questions at once")
         threading.Thread(target=self._answer, args=(number, dict(head)), name="flip-broker", daemon=True).start()
 
     def has_said(self, text: str) -> bool:
@@ -78,6 +82,8 @@ class Broker:
                 if isinstance(error, FlipError | HttpStatusError | HttpConnectionError) and len(self._told) < MAX_TOLD:
                     self._told.add(str(error))
                 self._say(number, told_error(error))
+        with self._lock:
+            self._open -= 1
 
     def _answered(self, number: int, head: dict[str, Any]) -> None:
         if head.get("asked") == "images":
@@ -99,8 +105,6 @@ class Broker:
                 os.close(descriptor)
 
     def _remember(self, facts: Mapping[str, Any]) -> None:
-        from flip_fl.app.script_data import AskedSource
-
         try:
             AskedSource.raised(facts)
         except Exception as error:
@@ -114,7 +118,8 @@ class Broker:
         if not isinstance(given, list) or not given:
             raise ValueError("no types")
         types = tuple(dict.fromkeys(ResourceType(kind) for kind in given))
-        cohort = self._of_cohort()
+        with self._lock:
+            cohort = cohort_of(self._spec, self._session)
         own = [name for name in dict.fromkeys(names) if name in cohort]
         session, project = self._session, self._spec.project_id
         known = session.index.of(project, types) if session.index is not None else None
@@ -133,7 +138,7 @@ class Broker:
             self._say(number, self._told_study(name, outcome))
         del self._fetching[number]
         if len(outcomes) == len(names):
-            self._tell_skipped(Manifest({name: outcomes[name] for name in names}, self._unnamed))
+            self._tell_skipped(Manifest({name: outcomes[name] for name in names}, self._session.cohort_unnamed))
 
     def _told_study(self, name: str, outcome: Study | SkipReason) -> dict[str, Any]:
         if isinstance(outcome, SkipReason):
@@ -145,15 +150,6 @@ class Broker:
             "folders": {kind.value: str(folder) for kind, folder in outcome.folders.items()},
             "files": [[file.path, file.size, file.mtime_ns] for file in outcome.files],
         }
-
-    def _of_cohort(self) -> frozenset[str]:
-        """The accession numbers of the job's cohort: an app may ask for these and no others."""
-        with self._lock:
-            if self._cohort is None:
-                frame = self._session.source.dataframe(self._spec.project_id, self._spec.query)
-                names, self._unnamed = accession_numbers(frame) if ACCESSION_ID in frame.columns else ([], 0)
-                self._cohort = frozenset(names)
-            return self._cohort
 
     def _tell_skipped(self, manifest: Manifest) -> None:
         text = str(manifest)
