@@ -34,7 +34,7 @@ from flip_fl.app.parts import Parts
 from flip_fl.app.plan import stage_at, stages_of
 from flip_fl.app.raised import heard
 from flip_fl.app.redact import redacted_told
-from flip_fl.app.script_data import answered
+from flip_fl.app.script_data import MAX_OPEN, answered
 from flip_fl.app.script_process import ASKS, FILES, Ended, ScriptProcess
 from flip_fl.app.script_values import flattened, unwrapped
 from flip_fl.app.seeds import derived_seed
@@ -93,6 +93,7 @@ class Script:
         self._notes = 0
         self._opening = threading.Lock()
         self._asking: threading.Semaphore | None = None
+        self._replying: list[threading.Thread] = []
 
     def __call__(self, spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger) -> Made:
         """One task. Raises ``ScriptFailed`` for whatever ends the script, ``TaskAborted`` when the run is stopped."""
@@ -180,7 +181,7 @@ class Script:
             if kind == "log":
                 self._log(head, ledger)
             elif kind == "ask" and self._asks:
-                threading.Thread(target=self._reply, args=(process, head, spec, session), daemon=True).start()
+                self._start_reply(process, head, spec, session)
             elif kind == "note":
                 self._note(head, ledger)
             elif kind == "result" and head.get("number") == self._number:
@@ -235,6 +236,15 @@ class Script:
                 _measure(book, *item)
             else:
                 ledger.refuse("what the script logs beside numbers (texts, parameters, pictures) is not stored")
+
+    def _start_reply(self, process: ScriptProcess, head: Head, spec: SiteSpec, session: Session) -> None:
+        """Raises ``ScriptFailed`` for a script that asks without end: each question is a thread here."""
+        self._replying = [each for each in self._replying if each.is_alive()]
+        if len(self._replying) >= MAX_OPEN:
+            raise ScriptFailed.because(f"{self.form.entry} asks more than {MAX_OPEN} questions at once")
+        reply = threading.Thread(target=self._reply, args=(process, head, spec, session), daemon=True)
+        self._replying.append(reply)
+        reply.start()
 
     def _reply(self, process: ScriptProcess, head: Head, spec: SiteSpec, session: Session) -> None:
         """Beside the task: what a service takes its time over must not keep a stop from being seen."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Answer = tuple[dict[str, Any], Arrays]
 Ask = Callable[..., Answer]
+# Questions that an app may have open: each is a thread of the site's process.
+MAX_OPEN = 256
 _FRAME = "frame"
 _OTHER_PROJECT = "a script may only ask for data of its own job's project"
 _OTHER_STUDY = "a script may only ask for studies of its own job's cohort"

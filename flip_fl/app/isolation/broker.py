@@ -12,7 +12,7 @@ from typing import Any
 from flip_fl.app.frames import BadFrame
 from flip_fl.app.isolation import handover
 from flip_fl.app.isolation.channel import Channel
-from flip_fl.app.script_data import AskedSource, answered, cohort_of, told_error
+from flip_fl.app.script_data import MAX_OPEN, AskedSource, answered, cohort_of, told_error
 from flip_fl.app.session import Session
 from flip_fl.app.site import MANIFEST, Ledger, SiteSpec
 from flip_fl.data.fetch import SideBySide
@@ -26,8 +26,6 @@ MAX_NAMES = 1_000_000
 MAX_TOLD = 1_000
 # Questions that are answered at once; whoever asks more waits.
 _AT_ONCE = 8
-# Each is a thread here: no app may have them without end.
-MAX_OPEN = 256
 
 
 class Broker:
