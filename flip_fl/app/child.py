@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
 import tempfile
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flip_fl.app.forks import Fork, ForkServer
+from flip_fl.app.kept_forks import KeptForkServer
 from flip_fl.errors import FlipError
 
 # What a process needs to find its libraries and its share of the machine; nothing else is handed on.
@@ -20,7 +18,10 @@ _KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TZ", "OMP_NUM
 DEFAULT_TIMEOUT_S = 600.0
 # A run that trains for days does not keep a process with torch for the moments in which it is needed.
 IDLE_S = 60.0
-MODULES = ("torch", "flip_fl.app.weights", "flip_fl.app.guest")
+# A model's arrays may be made in the order of a set; the interpreter reads this at its start alone.
+UNHASHED = {"PYTHONHASHSEED": "0"}
+WEIGHTS = "flip_fl.app.weights"
+MODULES = ("torch", "flip_fl.app.guest", WEIGHTS)
 
 
 class ChildDied(Exception):
@@ -35,15 +36,18 @@ def run_child(command: str, request: Mapping[str, Any], timeout_s: float = DEFAU
     with tempfile.TemporaryDirectory(prefix="flip-app-") as folder:
         asked, answered = Path(folder, "request.json"), Path(folder, "answer.json")
         asked.write_text(json.dumps(request), encoding="utf-8")
+        environment = {**_environment(), "HOME": folder, "TMPDIR": folder}
         try:
-            child = _servers.run([command, str(asked), str(answered)], folder, timeout_s)
+            child = servers.fork(WEIGHTS, [command, str(asked), str(answered)], environment, cwd=Path(folder))
         except OSError as error:
             raise ChildDied(f"no process can be started for it ({error.strerror or error})") from None
+        with contextlib.closing(child):
+            if not child.wait(timeout_s):
+                raise ChildDied(f"it did not end within {timeout_s:.0f} s")
         try:
             answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            ending = child.problem or f"its process ended with code {child.returncode} and no answer"
-            raise ChildDied(ending) from None
+            raise ChildDied(f"its process ended with code {child.returncode} and no answer") from None
     if "error" in answer:
         raise answered_error(answer) from None
     return answer
@@ -63,46 +67,6 @@ def error_answer(error: FlipError) -> dict[str, Any]:
     }
 
 
-class _Servers:
-    """This process's fork server: there is one, like ``multiprocessing``'s, because loading torch is what costs."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._server: ForkServer | None = None
-
-    def run(self, argv: list[str], home: str, timeout_s: float) -> Fork:
-        """A child that has run ``weights.main(argv)``. Raises ``OSError``, and ``ChildDied`` when it takes longer."""
-        for anew in (False, True):
-            try:
-                child = self._usable(anew).fork(
-                    "flip_fl.app.weights", argv, {**_environment(), "HOME": home, "TMPDIR": home}, cwd=Path(home)
-                )
-            except ConnectionError:
-                continue
-            with contextlib.closing(child):
-                if not child.wait(timeout_s):
-                    raise ChildDied(f"it did not end within {timeout_s:.0f} s")
-            # Else the server went to rest in this very moment.
-            if child.started or child.problem:
-                return child
-        raise OSError("the process that starts it has ended twice")
-
-    def close(self) -> None:
-        if self._server is not None and self._server.usable:
-            self._server.close()
-
-    def _usable(self, anew: bool) -> ForkServer:
-        with self._lock:
-            if self._server is None or anew or not self._server.usable:
-                if self._server is None:
-                    atexit.register(self.close)
-                self._server = ForkServer(MODULES, _environment(), idle_s=IDLE_S)
-            return self._server
-
-
-_servers = _Servers()
-
-
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     package_root = str(Path(__file__).resolve().parents[2])
@@ -110,7 +74,10 @@ def _environment() -> dict[str, str]:
         **kept,
         "PYTHONPATH": package_root,
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONHASHSEED": "0",
+        **UNHASHED,
         # The server has no use for a GPU, and what is measured there is measured on the CPU.
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+servers = KeptForkServer(MODULES, _environment, idle_s=IDLE_S)

@@ -112,7 +112,9 @@ class Fork:
 
 
 class ForkServer:
-    """A process with ``modules`` loaded (those that exist) that forks children; started at once, loads meanwhile.
+    """A process that loads ``modules`` (those that exist) in their order and forks children; it is started at once.
+
+    A child whose module is one of them is forked as soon as that is loaded, with all that stands before it.
 
     ``env`` is the server's whole environment but for ``PYTHONPATH``: what libraries read while they are imported comes
     from there, whatever a child's environment says. It never runs anything but imports: what one child does is unknown

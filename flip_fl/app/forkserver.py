@@ -2,9 +2,11 @@
 
     python -m flip_fl.app.forkserver CONTROL IDLE_S MODULE...      (CONTROL: the number of an inherited socket)
 
-A request is one JSON line with the descriptors that belong to it: a status socket first, then standard output, then
-the child's own. The status socket is told ``pid N`` and, at its end, ``end CODE``. It is also the child's life: when
-the other side closes it, the child and all that it started are killed. Only then is its number given back.
+A child is forked as soon as its own module is loaded, with all that stands before it; one whose module is not in the
+list, when everything is. A request is one JSON line with the descriptors that belong to it: a status socket first,
+then standard output, then the child's own. The status socket is told ``pid N`` and, at its end, ``end CODE``. It is
+also the child's life: when the other side closes it, the child and all that it started are killed. Only then is its
+number given back.
 """
 
 from __future__ import annotations
@@ -88,81 +90,147 @@ class _Children:
             self.let_go(status)
 
 
+class _Modules:
+    """What is to be loaded, in order."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = frozenset(names)
+        self._left = list(names)
+
+    def __bool__(self) -> bool:
+        """Whether there is more to load."""
+        return bool(self._left)
+
+    def load_next(self) -> None:
+        """Load one. Whoever needs one that is not there says so in the child."""
+        with contextlib.suppress(ImportError):
+            importlib.import_module(self._left.pop(0))
+
+    def suffice_for(self, module: str) -> bool:
+        """Whether a child that runs ``module`` has all that it shall find: what stands before it, else everything."""
+        return not self._left or (module in self._names and module not in self._left)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One that is answered as soon as enough is loaded."""
+
+    told: dict[str, Any]
+    descriptors: list[int]
+
+
+class _Server:
+    """The sockets of those that may ask, and the children they have got."""
+
+    def __init__(self, control: socket.socket, modules: _Modules, idle_s: float) -> None:
+        self._first, self._controls = control, {control}
+        self._modules = modules
+        self._idle_s, self._idle_since = idle_s, time.monotonic()
+        self._children = _Children()
+        self._waiting: list[_Request] = []
+        self._waking, self._wake = socket.socketpair()
+        for end in (self._waking, self._wake):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        self._selector = selectors.DefaultSelector()
+        for each in (control, self._waking):
+            self._selector.register(each, selectors.EVENT_READ)
+
+    def serve(self) -> Task | None:
+        """Load and answer until nobody can ask, or for ``idle_s`` nobody did. In a child: what it is to do."""
+        while True:
+            for key, _ in self._selector.select(self._patience()):
+                assert isinstance(key.fileobj, socket.socket)
+                if key.fileobj is self._waking:
+                    with contextlib.suppress(BlockingIOError):
+                        self._waking.recv(4096)
+                elif key.fileobj not in self._controls:
+                    self._selector.unregister(key.fileobj)
+                    self._children.let_go(key.fileobj)
+                elif not self._hear(key.fileobj):
+                    self._children.close()
+                    return None
+            self._children.tell_ends()
+            if self._modules:
+                self._modules.load_next()
+            while (request := self._next()) is not None:
+                if (task := self._answer(request)) is not None:
+                    return task
+            if self._children or self._waiting or self._modules:
+                self._idle_since = time.monotonic()
+            elif time.monotonic() - self._idle_since >= self._idle_s:
+                return None
+
+    def _patience(self) -> float:
+        if self._modules:
+            return 0.0
+        return min(max(0.0, self._idle_since + self._idle_s - time.monotonic()), LONGEST_WAIT_S)
+
+    def _hear(self, control: socket.socket) -> bool:
+        """Take what was asked there; False when the process is gone that started this one."""
+        told, descriptors = _receive(control)
+        if told is None:
+            if control is self._first:
+                return False
+            # One that it was shared with is gone; its children go by their own sockets.
+            self._selector.unregister(control)
+            self._controls.remove(control)
+            control.close()
+        elif SHARED in told:
+            another = socket.socket(fileno=descriptors[0])
+            self._controls.add(another)
+            self._selector.register(another, selectors.EVENT_READ)
+        else:
+            self._waiting.append(_Request(told, descriptors))
+        return True
+
+    def _next(self) -> _Request | None:
+        """Take one that can be answered."""
+        for number, request in enumerate(self._waiting):
+            if self._modules.suffice_for(request.told["module"]):
+                return self._waiting.pop(number)
+        return None
+
+    def _answer(self, request: _Request) -> Task | None:
+        """Fork for it; a task in the child."""
+        # What is loaded stays shared: a collection in a child would write to every page.
+        gc.freeze()
+        status = socket.socket(fileno=request.descriptors[0])
+        pid = _fork(status)
+        if pid == 0:
+            self._leave(status)
+            return _become(request.told, request.descriptors[1:])
+        for descriptor in request.descriptors[1:]:
+            os.close(descriptor)
+        if pid is None:
+            status.close()
+        else:
+            self._children.add(pid, status)
+            self._selector.register(status, selectors.EVENT_READ)
+        return None
+
+    def _leave(self, status: socket.socket) -> None:
+        """In a child: keep nothing that is the server's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for open_one in (*self._controls, self._waking, self._wake, status, *self._children.sockets()):
+            open_one.close()
+        for other in self._waiting:
+            for descriptor in other.descriptors:
+                os.close(descriptor)
+        self._selector.close()
+        gc.enable()
+
+
 def main(argv: Sequence[str]) -> int:
-    """Load the modules, then fork on request; returns in the server at its end, and in each child at the child's."""
+    """Load the modules and fork on request; returns in the server at its end, and in each child at the child's."""
     control = socket.socket(fileno=int(argv[0]))
     control.set_inheritable(False)
-    for module in argv[2:]:
-        # Whoever needs it says so in the child.
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
-    # What is loaded stays shared: a collection in a child would write to every page.
-    gc.collect()
-    gc.freeze()
-    task = serve(control, float(argv[1]))
+    # Imports leave little to collect and take a sixth longer with it; what is asked for is as good as nothing.
+    gc.disable()
+    task = _Server(control, _Modules(argv[2:]), float(argv[1])).serve()
     return 0 if task is None else int(importlib.import_module(task.module).main(task.argv) or 0)
-
-
-def serve(control: socket.socket, idle_s: float) -> Task | None:
-    """Answer requests until nobody can make one, or for ``idle_s`` nobody did. In a child: what it is to do."""
-    children = _Children()
-    waking, wake = socket.socketpair()
-    for end in (waking, wake):
-        end.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-    idle_since = time.monotonic()
-    controls = {control}
-    with selectors.DefaultSelector() as selector:
-        selector.register(control, selectors.EVENT_READ)
-        selector.register(waking, selectors.EVENT_READ)
-        while True:
-            for key, _ in selector.select(min(max(0.0, idle_since + idle_s - time.monotonic()), LONGEST_WAIT_S)):
-                if key.fileobj is waking:
-                    with contextlib.suppress(BlockingIOError):
-                        waking.recv(4096)
-                elif key.fileobj in controls:
-                    assert isinstance(key.fileobj, socket.socket)
-                    request, descriptors = _receive(key.fileobj)
-                    if request is None and key.fileobj is control:
-                        children.close()
-                        return None
-                    if request is None:
-                        # One that it was shared with is gone; its children go by their own sockets.
-                        selector.unregister(key.fileobj)
-                        controls.remove(key.fileobj)
-                        key.fileobj.close()
-                        continue
-                    if SHARED in request:
-                        another = socket.socket(fileno=descriptors[0])
-                        controls.add(another)
-                        selector.register(another, selectors.EVENT_READ)
-                        continue
-                    status = socket.socket(fileno=descriptors[0])
-                    pid = _fork(status)
-                    if pid == 0:
-                        signal.set_wakeup_fd(-1)
-                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                        for open_one in (*controls, waking, wake, status, *children.sockets()):
-                            open_one.close()
-                        selector.close()
-                        return _become(request, descriptors[1:])
-                    for descriptor in descriptors[1:]:
-                        os.close(descriptor)
-                    if pid is None:
-                        status.close()
-                        continue
-                    children.add(pid, status)
-                    selector.register(status, selectors.EVENT_READ)
-                else:
-                    assert isinstance(key.fileobj, socket.socket)
-                    selector.unregister(key.fileobj)
-                    children.let_go(key.fileobj)
-            children.tell_ends()
-            if children:
-                idle_since = time.monotonic()
-            elif time.monotonic() - idle_since >= idle_s:
-                return None
 
 
 def _receive(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:

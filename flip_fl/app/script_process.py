@@ -13,7 +13,7 @@ from typing import Any
 
 from flip_fl.app.frames import BadFrame, Head, read_frame, write_frame
 from flip_fl.app.isolation.channel import Channel
-from flip_fl.app.isolation.forking import servers
+from flip_fl.app.isolation.forking import fork_guest
 from flip_fl.app.isolation.walls import Walls
 from flip_fl.app.tensors import Arrays
 
@@ -54,7 +54,7 @@ class ScriptProcess:
         inner = [theirs.fileno(), inner_gate.fileno()]
         shown = SHOWN if show_output else WITHHELD
         with theirs, inner_gate:
-            self._process = servers.fork(
+            self._process = fork_guest(
                 walls.home,
                 walls.environment,
                 inner,

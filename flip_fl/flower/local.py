@@ -17,12 +17,13 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from flip_fl.app.child import servers
 from flip_fl.app.forks import ForkServer
+from flip_fl.app.isolation.forking import guest_environment
 from flip_fl.app.leaving import leave
 from flip_fl.errors import ExitCode, FlipError
-from flip_fl.flower.local_warm import site_forks
+from flip_fl.flower.local_warm import is_neutral, site_forks
 from flip_fl.flower.local_worker import LOG_FORMAT
-from flip_fl.settings import site_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     job_dir = given.job_dir.resolve()
     try:
-        with contextlib.closing(site_forks(job_dir, site_environment(os.environ))) as forks:
+        # Before all that takes time to import, settings included: what it loads is what the run waits for.
+        with contextlib.closing(site_forks(job_dir, guest_environment(os.environ))) as forks:
+            if is_neutral(job_dir / "app"):
+                servers.use(forks)
             _run(given, job_dir, forks)
     except FlipError as error:
         sys.stderr.write(f"{error.text()}\n")

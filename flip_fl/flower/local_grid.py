@@ -126,6 +126,8 @@ class LocalGrid(Grid):
     def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
         """End every site; all of them together get ``grace_s`` seconds before they are killed."""
         self.stop()
+        for site in self._sites.values():
+            site.dismiss()
         end = time.monotonic() + grace_s
         for site in self._sites.values():
             site.close(max(0.0, end - time.monotonic()))

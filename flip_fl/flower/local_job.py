@@ -14,6 +14,7 @@ from types import FrameType
 from flwr.app import Context, RecordDict, UserConfigValue
 
 from flip_fl.app.forks import ForkServer
+from flip_fl.app.isolation.forking import guest_environment
 from flip_fl.errors import ExitCode, FlipError
 from flip_fl.flower.component import FlowerApp, read_app, server_app_of
 from flip_fl.flower.local_grid import LocalGrid
@@ -60,7 +61,7 @@ def run_job(
     environment = site_environment(os.environ) if env is None else dict(env)
     with ExitStack() as stack:
         if forks is None:
-            forks = stack.enter_context(closing(site_forks(app.job_dir, environment)))
+            forks = stack.enter_context(closing(site_forks(app.job_dir, guest_environment(environment))))
         sites: list[LocalSite] = []
         for number, slot in enumerate(named):
             node_config = {"partition-id": number, "num-partitions": len(named)}

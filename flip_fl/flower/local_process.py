@@ -18,10 +18,10 @@ from flip_fl.app.forks import Fork, ForkServer
 from flip_fl.errors import FlipError
 from flip_fl.flower.local_pipe import BrokenFrame, FrameReader, FrameWriter, socket_pair
 from flip_fl.flower.local_site import CLOSE_GRACE_S, lost
+from flip_fl.flower.local_warm import WORKER
 from flip_fl.flower.private import envelope, message_from_bytes, message_to_bytes, new_id
 from flip_fl.flower.protocol import STOP_FILE
 
-WORKER = "flip_fl.flower.local_worker"
 CLOSING_S = 1.0
 _OUT_OF_MEMORY = "; a machine that runs out of memory does this"
 
@@ -54,7 +54,7 @@ class ProcessSite:
         self._unsent: deque[bytes] = deque()
         self._answers: deque[Message] = deque()
         self._ended = ""
-        self._closed = False
+        self._closed = self._gone = False
         with contextlib.ExitStack() as opened:
             self._stop_file = log_dir / f".{slot}.stop"
             # One that a killed run has left behind would stop this one.
@@ -128,8 +128,7 @@ class ProcessSite:
         if not self._ended and not self._closed:
             self._stop_file.touch()
 
-    def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
-        """End the process: at once when it is idle, else after its task or ``grace_s`` seconds, then by SIGKILL."""
+    def dismiss(self) -> None:
         if self._closed:
             return
         self._closed = True
@@ -137,8 +136,15 @@ class ProcessSite:
             if self._asked:
                 self._stop_file.touch()
             self._connection.close()
-            self._end(grace_s)
-        self._opened.close()
+
+    def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
+        """End the process: at once when it is idle, else after its task or ``grace_s`` seconds, then by SIGKILL."""
+        self.dismiss()
+        if not self._gone:
+            self._gone = True
+            if not self._ended:
+                self._end(grace_s)
+            self._opened.close()
 
     def _pump(self) -> None:
         """Move what can be moved without waiting, and see whether the process is still there."""

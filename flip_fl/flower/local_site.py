@@ -47,6 +47,9 @@ class LocalSite(Protocol):
     def stop(self) -> None:
         """Ask the running task to end early: what it watches as ``aborted`` becomes true, and stays so."""
 
+    def dismiss(self) -> None:
+        """Nothing more will be asked: a site that can end by itself does so while others are closed."""
+
     def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
         """End the site; a task that still runs after ``grace_s`` is killed where that is possible."""
 
@@ -95,6 +98,9 @@ class DirectSite:
             return message_from_bytes(answer(self._app, message, context, self.slot))
 
     def stop(self) -> None:
+        return
+
+    def dismiss(self) -> None:
         return
 
     def close(self, grace_s: float = CLOSE_GRACE_S) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,10 +161,25 @@ class ResultsStore:
         with contextlib.suppress(Exception):
             self._discard_own(_where(stored.address), stored.token)
 
+    @cached_property
+    def _client(self) -> Any:
+        import boto3
+
+        settings = self._settings
+        return boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint,
+            aws_access_key_id=_secret(settings.s3_access_key),
+            aws_secret_access_key=_secret(settings.s3_secret_key),
+            aws_session_token=_secret(settings.s3_session_token),
+            region_name=settings.s3_region,
+            config=_config(path_style=settings.s3_endpoint is not None),
+        )
+
     @contextlib.contextmanager
     def _at_work(self, check: Check) -> Iterator[_AtWork]:
         with Lane(WORKERS) as requests, Lane() as hashing:
-            yield _AtWork(_client(self._settings), requests, hashing, check)
+            yield _AtWork(self._client, requests, hashing, check)
 
     def _is_taken(self, at: _AtWork, key: str) -> bool:
         """Whether the key exists, as far as these credentials may know; ``_put`` makes sure where the store can."""
@@ -300,20 +316,6 @@ def require_s3() -> None:
             needed_for="an FL server uploads a run's results; without it the run would fail after training",
             requirement="flip_fl[s3]",
         )
-
-
-def _client(settings: ServerSettings) -> Any:
-    import boto3
-
-    return boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        aws_access_key_id=_secret(settings.s3_access_key),
-        aws_secret_access_key=_secret(settings.s3_secret_key),
-        aws_session_token=_secret(settings.s3_session_token),
-        region_name=settings.s3_region,
-        config=_config(path_style=settings.s3_endpoint is not None),
-    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import pytest
 
 from flip_fl.app import child
 from flip_fl.app.forks import Fork, ForkServer
+from flip_fl.app.kept_forks import KeptForkServer
 from tests.support.flower_plain import gone, until
 from tests.support.small_apps import write_app
 
@@ -168,6 +169,27 @@ def test_children_of_a_server_that_was_killed_count_as_lost(server: ForkServer, 
     until(lambda: not server.usable)
 
 
+def test_a_child_waits_for_its_own_module_and_for_none_behind_it(home: Path, tmp_path: Path) -> None:
+    """The starting weights are made while the sites' libraries are still loaded; no site begins without its own."""
+    gate = tmp_path / "gate"
+    (home / "loads_slowly.py").write_text(
+        f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\ndef main(argv): return 4\n"
+    )
+    (home / "stands_first.py").write_text("import sys\ndef main(argv): return 3 + ('loads_slowly' in sys.modules)\n")
+    with closing(ForkServer(["stands_first", "loads_slowly"], _environment(home))) as server:
+        asked = [server.fork(each, [], _environment(home), cwd=home) for each in ("loads_slowly", "stands_first")]
+        with closing(asked[0]) as last, closing(asked[1]) as first:
+            assert first.pid
+            assert not last.started
+            gate.touch()
+            assert first.wait(60)
+            assert last.wait(60)
+            assert (first.returncode, last.returncode) == (3, 4)
+        with closing(server.fork("stands_first", [], _environment(home), cwd=home)) as later:
+            assert later.wait(60)
+            assert later.returncode == 4
+
+
 def test_a_server_goes_to_rest_when_nothing_is_asked_of_it(home: Path) -> None:
     """A federation's server runs for weeks: it does not hold torch's memory for a model that is exported once."""
     with closing(ForkServer([], _environment(home), idle_s=0.2)) as server:
@@ -178,10 +200,8 @@ def test_a_server_goes_to_rest_when_nothing_is_asked_of_it(home: Path) -> None:
 
 def test_a_model_is_asked_for_again_after_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The export at the end of a long run must not find the process gone that made the starting weights."""
-    servers = child._Servers()
-    monkeypatch.setattr(child, "_servers", servers)
-    monkeypatch.setattr(child, "IDLE_S", 0.2)
-    monkeypatch.setattr(child, "MODULES", ())
+    servers = KeptForkServer((), lambda: _environment(tmp_path), idle_s=0.2)
+    monkeypatch.setattr(child, "servers", servers)
     for _ in range(2):
         with pytest.raises(child.ChildDied, match="code 1 and no answer"):
             child.run_child("no such command", {})

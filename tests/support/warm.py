@@ -11,20 +11,20 @@ from flip_fl.environment import scrubbed
 
 # What commands import when they are called, and the hub; torch and the engines are no part of it.
 LOADED = (
-    "tests.support.forked_cli",
     "flip_fl.cli",
     "flip_fl.commands.checks",
     "flip_fl.commands.hub_probe",
     "flip_fl.dashboard.report",
-    "flip_fl.hub.__main__",
     "flip_fl.hub.admin",
     "flip_fl.hub.sweep",
+    "flip_fl.hub.__main__",
     "flip_fl.jobs.watch",
     "flip_fl.provision.make",
     "flip_fl.provision.verify",
     "flip_fl.reporting.session",
     "flip_fl.results.s3",
     "flip_fl.simulate.run",
+    "tests.support.forked_cli",
 )
 
 

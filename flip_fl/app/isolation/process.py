@@ -16,7 +16,7 @@ from flip_fl.app.forks import Fork
 from flip_fl.app.frames import BadFrame
 from flip_fl.app.isolation import handover
 from flip_fl.app.isolation.channel import Channel, Said
-from flip_fl.app.isolation.forking import servers
+from flip_fl.app.isolation.forking import fork_guest
 from flip_fl.app.isolation.rules import Isolation, Level
 from flip_fl.app.isolation.walls import Walls
 from flip_fl.app.session import Session
@@ -46,7 +46,7 @@ class GuestProcess:
         try:
             with theirs:
                 output = 1 if session.show_output else None
-                self._fork: Fork = servers.fork(self._walls.home, environment, [theirs.fileno()], output)
+                self._fork: Fork = fork_guest(self._walls.home, environment, [theirs.fileno()], output)
             self.channel.say(
                 {
                     "rules": self._walls.rules.told(),
