@@ -638,6 +638,16 @@ _ENTRIES = (
         "is a decision of the site.",
     ),
     Entry(
+        "E0561",
+        ExitCode.REFUSED,
+        "this FL server runs no app: models.py is to be isolated from the server, and its system has {offered}",
+        "{reason}",
+        "run it on Linux 6.2 or later with Landlock and seccomp, or set FLIP_SERVER_ISOLATION={offered} among its "
+        "settings",
+        "models.py is the researcher's. At level full the process that runs it reaches no network, no other process "
+        "and no file but the job's own: neither the server's keys nor its kit. At level process it is only given none.",
+    ),
+    Entry(
         "E0523",
         ExitCode.REFUSED,
         "a run of the model {model} is live on this machine",

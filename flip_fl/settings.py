@@ -85,6 +85,7 @@ class ServerSettings(RoleSettings):
 
     ``service_key`` reports; ``hub_token``, a login token, reads what the hub knows of a run. Of sites' numbers of
     examples those below ``count_threshold`` are withheld from the hub, without ``sample_counts`` all.
+    ``isolation``: how far the app's models.py is kept apart from the server.
     """
 
     role: ClassVar[str] = "FL server"
@@ -100,6 +101,7 @@ class ServerSettings(RoleSettings):
     state_dir: Path | None = Field(None, alias="FLIP_STATE_DIR")
     count_threshold: Annotated[int, Field(ge=0)] = Field(MIN_COUNT, alias="COHORT_QUERY_THRESHOLD")
     sample_counts: bool = Field(True, alias="FLIP_SAMPLE_COUNTS")
+    isolation: Annotated[str, Field(pattern="^(full|process)$")] = Field("full", alias="FLIP_SERVER_ISOLATION")
     s3_endpoint: _Url | None = Field(None, alias="AWS_ENDPOINT_URL")
     s3_access_key: SecretStr | None = Field(None, alias="AWS_ACCESS_KEY_ID")
     s3_secret_key: SecretStr | None = Field(None, alias="AWS_SECRET_ACCESS_KEY")

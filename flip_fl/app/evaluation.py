@@ -8,6 +8,7 @@ from pathlib import Path
 from flip_fl.app import weights
 from flip_fl.app.checkpoints import find_checkpoint
 from flip_fl.app.config import AppConfig
+from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.weights import StartingModel
 from flip_fl.errors import FlipError
 
@@ -29,14 +30,18 @@ class NotEvaluated(Exception):
         self.code = code
 
 
-def load_model(config: AppConfig, name: str, folders: Sequence[Path]) -> StartingModel:
+def load_model(
+    config: AppConfig, name: str, folders: Sequence[Path], *, walls: Isolation | None = None
+) -> StartingModel:
     """The model that ``config`` calls ``name``, with the weights of its checkpoint from one of ``folders``.
+
+    ``walls`` as of ``weights.starting_model``.
 
     Raises ``NotEvaluated`` when there is no such file, or when the model cannot be built or does not take the weights.
     """
     try:
         checkpoint = find_checkpoint(str(config.models[name]["checkpoint"]), folders)
-        return weights.starting_model(config.app_dir, name, checkpoint=checkpoint)
+        return weights.starting_model(config.app_dir, name, checkpoint=checkpoint, walls=walls)
     except FlipError as error:
         if error.code == "E0210":
             raise NotEvaluated(MODEL_NOT_FOUND, f"{error.what} ({error.why})") from None

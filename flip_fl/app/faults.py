@@ -1,4 +1,4 @@
-"""Mistakes of an app that the house itself found, and the end of a task that was aborted."""
+"""Mistakes of an app that the house itself found, what its process says that is none, and the end of a task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from flip_fl.app.raised import Raised
 
 class AppError(Exception):
     """The app broke a rule of the neutral form. The text is the house's own and never holds a value of a row."""
+
+
+class BadFrame(Exception):
+    """What came is no message of ours, or too large; the text holds nothing of it."""
 
 
 class TaskAborted(BaseException):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flip_fl.app.faults import BadFrame
 from flip_fl.app.tensors import Arrays
 
 MAX_HEAD_BYTES = 8 << 20
@@ -26,10 +27,6 @@ _KINDS = "biufc"
 _ARRAYS = "arrays"
 
 Head = dict[str, Any]
-
-
-class BadFrame(Exception):
-    """What came is no message of ours, or too large; the text holds nothing of it."""
 
 
 def write_frame(channel: socket.socket, head: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flip_fl.app.frames import BadFrame, Head, read_frame, write_frame
+from flip_fl.app.faults import BadFrame
+from flip_fl.app.frames import Head, read_frame, write_frame
 from flip_fl.app.isolation.channel import Channel
 from flip_fl.app.isolation.forking import fork_guest
 from flip_fl.app.isolation.walls import Walls

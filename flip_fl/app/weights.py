@@ -6,18 +6,24 @@ answer; arrays travel as ``.npz`` files.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flip_fl.app.arrays import Arrays, read_arrays, write_arrays
 from flip_fl.app.child import ChildDied, error_answer, run_child
 from flip_fl.app.faults import AppError
 from flip_fl.app.pictures import Pixels, check_pixels
 from flip_fl.errors import FlipError
+
+if TYPE_CHECKING:
+    from flip_fl.app.isolation.rules import Isolation
+    from flip_fl.app.isolation.server_gate import ServerGate
 
 # Nobody waits longer for pictures of a report.
 GENERATE_TIMEOUT_S = 120.0
@@ -85,26 +91,29 @@ def starting_model(
     *,
     checkpoint: Path | None = None,
     previous: Mapping[str, Any] | None = None,
+    walls: Isolation | None = None,
 ) -> StartingModel:
     """A fresh ``models.get_model()``, always the same for one SEED, or the weights of the file ``checkpoint``.
 
     ``stage`` is the job's, or the name of a model to evaluate: one with a ``path`` is built by ``get_model_for_path``.
-    ``previous`` is the result of the stage before, which the model of this ``stage`` contains. Raises ``FlipError``
-    E0203 (models.py cannot be imported), E0204 (no get_model), E0205 (its model, or the checkpoint, cannot be used).
+    ``previous`` is the result of the stage before, which the model of this ``stage`` contains. ``walls``: how far the
+    app's process is kept apart (None: it has no key, and no walls). Raises ``FlipError`` E0203 (models.py cannot be
+    imported), E0204 (no get_model), E0205 (its model, or the checkpoint, cannot be used).
     """
-    with tempfile.TemporaryDirectory(prefix="flip-weights-") as folder:
-        out, given = Path(folder, "initial.npz"), Path(folder, "previous.npz")
+    with _folders() as (handed, made):
+        out, given = made / "initial.npz", handed / "previous.npz"
         if previous is not None:
             write_arrays(given, previous)
         answer = _ask(
             "init",
             app_dir,
+            _gate(walls, app_dir, [handed, *([] if checkpoint is None else [checkpoint])], made),
             stage=stage,
             out=str(out),
             checkpoint=None if checkpoint is None else str(checkpoint.resolve()),
             previous=None if previous is None else str(given),
         )
-        arrays = read_arrays(out)
+        arrays = read_arrays(_no_link(out, app_dir))
         frame = Frame.around(arrays, answer["travelling"], answer["trainable"])
         return StartingModel({name: arrays[name] for name in frame.travelling}, frame)
 
@@ -130,20 +139,38 @@ def export_model(app_dir: Path, arrays: Mapping[str, Any], out: Path, stage: str
     export_models(app_dir, {out: arrays}, stage)
 
 
-def export_models(app_dir: Path, models: Mapping[Path, Mapping[str, Any] | Path], stage: str | None = None) -> None:
+def export_models(
+    app_dir: Path,
+    models: Mapping[Path, Mapping[str, Any] | Path],
+    stage: str | None = None,
+    *,
+    walls: Isolation | None = None,
+) -> None:
     """Write each model's arrays to its path as a plain ``dict[str, Tensor]`` that was loaded again, strictly.
 
-    A model is given by its arrays or by the file that ``write_arrays`` wrote, which this process does not read. Raises
-    ``FlipError`` E0205 when the weights do not fit ``get_model()`` exactly, E0702 when they cannot be written.
+    A model is given by its arrays or by the file that ``write_arrays`` wrote, which this process does not read.
+    ``walls`` as of ``starting_model``. Raises ``FlipError`` E0205 when the weights do not fit ``get_model()`` exactly,
+    E0702 when they cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="flip-weights-") as folder:
-        files = {}
+    if not models:
+        return
+    # On the same disk as where they go to.
+    with _folders(next(iter(models)).parent) as (handed, made):
+        given: dict[Path, Path] = {}
         for number, (out, arrays) in enumerate(models.items()):
-            given = arrays.resolve() if isinstance(arrays, Path) else Path(folder, f"given-{number}.npz")
+            given[out] = arrays.resolve() if isinstance(arrays, Path) else handed / f"{number}.npz"
             if not isinstance(arrays, Path):
-                write_arrays(given, arrays)
-            files[str(out.resolve())] = str(given)
-        _ask("export", app_dir, stage=stage, models=files)
+                write_arrays(given[out], arrays)
+        written = {out: made / f"{number}.pt" for number, out in enumerate(models)}
+        _ask(
+            "export",
+            app_dir,
+            _gate(walls, app_dir, given.values(), made),
+            stage=stage,
+            models={str(written[out]): str(file) for out, file in given.items()},
+        )
+        for out, file in written.items():
+            shutil.move(_no_link(file, app_dir), out)
 
 
 def load_model(app_dir: Path, model: Path, stage: str | None = None) -> Shapes:
@@ -151,9 +178,12 @@ def load_model(app_dir: Path, model: Path, stage: str | None = None) -> Shapes:
     return load_models(app_dir, [model], stage)[0]
 
 
-def load_models(app_dir: Path, models: Sequence[Path], stage: str | None = None) -> list[Shapes]:
+def load_models(
+    app_dir: Path, models: Sequence[Path], stage: str | None = None, *, walls: Isolation | None = None
+) -> list[Shapes]:
     """Load each file strictly into ``get_model()``; shapes and dtypes. Raises ``FlipError`` E0205."""
-    answer = _ask("load", app_dir, stage=stage, models=[str(model.resolve()) for model in models])
+    gate = _gate(walls, app_dir, models)
+    answer = _ask("load", app_dir, gate, stage=stage, models=[str(model.resolve()) for model in models])
     return [_shapes(each) for each in answer["models"]]
 
 
@@ -222,10 +252,40 @@ def convert(app_dir: Path, model: Path, out: Path, *, shape: Sequence[int] | Non
     )
 
 
-def _ask(command: str, app_dir: Path, **request: Any) -> dict[str, Any]:
+@contextlib.contextmanager
+def _folders(beside: Path | None = None) -> Iterator[tuple[Path, Path]]:
+    """A folder with what a child is handed, and one for what it makes; both are removed."""
+    with tempfile.TemporaryDirectory(prefix=".flip-weights-", dir=beside) as folder:
+        handed, made = Path(folder, "handed").resolve(), Path(folder, "made").resolve()
+        handed.mkdir()
+        made.mkdir()
+        yield handed, made
+
+
+def _gate(
+    walls: Isolation | None, app_dir: Path, read: Iterable[Path], *write: Path
+) -> Callable[[Path], ServerGate] | None:
+    """The way behind ``walls`` of a child that may open these places and the app's folder."""
+    if walls is None or walls.level != "full":
+        return None
+    from flip_fl.app.isolation.server_gate import ServerGate
+
+    return lambda own: ServerGate(walls, read=[app_dir, *read], write=[own, *write])
+
+
+def _no_link(path: Path, app_dir: Path) -> Path:
+    """``path``, if a file lies there that the child has made; a link would lead to one that it may not open."""
+    if path.is_symlink() or not path.is_file():
+        raise FlipError("E0205", where=str(app_dir / "models.py"), problem="its process left no file with the weights")
+    return path
+
+
+def _ask(
+    command: str, app_dir: Path, gate: Callable[[Path], ServerGate] | None = None, /, **request: Any
+) -> dict[str, Any]:
     try:
         # The path is sent as given, so that errors name it as the user did; the child starts elsewhere.
-        return run_child(command, {"app_dir": str(app_dir.absolute()), **request})
+        return run_child(command, {"app_dir": str(app_dir.absolute()), **request}, gate=gate)
     except ChildDied as died:
         raise FlipError("E0205", where=str(app_dir / "models.py"), problem=str(died)) from None
     except FlipError as error:
@@ -239,7 +299,14 @@ def _shapes(answer: Mapping[str, Any]) -> Shapes:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The child: run a command (its name, the request's file, the answer's). 0 also for an error in the answer."""
+    """The child: run a command (its name, the request's file, the answer's). 0 also for an error in the answer.
+
+    A fourth word is the number of a socket: walls are entered first.
+    """
+    from flip_fl.app.isolation.gate import passed
+
+    if argv[3:] and not passed(int(argv[3])):
+        return 1
     from flip_fl.app.guest import COMMANDS
 
     command, request, answer = argv[0], Path(argv[1]), Path(argv[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from importlib import metadata
@@ -59,19 +60,26 @@ def configuration(origins: Origins) -> list[Check]:
 
 def isolation(origins: Origins) -> Check:
     """Whether apps can be kept apart here as the site asks for."""
-    from flip_fl.app.isolation.rules import Isolation, offered
+    from flip_fl.app.isolation.rules import Isolation, Level, offered
     from flip_fl.privacy.site_policy import site_policy
 
     name = "isolation"
+    wanted, server = Isolation(), None
     try:
-        wanted = Isolation.of(site_policy(origins.file))
+        # Settings that cannot be used are another check's.
+        with contextlib.suppress(FlipError):
+            server = settings.load_server(origins.file)
+        wanted = Isolation.of(site_policy(origins.file)) if server is None else Isolation(level=Level(server.isolation))
     except FlipError as error:
         return Check("policy", "fail", error.what, error.why or None, error.fix or None)
     found, reason = offered()
     if wanted.level.rank <= found.rank:
         return Check(name, "ok", f"apps run at level {wanted.level.value}; this system has {found.value}")
     what = f"this system has level {found.value}, and {wanted.level.value} is asked for"
-    fix = f'Linux 6.2 or later, or level = "{found.value}" under [isolation] in the site\'s policy.toml'
+    choice = f'level = "{found.value}" under [isolation] in the site\'s policy.toml'
+    if server is not None:
+        choice = f"FLIP_SERVER_ISOLATION={found.value}"
+    fix = f"Linux 6.2 or later, or {choice}"
     return Check(name, "warn", what, f"{reason}; a trust runs no app then, a developer's machine does", fix)
 
 

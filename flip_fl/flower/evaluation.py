@@ -78,8 +78,9 @@ class _Evaluating:
 
     def _one(self, name: str, number: int, found: Evaluation) -> None:
         self._lifecycle.round_started(number, self._facts.num_rounds, stage=name)
+        folders = self._host.home.checkpoint_folders(self._facts.app_dir)
         try:
-            start = load_model(self._facts.app, name, self._host.home.checkpoint_folders(self._facts.app_dir))
+            start = load_model(self._facts.app, name, folders, walls=self._host.home.walls)
         except NotEvaluated as problem:
             text = not_evaluated(name, str(self._facts.app.models[name]["checkpoint"]), problem)
             self._host.reporting.reporter.failure(None, text, global_round=number)

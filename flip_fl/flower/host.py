@@ -15,6 +15,8 @@ from flwr.serverapp import Grid
 
 from flip_fl.app.checkpoints import checkpoint_folders
 from flip_fl.app.failures import Failure, GuestFailed
+from flip_fl.app.isolation.choice import at_server
+from flip_fl.app.isolation.rules import Isolation
 from flip_fl.errors import ExitCode, FlipError, ResultsUploadError
 from flip_fl.flower.grid import FlipGrid
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Quorum, RoundFailed, RunStopped
@@ -51,6 +53,11 @@ class Home:
     settings: ServerSettings | None
     state_dir: Path
     folder: Path
+
+    @property
+    def walls(self) -> Isolation:
+        """How far the app's code is kept apart here. Raises ``FlipError`` E0561."""
+        return at_server(self.settings)
 
     def checkpoint_folders(self, app_dir: Path) -> tuple[Path, ...]:
         """Where checkpoints of this job may lie."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -18,7 +19,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from flip_fl.app.child import answered_error
-from flip_fl.app.failures import Failure, GuestFailed
+from flip_fl.app.failures import Failure, GuestFailed, GuestStopped
+from flip_fl.app.isolation import front
+from flip_fl.app.isolation.rules import Level
+from flip_fl.app.isolation.server_gate import ServerGate
 from flip_fl.app.plan import stages_in
 from flip_fl.core.journal import read_journal
 from flip_fl.environment import scrubbed
@@ -37,6 +41,8 @@ from flip_fl.flower.run_config import Given, RunFacts, read_facts
 from flip_fl.flower.training import How, conduct
 from flip_fl.values import SERVER_NAME, ModelStatus
 from flip_fl.wire import LogItem, StatusItem
+
+logger = logging.getLogger("flip_fl.flower")
 
 NO_STRATEGY = (
     "the app's ServerApp ended without calling start() of a strategy: there is no model. Call strategy.start(grid, …),"
@@ -66,8 +72,13 @@ def serve(app_dir: Path, grid: Grid, context: Context, this: Host) -> None:
         MODEL_CHECKPOINTS_DIR=str(this.home.checkpoint_folders(app_dir)[-1]),
         PYTHONPATH=os.pathsep.join(filter(None, (_PACKAGE_ROOT, os.environ.get("PYTHONPATH")))),
     )
+    walls = this.home.walls
+    gate = None
+    if walls.level is Level.FULL:
+        environment |= {"HOME": str(folder), "TMPDIR": str(folder)}
+        gate = ServerGate(walls, read=[app_dir, *this.home.checkpoint_folders(app_dir)], write=[folder])
     try:
-        with _process(folder, environment) as (process, connection):
+        with _process(folder, environment, gate) as (process, connection):
             work.talk(process, connection, _hello(app_dir, grid, context))
     finally:
         _tell(folder, this)
@@ -213,30 +224,40 @@ def _hello(app_dir: Path, grid: Grid, context: Context) -> bytes:
 
 
 @contextlib.contextmanager
-def _process(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+def _process(
+    folder: Path, environment: Mapping[str, str], gate: ServerGate | None
+) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
     """The process in which the ServerApp runs, and our end of the connection to it. At the end nothing is left of it.
 
-    It ends by itself as soon as this process is gone.
+    It ends by itself as soon as this process is gone. Raises ``RoundFailed`` where it does not get behind ``gate``.
     """
     with contextlib.ExitStack() as stack:
         connection, theirs = socket_pair()
         stack.enter_context(connection)
         reading, lifeline = os.pipe()
         stack.callback(os.close, lifeline)
+        descriptors = [theirs.fileno(), reading]
+        program = [guest.__name__, *map(str, descriptors)]
+        if gate is not None:
+            stack.enter_context(contextlib.closing(gate))
+            descriptors.append(gate.descriptor)
+            program = [front.__name__, str(gate.descriptor), *program]
         with theirs:
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", guest.__name__, str(theirs.fileno()), str(reading)],
+                    [sys.executable, "-P", "-m", *program],
                     cwd=folder,
                     env=dict(environment),
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), reading),
+                    pass_fds=descriptors,
                     start_new_session=True,
                 )
             finally:
                 os.close(reading)
         patience_s = HURRY_S
         try:
+            if gate is not None:
+                _let_in(gate, process)
             yield process, connection
             patience_s = LEAVE_S
         finally:
@@ -247,6 +268,18 @@ def _process(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[sub
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _let_in(gate: ServerGate, process: subprocess.Popen[bytes]) -> None:
+    def beyond(problem: str) -> None:
+        logger.error("the ServerApp's process was ended: %s", problem)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    try:
+        gate.let_in(process.pid, beyond)
+    except GuestStopped as stopped:
+        raise RoundFailed(f"the ServerApp does not run: {stopped}") from None
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

@@ -75,7 +75,7 @@ def conduct(handling: Handling, host: Host, facts: RunFacts, how: How) -> tuple[
         if rounds.done >= stage.last:
             continue
         if stage.first > 1 and rounds.done == stage.first - 1:
-            rounds.begin(stage, weights.starting_model(facts.app_dir, stage.name, previous=rounds.whole))
+            rounds.begin(stage, _next(facts, host.home, stage, rounds))
         else:
             rounds.stage = stage
         result = _train(handling, rounds, stage, facts, how)
@@ -106,7 +106,12 @@ def _starting(facts: RunFacts, home: Home) -> StartingModel:
     checkpoint = None
     if facts.app.server_checkpoint is not None:
         checkpoint = find_checkpoint(facts.app.server_checkpoint, home.checkpoint_folders(facts.app_dir))
-    return weights.starting_model(facts.app_dir, facts.stages[0].name, checkpoint=checkpoint)
+    return weights.starting_model(facts.app_dir, facts.stages[0].name, checkpoint=checkpoint, walls=home.walls)
+
+
+def _next(facts: RunFacts, home: Home, stage: Stage, rounds: Rounds) -> StartingModel:
+    """What a later stage starts from. Raises ``FlipError`` E0205."""
+    return weights.starting_model(facts.app_dir, stage.name, previous=rounds.whole, walls=home.walls)
 
 
 def _cross_validate(rounds: Rounds, reporting: Reporting | LocalReporting) -> None:

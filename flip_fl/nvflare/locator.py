@@ -55,8 +55,9 @@ class CheckpointLocator(ModelLocator):
 
     def load(self, name: str, fl_ctx: FLContext) -> StartingModel:
         """The model called ``name``. Raises ``NotEvaluated``, and ``FlipError`` as ``load_config`` does."""
-        folders = _persistor(self.persistor_id, fl_ctx).checkpoint_folders(fl_ctx)
-        return load_model(load_config(custom_dir(fl_ctx)), name, folders)
+        persistor = _persistor(self.persistor_id, fl_ctx)
+        folders, walls = persistor.checkpoint_folders(fl_ctx), persistor.walls(fl_ctx)
+        return load_model(load_config(custom_dir(fl_ctx)), name, folders, walls=walls)
 
 
 def _persistor(name: str, fl_ctx: FLContext) -> ArrayPersistor:

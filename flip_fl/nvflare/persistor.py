@@ -13,6 +13,8 @@ from flip_fl.app import weights
 from flip_fl.app.arrays import Arrays
 from flip_fl.app.checkpoints import checkpoint_folders, find_checkpoint
 from flip_fl.app.config import load_config
+from flip_fl.app.isolation.choice import at_server
+from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.plan import stages_of
 from flip_fl.app.weights import Frame, StartingModel
 from flip_fl.nvflare.places import checkpoint_dir, custom_dir
@@ -56,7 +58,7 @@ class ArrayPersistor(ModelPersistor):
         if config.server_checkpoint is not None:
             checkpoint = find_checkpoint(config.server_checkpoint, self.checkpoint_folders(fl_ctx))
         first = stages_of(config)[0].name
-        start = weights.starting_model(app_dir, first, checkpoint=checkpoint)
+        start = weights.starting_model(app_dir, first, checkpoint=checkpoint, walls=self.walls(fl_ctx))
         self._frame = start.frame
         return make_model_learnable(weights=start.arrays, meta_props={})
 
@@ -68,7 +70,8 @@ class ArrayPersistor(ModelPersistor):
         stored = self.get_model(GLOBAL_MODEL, fl_ctx)
         if stored is None:
             return None
-        return weights.starting_model(custom_dir(fl_ctx), stage, previous=stored[ModelLearnableKey.WEIGHTS])
+        previous = stored[ModelLearnableKey.WEIGHTS]
+        return weights.starting_model(custom_dir(fl_ctx), stage, previous=previous, walls=self.walls(fl_ctx))
 
     def checkpoint_folders(self, fl_ctx: FLContext) -> tuple[Path, ...]:
         """Where checkpoints of this job may lie."""
@@ -78,6 +81,11 @@ class ArrayPersistor(ModelPersistor):
         workspace = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
         root = checkpoint_root(reporter.settings, settings_file(SERVER_NAME, workspace))
         return checkpoint_folders(custom_dir(fl_ctx), root, reporter.run_model_id)
+
+    def walls(self, fl_ctx: FLContext) -> Isolation:
+        """How far the app's model is kept apart here. Raises ``FlipError`` E0561."""
+        reporter = fl_ctx.get_engine().get_component(self.reporter_id)
+        return at_server(reporter.settings if isinstance(reporter, FlipReporter) else None)
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         self.save_as(GLOBAL_MODEL, model[ModelLearnableKey.WEIGHTS], fl_ctx)

@@ -23,8 +23,8 @@ from nvflare.client.config import ConfigKey, ExchangeFormat, TransferType
 from nvflare.client.in_process.api import InProcessClientAPI
 
 from flip_fl.app.arrays import Arrays
-from flip_fl.app.faults import AppError
-from flip_fl.app.frames import BadFrame, Head, read_frame, write_frame
+from flip_fl.app.faults import AppError, BadFrame
+from flip_fl.app.frames import Head, read_frame, write_frame
 
 # What comes from the site is a model, however large.
 _NO_LIMIT = 1 << 62

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from flip_fl.app import weights
+from flip_fl.app.isolation.choice import at_server
 from flip_fl.errors import FlipError, ResultsUploadError
 from flip_fl.results.bundle import Bundle, gather, write
 from flip_fl.results.contents import CROSS_VALIDATION, EVALUATED, GLOBAL_MODEL, METRICS, TRAINED, Contents
@@ -108,8 +109,9 @@ def _bundle(this: Delivery, go_on: Check) -> Bundle:
     for item in contents.models:
         if item.name in inventory:
             stages.setdefault(item.stage, {})[made / item.name] = inventory[item.name]
+    walls = at_server(this.settings)
     for stage, models in stages.items():
-        weights.export_models(this.app_dir, models, stage)
+        weights.export_models(this.app_dir, models, stage, walls=walls)
         go_on()
     history = this.models.history()
     if evaluation is not None:
@@ -128,7 +130,7 @@ def _bundle(this: Delivery, go_on: Check) -> Bundle:
         files={**others, **this.files},
     )
     go_on()
-    check(bundle)
+    check(bundle, walls=walls)
     return bundle
 
 

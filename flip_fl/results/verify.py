@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flip_fl.app import weights
+from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.pictures import Pixels
 from flip_fl.errors import FlipError
 from flip_fl.results.bundle import APP_CONFIG, MODELS_CODE, Bundle
@@ -47,9 +48,10 @@ def verify(bundle: Path, expected: Contents | None = None) -> Verified:
     return Verified(manifest, tuple(models), next(iter(models.values()), {}))
 
 
-def check(bundle: Bundle) -> None:
+def check(bundle: Bundle, *, walls: Isolation | None = None) -> None:
     """Look at every file's form and load every model of a bundle that is about to be stored, with no code but its own.
 
+    ``walls``: how far that code is kept apart.
     Raises ``FlipError`` E0702 naming the first thing that is wrong.
     """
     with tempfile.TemporaryDirectory(prefix="flip-bundle-") as name:
@@ -62,10 +64,12 @@ def check(bundle: Bundle) -> None:
             with source.opened(member) as file:
                 target.write_bytes(file.read())
         sources = {item: bundle.files[item.name].path for item in bundle.contents.items if item.name in bundle.files}
-        _check("results", folder, {item: path for item, path in sources.items() if path is not None})
+        _check("results", folder, {item: path for item, path in sources.items() if path is not None}, walls)
 
 
-def _check(bundle: str, code: Path, found: Mapping[Item, Path]) -> dict[str, weights.Shapes]:
+def _check(
+    bundle: str, code: Path, found: Mapping[Item, Path], walls: Isolation | None = None
+) -> dict[str, weights.Shapes]:
     """The models among ``found`` (item → its file) with their shapes, once all is sound."""
     for item, path in found.items():
         problem = problem_of(item, path)
@@ -78,7 +82,8 @@ def _check(bundle: str, code: Path, found: Mapping[Item, Path]) -> dict[str, wei
     shapes: dict[str, weights.Shapes] = {}
     for stage, models in stages.items():
         try:
-            shapes |= dict(zip(models, weights.load_models(code, list(models.values()), stage), strict=True))
+            loaded = weights.load_models(code, list(models.values()), stage, walls=walls)
+            shapes |= dict(zip(models, loaded, strict=True))
         except FlipError as error:
             raise _unusable(bundle, error.what) from None
     return {item.name: shapes[item.name] for item in found if item.kind is Kind.MODEL}

@@ -159,6 +159,8 @@ def _open(
         "FLIP_HUB_TOKEN": hub.token,
         "FLIP_STATE_DIR": str(folder.state),
         "SERVER_CHECKPOINT_ROOT": str(folder.state / "checkpoints"),
+        # A developer's machine: the app is the developer's, and so is the hub.
+        **({} if options.production else {"FLIP_SERVER_ISOLATION": "process"}),
         **store.settings(BUCKET),
     }
     write_settings_file(server_file, values)

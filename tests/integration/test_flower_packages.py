@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,41 @@ def test_its_own_server_app_and_strategy_tell_the_same_story(housed: RunOutcome,
         return sorted(row.text for row in outcome.story.feed if not row.text.startswith(("Round", "Results stored")))
 
     assert told(own) == told(housed)
+
+
+REACHING = """
+import json, os, socket
+
+def reach(of):
+    try:
+        return bool(of())
+    except OSError:
+        return False
+
+tried = {{
+    "settings": reach(lambda: open({settings!r}).read()),
+    "environment": reach(lambda: open(f"/proc/{{os.getppid()}}/environ", "rb").read()),
+    "network": reach(lambda: socket.create_server(("127.0.0.1", 0))),
+}}
+print("tried", json.dumps(tried), flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("flower_packages")
+@pytest.mark.parametrize("production", [True, False])
+def test_a_server_app_reaches_nothing_of_its_server_in_production(production: bool, tmp_path: Path) -> None:
+    """A researcher's ServerApp runs beside the hub's and the store's keys; on a developer's machine it has them."""
+    out = tmp_path / "run"
+    reaching = REACHING.format(settings=str(out / "state" / "settings" / "server.env"))
+    app = write_package(tmp_path / "mine", server=True, server_imports=reaching)
+    outcome = run(
+        RunOptions(app=app, engine="flower", sites=2, out=out, data=app / "cohort.csv", production=production),
+        lambda _: None,
+    )
+    assert outcome.status is ModelStatus.RESULTS_UPLOADED, outcome.reason
+    (tried,) = re.findall(r"tried (\{.*\})", (out / "logs" / "server.log").read_text())
+    assert set(json.loads(tried).values()) == {not production}
 
 
 @pytest.mark.xdist_group("flower_packages")

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flip_fl.app.frames import MAX_HEAD_BYTES, BadFrame, read_frame, write_frame
+from flip_fl.app.faults import BadFrame
+from flip_fl.app.frames import MAX_HEAD_BYTES, read_frame, write_frame
 
 LIMIT = 1 << 20
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flip_fl.app.frames import BadFrame
+from flip_fl.app.faults import BadFrame
 from flip_fl.app.isolation import choice, handover, landlock, plain_values, rules, seccomp
 from flip_fl.app.isolation.rules import Isolation, Level
 from flip_fl.app.raised import heard, raised, told, whole_text

@@ -58,10 +58,10 @@ def test_a_lost_server_goes_on_after_the_last_whole_model(tmp_path: Path, monkey
     """What was evaluated before is neither asked for again nor forgotten: each score is told once."""
     app, model_id, asked = write_evaluation(tmp_path / "app", MODELS), uuid4(), list[str]()
 
-    def lost(config: Any, name: str, folders: Any) -> Any:
+    def lost(config: Any, name: str, folders: Any, **how: Any) -> Any:
         if name == "second":
             raise InterruptedError
-        return load_model(config, name, folders)
+        return load_model(config, name, folders, **how)
 
     with monkeypatch.context() as killed:
         killed.setattr("flip_fl.flower.evaluation.load_model", lost)

@@ -124,8 +124,8 @@ def test_a_model_that_went_before_it_was_stored_is_told_as_such(
     """What was checked is what is stored: a file that changes in between ends the run with that reason."""
     looked = delivery.check
 
-    def and_then_it_changes(bundle: Any) -> None:
-        looked(bundle)
+    def and_then_it_changes(bundle: Any, **how: Any) -> None:
+        looked(bundle, **how)
         path = tmp_path / "work" / "contents" / "FL_global_model.pt"
         path.write_bytes(path.read_bytes()[:-1] + b"x")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flip_fl.app.frames import BadFrame
+from flip_fl.app.faults import BadFrame
 from flip_fl.app.isolation import handover
 from flip_fl.app.isolation.channel import Channel
 from flip_fl.app.script_data import MAX_OPEN, AskedSource, answered, cohort_of, told_error

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from flip_fl.app.calls import Made
-from flip_fl.app.faults import ScriptFailed, TaskAborted
-from flip_fl.app.frames import BadFrame
+from flip_fl.app.faults import BadFrame, ScriptFailed, TaskAborted
 from flip_fl.app.isolation import handover, plain_values
 from flip_fl.app.isolation.broker import Broker
 from flip_fl.app.isolation.channel import Said

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flip_fl.app.frames import BadFrame
+from flip_fl.app.faults import BadFrame
 
 MAX_BYTES = 64 << 20
 MAX_DESCRIPTORS = 3

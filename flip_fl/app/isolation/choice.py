@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from flip_fl.app.isolation.call import IsolatedCall
 from flip_fl.app.isolation.rules import Isolation, Level, offered
 from flip_fl.errors import FlipError
+
+if TYPE_CHECKING:
+    from flip_fl.app.isolation.call import IsolatedCall
+    from flip_fl.settings import ServerSettings
 
 logger = logging.getLogger("flip_fl.app")
 
@@ -34,4 +38,21 @@ def to_tell(level: Level, *, development: bool) -> str | None:
 
 def isolated(level: Level, wanted: Isolation, environment: Mapping[str, str]) -> IsolatedCall | None:
     """The way to the app's process; None at level ``none``."""
-    return None if level is Level.NONE else IsolatedCall(level, wanted, environment)
+    if level is Level.NONE:
+        return None
+    from flip_fl.app.isolation.call import IsolatedCall
+
+    return IsolatedCall(level, wanted, environment)
+
+
+def at_server(settings: ServerSettings | None) -> Isolation:
+    """What an FL server with these settings (None: a developer's) asks for where it runs the app's model.
+
+    Raises ``FlipError`` E0561 where its system has not that.
+    """
+    if settings is None or settings.isolation != Level.FULL:
+        return Isolation(level=Level.PROCESS)
+    found, reason = offered()
+    if found is not Level.FULL:
+        raise FlipError("E0561", offered=found.value, reason=reason)
+    return Isolation()

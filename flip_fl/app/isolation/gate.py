@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,12 @@ def pass_gate(channel: Channel) -> Mapping[str, Any] | None:
     if listener is not None:
         os.close(listener)
     return begin.head
+
+
+def passed(descriptor: int) -> bool:
+    """Whether the way led behind the walls, for a process that is told nothing else on it."""
+    with contextlib.closing(Channel(socket.socket(fileno=descriptor))) as channel:
+        return pass_gate(channel) is not None
 
 
 def tensors_by_value() -> None:

@@ -19,8 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from flip_fl.app.faults import AppError, TaskAborted
-from flip_fl.app.frames import BadFrame
+from flip_fl.app.faults import AppError, BadFrame, TaskAborted
 from flip_fl.app.functions import call_functions
 from flip_fl.app.isolation import handover, plain_values
 from flip_fl.app.isolation.channel import Channel, Said

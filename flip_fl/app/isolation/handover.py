@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from flip_fl.app.frames import BadFrame
+from flip_fl.app.faults import BadFrame
 from flip_fl.app.tensors import Arrays
 
 MAX_HEAD_BYTES = 64 << 20

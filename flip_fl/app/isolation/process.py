@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from flip_fl.app.faults import BadFrame
 from flip_fl.app.forks import Fork
-from flip_fl.app.frames import BadFrame
 from flip_fl.app.isolation import handover
 from flip_fl.app.isolation.channel import Channel, Said
 from flip_fl.app.isolation.forking import fork_guest

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flip_fl.app.isolation import landlock, seccomp
-from flip_fl.privacy.policy import SitePolicy
+
+if TYPE_CHECKING:
+    from flip_fl.privacy.policy import SitePolicy
 
 DEFAULT_PROCESSES = 256
 DEFAULT_FILE_MB = 16_384

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from flip_fl.app.failures import GuestStopped
 from flip_fl.app.isolation.channel import Channel
+from flip_fl.app.isolation.entering import await_entered
 from flip_fl.app.isolation.opener import Opener
 from flip_fl.app.isolation.rules import Isolation, Level, Rules, rules
 from flip_fl.app.isolation.watching import Watch
@@ -19,8 +19,6 @@ from flip_fl.app.session import Session
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.index import derived_dir
 
-# Loading torch takes seconds; a disk that is slow, a minute.
-START_S = 300.0
 UPLOADS = "upload"
 _CONFIGURATION = "config"
 # A larger file of an app's folder is not copied: it is read where it lies.
@@ -66,16 +64,7 @@ class Walls:
 
     def entered(self, channel: Channel, pid: int) -> None:
         """Wait until the process ``pid``, which was told the rules, is behind them. Raises ``GuestStopped``."""
-        try:
-            said = channel.read(START_S)
-        except OSError as error:
-            raise GuestStopped(f"the app's process is not there after {START_S:g} s ({type(error).__name__})") from None
-        if said is None or said.head.get("kind") != "ready":
-            reason = said.head.get("reason") if said is not None else "its process ended"
-            raise GuestStopped(f"the app's process cannot be isolated as this site asks ({self.level.value}): {reason}")
-        if self.level is Level.FULL:
-            self._opener = Opener(said.descriptors.pop(), pid, self._wanted.processes)
-        said.close()
+        self._opener = await_entered(channel, pid, self.level, self._wanted.processes)
 
     def watch(self, pid: int, beyond: Callable[[str], None]) -> None:
         """From now on ``beyond`` is called when the process ``pid``, with all that it started, uses too much."""
