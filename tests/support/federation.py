@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,11 @@ class Federation:
 
 
 @contextlib.contextmanager
-def federation(folder: Path, app: Path) -> Iterator[Federation]:
+def federation(folder: Path, app: Path, slots: Sequence[str] = SLOTS) -> Iterator[Federation]:
     """Hub, object store and settings files, as a run has them, without an engine."""
     with (
         claim(folder / "run", app) as run,
-        simulated_hub(run, "a job", "", SLOTS, slots_total=2) as hub,
+        simulated_hub(run, "a job", "", slots, slots_total=len(slots)) as hub,
         storage(run.state / "s3", run.logs / "s3.log") as s3,
     ):
         prepare(app, run.data)
@@ -45,7 +45,7 @@ def federation(folder: Path, app: Path) -> Iterator[Federation]:
                 **s3.settings("results"),
             },
         )
-        for slot in SLOTS:
+        for slot in slots:
             values = {"LOCAL_DEV": "true", "DEV_DATAFRAME": str(run.data / "cohort.csv"), "DEV_TABULAR": "true"}
             values["FLIP_STATE_DIR"] = str(run.site(slot))
             write_settings_file(run.settings / f"{slot}.env", values)

@@ -6,8 +6,8 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -28,13 +28,18 @@ _SETTINGS = {"nvflare": "flip.env", "flower": "{name}.env"}
 
 @dataclass
 class RunningKits:
-    """Kits of a server and two sites; ``around`` is the hub and the store that they report to."""
+    """Kits of a server and its sites; ``around`` is the hub and the store that they report to.
+
+    ``places``: what a site's commands are put behind, so that they run where the site is.
+    """
 
     engine: str
     folder: Path
     around: Federation
     database: Path
     port: int
+    slots: Sequence[str] = SLOTS
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def control(self) -> Path:
@@ -48,7 +53,7 @@ class RunningKits:
     def new_model(self) -> UUID:
         """Another model of both trusts at the hub."""
         with admin.open_session(f"sqlite:///{self.database}") as session:
-            names = [f"Simulated hospital {number}" for number in (1, 2)]
+            names = [f"Simulated hospital {number}" for number, _ in enumerate(self.slots, 1)]
             return admin.create_model(session, PROJECT, "another", "", trusts=names).id
 
     def token(self, role: Role) -> str:
@@ -70,7 +75,8 @@ class RunningKits:
         kit = self.folder / name
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         env = environment(PATH=path, FLIP_PYTHON=sys.executable)
-        child = start(f"the kit {name}", ["/bin/bash", *_FOREGROUND[self.engine]], kit / "out.log", cwd=kit, env=env)
+        command = [*self.places.get(name, ()), "/bin/bash", *_FOREGROUND[self.engine]]
+        child = start(f"the kit {name}", command, kit / "out.log", cwd=kit, env=env)
         try:
             yield child
         finally:
@@ -94,23 +100,30 @@ class RunningKits:
 
 
 @contextlib.contextmanager
-def running_kits(engine: str, base: Path) -> Iterator[RunningKits]:
-    """Kits of two slots, provisioned and filled in by their documents alone, all running and connected."""
-    (port,) = free_ports(1)
-    (base / "federation.yaml").write_text(
-        f"net: oncology\nengine: {engine}\nserver: {{host: localhost, port: {port}}}\nslots: 2\n", encoding="utf-8"
-    )
+def running_kits(
+    engine: str,
+    base: Path,
+    *,
+    slots: Sequence[str] = SLOTS,
+    host: str = "localhost",
+    port: int | None = None,
+    places: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[RunningKits]:
+    """Kits of ``slots``, provisioned and filled in by their documents alone, all running and connected."""
+    port = port or free_ports(1)[0]
+    server = f"{{host: {host}, port: {port}}}"
+    written = f"net: oncology\nengine: {engine}\nserver: {server}\nslots: {len(slots)}\n"
+    (base / "federation.yaml").write_text(written, encoding="utf-8")
     done = flip_fl("provision", "federation.yaml", cwd=base)
     assert done.exit_code == 0, done.stderr
     app = write_app(base / "app")
-    with federation(base, app) as around, contextlib.ExitStack() as parts:
-        kits = RunningKits(engine, base / "kits", around, base / "run" / "hub.sqlite", port)
-        for name in ("server", *SLOTS):
+    with federation(base, app, slots) as around, contextlib.ExitStack() as parts:
+        kits = RunningKits(engine, base / "kits", around, base / "run" / "hub.sqlite", port, slots, places or {})
+        for name in ("server", *slots):
             target = kits.folder / name / "local" / _SETTINGS[engine].format(name=name)
             shutil.copyfile(around.settings / f"{name}.env", target)
-        server = parts.enter_context(kits.started("server"))
-        kits.wait_ready(server)
-        for slot in SLOTS:
+        kits.wait_ready(parts.enter_context(kits.started("server")))
+        for slot in slots:
             parts.enter_context(kits.started(slot))
-        kits.wait_sites(*SLOTS)
+        kits.wait_sites(*slots)
         yield kits
