@@ -27,6 +27,7 @@ from flip_fl.provision.kit import (
     load_certificate,
     load_key,
 )
+from flip_fl.provision.local_settings import settings_finding
 from flip_fl.provision.site_policy import policy_finding
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def verify(kit: Kit, *, host: str | None = None, clock: Clock | str | None = Non
         *_validity(kit, own, root, server, now, clock),
         *_clock(clock),
         *modes(kit),
+        *settings_finding(kit),
         *policy_finding(kit),
         *foreign_keys(kit, own.public_key()),
         *_versions(kit),
