@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
+from nvflare.fuel.f3.drivers.grpc_driver import GRPC_DEFAULT_OPTIONS
 from nvflare.lighter.constants import CtxKey, ParticipantType, PropKey, ProvFileName
 from nvflare.lighter.entity import Participant, Project
 from nvflare.lighter.impl.cert import CertBuilder
@@ -40,6 +41,11 @@ ALLOWED_CLASSES = (
 )
 RESOURCES = "resources.json"
 PRIVACY = "privacy.json"
+COMMUNICATION = "comm_config.json"
+# A link that ends without a word (a server that moves, a firewall that forgets) is noticed by nobody but who asks: both
+# sides ask on a connection that is silent, and give up one that does not answer. Longer than a break that TCP mends.
+ASK_EVERY_S = 30
+NO_ANSWER_S = 60
 # Below the kit's folder, in which the server's processes run.
 STORE = "."
 JOBS = "state/jobs"
@@ -54,6 +60,17 @@ _SCOPE: dict[str, Any] = {
 _PRIVACY = {"scopes": [_SCOPE], "default_scope": _SCOPE["name"]}
 _STORAGE = "flip_fl.provision.storage.KitStorage"
 _SCHEDULER = "flip_fl.nvflare.scheduler.FlipJobScheduler"
+
+
+_GRPC: dict[str, int] = {
+    "grpc.keepalive_time_ms": ASK_EVERY_S * 1000,
+    "grpc.keepalive_timeout_ms": NO_ANSWER_S * 1000,
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.http2.max_pings_without_data": 0,
+    # What a server permits; more often than that it would take for an attack.
+    "grpc.http2.min_recv_ping_interval_without_data_ms": ASK_EVERY_S * 1000 // 2,
+    "grpc.http2.max_ping_strikes": 0,
+}
 
 
 class NvflareKits:
@@ -104,7 +121,7 @@ _LAUNCHERS = {
 
 
 class ResourcesBuilder(Builder):  # type: ignore[misc]
-    """Writes ``local/resources.json``, which overrides NVFLARE's default: what the template takes no argument for."""
+    """Writes ``local/resources.json`` and ``comm_config.json``: what the template takes no argument for."""
 
     def build(self, project: Project, ctx: Any) -> None:
         for participant in project.get_all_participants([ParticipantType.SERVER, ParticipantType.CLIENT]):
@@ -120,6 +137,10 @@ class ResourcesBuilder(Builder):  # type: ignore[misc]
                 # The participant's property of that name has no effect when it is false.
                 resources[PropKey.ALLOW_LOG_STREAMING] = False
                 (local / PRIVACY).write_text(json.dumps(_PRIVACY, indent=2) + "\n", encoding="utf-8")
+            options = [*map(list, GRPC_DEFAULT_OPTIONS), *map(list, _GRPC.items())]
+            (local / COMMUNICATION).write_text(
+                json.dumps({"grpc": {"options": options}}, indent=2) + "\n", encoding="utf-8"
+            )
             text = json.dumps(resources, indent=2)
             (local / RESOURCES).write_text(text + "\n", encoding="utf-8")
 

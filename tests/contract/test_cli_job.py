@@ -330,6 +330,7 @@ def one_hub(tmp_path: Path) -> Iterator[RunningHub]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_real_runs_of_a_real_superlink_end_at_the_hub(one_hub: RunningHub, tmp_path: Path) -> None:
     """The whole chain once: an import error, wrong inputs, Ctrl-C, a killed SuperLink, and the stop it hid."""
     hub = one_hub

@@ -13,7 +13,7 @@ from flip_fl.simulate.model import ENGINES, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import ModelStatus
 from tests.support.bundles import bundle_of, weights_of
-from tests.support.runs import SERVER, Told, told
+from tests.support.runs import EITHER_ENGINE, SERVER, OnEngines, Told, told
 from tests.support.staged_app import APART, write_staged_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("diffusion")]
@@ -29,10 +29,9 @@ FAILING = """
 
 
 def runs(app: Path, folder: Path) -> dict[str, RunOutcome]:
-    return {
-        engine: run(RunOptions(app=app, engine=engine, sites=2, out=folder / engine), lambda _: None)
-        for engine in ENGINES
-    }
+    return OnEngines(
+        lambda engine: run(RunOptions(app=app, engine=engine, sites=2, out=folder / engine), lambda _: None)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunOutcome]:
     return runs(write_staged_app(folder / "app", in_train=FAILING.strip(), GLOBAL_ROUNDS_AE=1, **quorum), folder)
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=EITHER_ENGINE)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -143,9 +142,10 @@ class TestWhole:
         assert made.pictures[0] in whole[engine].report.read_text(encoding="utf-8")
         assert len(set(made.pictures)) == 16
 
+    @pytest.mark.soak
     def test_the_engines_agree(self, whole: dict[str, RunOutcome]) -> None:
         """Same app, seed and data: the weights differ by 1e-6 at the most."""
-        one, other = (weights_of(bundle_of(outcome)) for outcome in whole.values())
+        one, other = (weights_of(bundle_of(outcome)) for outcome in (whole[engine] for engine in ENGINES))
         assert max(float((one[name] - other[name]).abs().max()) for name in one) <= 1e-6
 
 

@@ -17,6 +17,7 @@ from flip_fl.simulate.run import run
 from flip_fl.values import ModelStatus
 from tests.support.bundles import bundle_of
 from tests.support.evaluations import write_evaluation
+from tests.support.runs import EITHER_ENGINE, OnEngines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(290), pytest.mark.xdist_group("evaluations")]
 
@@ -50,10 +51,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunOutcome]:
     """The evaluation of ``MODELS`` on each engine."""
     folder = tmp_path_factory.mktemp("evaluation")
     app = write_evaluation(folder / "app", MODELS, in_evaluate=RAISES)
-    return {engine: launch(app, engine, folder / engine) for engine in ENGINES}
+    return OnEngines(lambda engine: launch(app, engine, folder / engine))
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=EITHER_ENGINE)
 def outcome(request: pytest.FixtureRequest, runs: dict[str, RunOutcome]) -> RunOutcome:
     return runs[request.param]
 
@@ -148,10 +149,11 @@ def test_checkpoints_stay_on_the_server(outcome: RunOutcome) -> None:
     assert not list(outcome.folder.rglob("*.npz"))
 
 
+@pytest.mark.soak
 def test_the_engines_deliver_the_same_files(runs: dict[str, RunOutcome]) -> None:
     """Same app, seed and data: the same results, what was drawn by chance included, and the same failures."""
     for name in (RESULTS, FAILURES):
-        one, other = (file_of(each, name) for each in runs.values())
+        one, other = (file_of(each, name) for each in (runs[engine] for engine in ENGINES))
         assert one == other
 
 

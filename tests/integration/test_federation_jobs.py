@@ -20,7 +20,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 _NVFLARE = pytest.param("nvflare", marks=pytest.mark.xdist_group("jobs-nvflare"))
 _FLOWER = pytest.mark.xdist_group("jobs-flower")
-ENGINES = pytest.mark.parametrize("kits", [_NVFLARE, pytest.param("flower", marks=_FLOWER)], indirect=True)
 # One engine shows it in every run of the suite; the other takes minutes.
 ONE_ENGINE = pytest.mark.parametrize(
     "kits", [_NVFLARE, pytest.param("flower", marks=[_FLOWER, pytest.mark.soak])], indirect=True
@@ -33,7 +32,7 @@ def kits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield running
 
 
-@ENGINES
+@ONE_ENGINE
 def test_a_job_goes_from_its_submission_to_results_in_the_store(kits: RunningKits) -> None:
     """The whole way that a kit is for: sites by name, every round at the hub, results where they belong."""
     model = kits.around.hub.model_id
@@ -56,6 +55,7 @@ def test_a_job_goes_from_its_submission_to_results_in_the_store(kits: RunningKit
     assert len(log.stdout.splitlines()) > 5
 
 
+@pytest.mark.soak
 @ONE_ENGINE
 def test_two_jobs_run_at_once_and_an_aborted_one_is_submitted_again(kits: RunningKits) -> None:
     """A stop is the truth at the hub, hits its own job alone, and is no end for the model."""
@@ -91,7 +91,7 @@ def test_two_jobs_run_at_once_and_an_aborted_one_is_submitted_again(kits: Runnin
     assert kits.hub(first).story().status is ModelStatus.RESULTS_UPLOADED
 
 
-@ENGINES
+@ONE_ENGINE
 def test_hub_kits_and_server_agree_and_a_kit_reaches_its_own_server_alone(kits: RunningKits, tmp_path: Path) -> None:
     """Who sets a federation up sees in two commands that all sides fit, and a kit of another one that it does not."""
     own = {"FLIP_HUB_TOKEN": kits.token(Role.OPERATOR), "LOCAL_DEV": "false"}

@@ -47,7 +47,7 @@ def left_behind(out: Path) -> list[Path]:
 
 TROUBLES = [
     pytest.param("nvflare", AWAY, id="nvflare-away", marks=pytest.mark.soak),
-    pytest.param("nvflare", slow(3.0), id="nvflare-slow"),
+    pytest.param("nvflare", slow(3.0), id="nvflare-slow", marks=pytest.mark.soak),
     pytest.param("nvflare", HUNG, id="nvflare-hung", marks=pytest.mark.soak),
     pytest.param("flower", AWAY, id="flower-away"),
     pytest.param("flower", slow(3.0), id="flower-slow", marks=pytest.mark.soak),

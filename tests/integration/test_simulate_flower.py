@@ -50,7 +50,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunOutcome]:
 
 
 @pytest.mark.xdist_group("simulate_flower")
-@pytest.mark.parametrize("runtime", ["ray", pytest.param("deployment", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("runtime", ["ray", "deployment"])
 def test_the_same_app_gives_the_same_scores_and_leaves_nothing(
     runtime: str, local: tuple[Path, RunOutcome], tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from flip_fl.app.weights import initial_arrays
 from flip_fl.simulate.model import ENGINES, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from tests.support.bundles import bundle_of, weights_of
+from tests.support.runs import EITHER_ENGINE, OnEngines
 from tests.support.small_apps import write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("training-options")]
@@ -58,10 +59,9 @@ MOVES = """
 
 
 def runs(app: Path, folder: Path) -> dict[str, RunOutcome]:
-    return {
-        engine: run(RunOptions(app=app, engine=engine, sites=2, out=folder / engine), lambda _: None)
-        for engine in ENGINES
-    }
+    return OnEngines(
+        lambda engine: run(RunOptions(app=app, engine=engine, sites=2, out=folder / engine), lambda _: None)
+    )
 
 
 def plot(outcome: RunOutcome, label: str) -> dict[str, list[float | None]]:
@@ -99,7 +99,7 @@ def fed_opt(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunOutcome]:
     return runs(app, folder)
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=EITHER_ENGINE)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -147,9 +147,10 @@ class TestHeadOnly:
         assert found["Trust_1"]["Trust_1"]["loss"] != found["Trust_2"]["Trust_1"]["loss"]
         assert {slot: len(points) for slot, points in plot(outcome, "loss").items()} == {"Trust_1": 3, "Trust_2": 3}
 
+    @pytest.mark.soak
     def test_the_engines_agree(self, head_only: dict[str, RunOutcome]) -> None:
         """Same app, seed and data: the weights differ by 1e-6 at the most, the cross-site scores too."""
-        one, other = (weights_of(bundle_of(outcome)) for outcome in head_only.values())
+        one, other = (weights_of(bundle_of(outcome)) for outcome in (head_only[engine] for engine in ENGINES))
         assert max(float((one[name] - other[name]).abs().max()) for name in one) <= 1e-6
 
 
@@ -182,9 +183,10 @@ class TestFedOpt:
         for name in BACKBONE[2:]:
             assert np.array_equal(weights[name].numpy(), initial[name]), name
 
+    @pytest.mark.soak
     def test_the_engines_agree(self, fed_opt: dict[str, RunOutcome]) -> None:
         """Same app, seed and data: the weights differ by 1e-6 at the most."""
-        one, other = (weights_of(bundle_of(outcome)) for outcome in fed_opt.values())
+        one, other = (weights_of(bundle_of(outcome)) for outcome in (fed_opt[engine] for engine in ENGINES))
         assert max(float((one[name] - other[name]).abs().max()) for name in one) <= 1e-6
 
 

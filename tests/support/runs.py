@@ -20,17 +20,20 @@ from typing import Any
 from uuid import UUID
 
 import psutil
+import pytest
 from sqlmodel import col, select
 
 from flip_fl.app.forks import Fork
 from flip_fl.hub import admin
 from flip_fl.hub.tables import EventLedger, FlLog, FlMetric, StatusHistory
 from flip_fl.reporting.stats import find_outboxes
-from flip_fl.simulate.model import Progress
+from flip_fl.simulate.model import Progress, RunOutcome
 from flip_fl.values import EventType
 from tests.support import warm
 
 SERVER = "the FL server"
+# Flower shows it in every run of the suite; the same on NVFLARE takes half a minute a run.
+EITHER_ENGINE = [pytest.param("nvflare", marks=pytest.mark.soak), "flower"]
 _OWN = re.compile(r"^\d+(?= lines that the app printed)")
 
 
@@ -47,6 +50,18 @@ class Told:
     metrics: dict[str, list[tuple[Any, ...]]]
     ids: int
     not_applied: int
+
+
+class OnEngines(dict[str, RunOutcome]):
+    """One job's run on each engine that is asked for: engine → outcome."""
+
+    def __init__(self, launch: Callable[[str], RunOutcome]) -> None:
+        super().__init__()
+        self._launch = launch
+
+    def __missing__(self, engine: str) -> RunOutcome:
+        self[engine] = self._launch(engine)
+        return self[engine]
 
 
 def told(database: Path, model_id: UUID) -> Told:

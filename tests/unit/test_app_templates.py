@@ -66,7 +66,7 @@ def test_new_apps_are_clean_and_say_how_they_are_run(apps: dict[Any, Path]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("imaging", [False, True])
+@pytest.mark.parametrize("imaging", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_a_new_app_learns_from_real_data(imaging: bool, apps: dict[Any, Path], tmp_path: Path) -> None:
     """Three rounds at one site lift the accuracy on held-out patients far above chance."""
     app = apps[JobType.STANDARD, imaging]
@@ -96,7 +96,7 @@ def test_a_new_evaluation_scores_its_checkpoint(imaging: bool, apps: dict[Any, P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("imaging", [False, True])
+@pytest.mark.parametrize("imaging", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_a_new_diffusion_model_learns_in_both_stages(imaging: bool, apps: dict[Any, Path], tmp_path: Path) -> None:
     """Each stage's loss falls, and stage 2 leaves what stage 1 has made as it is."""
     app = apps[JobType.DIFFUSION, imaging]
