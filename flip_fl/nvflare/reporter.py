@@ -31,11 +31,13 @@ from flip_fl.nvflare.protocol import LIVE_EVENT, get_failure, sender
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting, open_reporting
 from flip_fl.settings import ServerSettings, load_server, says_dev, settings_file
-from flip_fl.values import SERVER_NAME
+from flip_fl.values import SERVER_NAME, natural_key
 
 ENDED_BY_ENGINE = "ended by the engine: a client or the server process was lost"
 NO_HUB = "set FLIP_API_INTERNAL_URL, INTERNAL_SERVICE_KEY and UPLOADED_FEDERATED_DATA_BUCKET in local/flip.env"
 STOPPED_AT_HUB = "stopped at the hub"
+# What NVFLARE says when the sites that are left are fewer than the job's minimum, whoever is gone.
+POLICY_VIOLATED = "deployment policy violation"
 WATCH_POLL_S = 0.5
 
 
@@ -60,6 +62,7 @@ class FlipReporter(Widget):
         self._total = 0
         self._accepted: set[str] = set()
         self._fatal = False
+        self._away: set[str] = set()
         self._handlers = {
             EventType.START_RUN: self._start_run,
             AppEventType.INITIAL_MODEL_LOADED: self._prepared,
@@ -69,6 +72,7 @@ class FlipReporter(Widget):
             AppEventType.AFTER_AGGREGATION: self._aggregated,
             EventType.FATAL_SYSTEM_ERROR: self._fatal_error,
             EventType.CLIENT_DISCONNECTED: self._disconnected,
+            EventType.CLIENT_RECONNECTED: self._reconnected,
             LIVE_EVENT: self._live_events,
             EventType.END_RUN: self._end_run,
         }
@@ -193,15 +197,22 @@ class FlipReporter(Widget):
     def _fatal_error(self, fl_ctx: FLContext) -> None:
         reason = str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, default=""))
         self._fatal = True
+        if POLICY_VIOLATED in reason and self._away:
+            slots = ", ".join(sorted(self._away, key=natural_key))
+            reason = f"too few sites are left: {slots} disconnected, the server has not heard from them any more"
         if reason != STOPPED_AT_HUB:  # our own way of telling the engine; the cause is known
             self.reporting.lifecycle.fail(reason or "the engine gave no reason")
 
     def _disconnected(self, fl_ctx: FLContext) -> None:
         slot = fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME)
         self.inbox.gone(slot)
+        self._away.add(slot)
         self.reporting.reporter.failure(
             slot, f"{slot} is disconnected: the server has not heard from it", global_round=self._round or None
         )
+
+    def _reconnected(self, fl_ctx: FLContext) -> None:
+        self._away.discard(fl_ctx.get_prop(FLContextKey.RECONNECTED_CLIENT_NAME))
 
     # -- rounds -----------------------------------------------------------------------------------------------
 

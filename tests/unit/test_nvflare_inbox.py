@@ -289,3 +289,20 @@ def test_the_watch_gives_up_a_lost_batch_and_a_lost_site_while_the_run_goes_on(s
         watch.join()
     said = [text for text in told(items) if "is disconnected" not in text]
     assert said == ["reporting: 100 of Trust_1's reports of train, round 1 never came", "late"]
+
+
+def test_a_run_that_ends_for_want_of_sites_names_them(server: Server) -> None:
+    """ "Deployment policy violation" helps nobody: who is gone is what the hub's reader must learn, and only who is."""
+    for event, key, slot in (
+        (EventType.CLIENT_DISCONNECTED, FLContextKey.DISCONNECTED_CLIENT_NAME, "Trust_10"),
+        (EventType.CLIENT_DISCONNECTED, FLContextKey.DISCONNECTED_CLIENT_NAME, "Trust_3"),
+        (EventType.CLIENT_DISCONNECTED, FLContextKey.DISCONNECTED_CLIENT_NAME, "Trust_2"),
+        (EventType.CLIENT_RECONNECTED, FLContextKey.RECONNECTED_CLIENT_NAME, "Trust_3"),
+        (EventType.FATAL_SYSTEM_ERROR, FLContextKey.EVENT_DATA, "Aborting job due to deployment policy violation"),
+    ):
+        context = FLContext()
+        context.set_prop(key, slot)
+        server.widget.handle_event(event, context)
+    cause = server.widget.reporting.lifecycle.cause
+    server.end()
+    assert "too few sites are left: Trust_2, Trust_10 disconnected" in str(cause)
