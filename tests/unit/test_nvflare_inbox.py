@@ -303,6 +303,6 @@ def test_a_run_that_ends_for_want_of_sites_names_them(server: Server) -> None:
         context = FLContext()
         context.set_prop(key, slot)
         server.widget.handle_event(event, context)
-    cause = server.widget.reporting.lifecycle.cause
+    reason = server.widget.reporting.lifecycle.reason
     server.end()
-    assert "too few sites are left: Trust_2, Trust_10 disconnected" in str(cause)
+    assert "too few sites are left: Trust_2, Trust_10 disconnected" in str(reason)
