@@ -58,6 +58,15 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """What a site said of studies that it could not use: how many and why, never which."""
+
+    slot: str
+    trust: str
+    text: str
+
+
+@dataclass(frozen=True)
 class RunAnswer:
     """``flip-fl run``."""
 
@@ -73,6 +82,7 @@ class RunAnswer:
     pictures: str | None = None
     rounds: list[Measurement] = field(default_factory=list)
     baselines: list[Baseline] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flip_fl.commands.answers import Baseline, Measurement, RunAnswer
+from flip_fl.commands.answers import Baseline, Measurement, RunAnswer, Skipped
 from flip_fl.commands.table import number, table
 from flip_fl.errors import printable
-from flip_fl.values import DEFAULT_X_LABEL, natural_key
+from flip_fl.values import DEFAULT_X_LABEL, SKIPPING, natural_key
 
 if TYPE_CHECKING:
     from flip_fl.dashboard.story import Story
@@ -32,7 +32,15 @@ def answer(outcome: RunOutcome) -> RunAnswer:
         pictures=pictures(story),
         rounds=measurements(story),
         baselines=[Baseline(row.model, row.scored_on, dict(row.metrics)) for row in story.baselines],
+        skipped=skipped(story),
     )
+
+
+def skipped(story: Story) -> list[Skipped]:
+    """What each site has skipped, as it said it last."""
+    names = {site.slot: site.trust for site in story.sites}
+    last = {row.slot: row.text for row in story.feed if row.slot is not None and SKIPPING.match(row.text)}
+    return [Skipped(slot, names.get(slot, slot), last[slot]) for slot in sorted(last, key=natural_key)]
 
 
 def pictures(story: Story) -> str | None:
@@ -74,6 +82,8 @@ def text(told: RunAnswer) -> str:
     if bundle.is_file():
         # The object store of a simulated run ends with it: the copy that was fetched and checked is what stays.
         last.append(f"bundle   {bundle}")
+    for each in told.skipped:
+        last.append(f"skipped  {printable(each.slot)}: {printable(each.text)}")
     if told.pictures:
         last.append(f"pictures {printable(told.pictures)}")
     last.append(f"report   {told.report}")
