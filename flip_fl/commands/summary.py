@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flip_fl.commands.answers import Baseline, Measurement, RunAnswer, Skipped
+from flip_fl.commands.answers import Baseline, Measurement, PrivatePoint, RunAnswer, Skipped
 from flip_fl.commands.table import number, table
 from flip_fl.errors import printable
 from flip_fl.values import DEFAULT_X_LABEL, SKIPPING, natural_key
@@ -33,7 +33,16 @@ def answer(outcome: RunOutcome) -> RunAnswer:
         rounds=measurements(story),
         baselines=[Baseline(row.model, row.scored_on, dict(row.metrics)) for row in story.baselines],
         skipped=skipped(story),
+        privacy=privacy(story),
     )
+
+
+def privacy(story: Story) -> list[PrivatePoint]:
+    """The points of the privacy curve, and the run itself beside them."""
+    if story.privacy is None:
+        return []
+    points = [PrivatePoint(each.asked, each.spent, dict(each.metrics), each.problem) for each in story.privacy.points]
+    return [*points, PrivatePoint(None, None, dict(story.privacy.without))]
 
 
 def skipped(story: Story) -> list[Skipped]:
@@ -74,7 +83,8 @@ def measurements(story: Story) -> list[Measurement]:
 
 def text(told: RunAnswer) -> str:
     """The tables and the last lines, for people."""
-    parts = [part for part in (_rounds_table(told.rounds), _baselines_table(told.baselines)) if part]
+    parts = [_rounds_table(told.rounds), _baselines_table(told.baselines), _privacy_table(told.privacy)]
+    parts = [part for part in parts if part]
     last = [f"status   {printable(told.words)}", f"results  {printable(told.results or 'none')}"]
     if told.sha256:
         last.append(f"sha256   {printable(told.sha256)}")
@@ -121,6 +131,21 @@ def _baselines_table(rows: list[Baseline]) -> str:
     body = [[row.model, row.scored_on, *(number(row.metrics.get(label)) for label in labels)] for row in rows]
     header = ["model", "scored on", *labels]
     return table(header, body, right=frozenset(range(2, len(header))))
+
+
+def _privacy_table(rows: list[PrivatePoint]) -> str:
+    if not rows:
+        return ""
+    labels = _labels([row.metrics for row in rows])
+    body = [
+        [
+            "without noise" if row.asked is None else f"{row.asked:g}",
+            number(row.spent),
+            *(number(row.metrics.get(label)) for label in labels),
+        ]
+        for row in rows
+    ]
+    return table(["epsilon", "spent", *labels], body, right=frozenset(range(1, len(labels) + 2)))
 
 
 def _named(rows: list[Measurement]) -> bool:
