@@ -41,9 +41,12 @@ def upload_dir(source: Source) -> Path:
 
 
 def make_upload_dir(folder: Path) -> None:
-    """Make ``folder`` where it is missing. Where that is not possible, whoever writes to it hears why."""
+    """Make ``folder`` where it is missing. Where that is not possible, whoever writes to it hears why.
+
+    What it lies in is the trust's: a file system that is not mounted must not be made up for.
+    """
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
 
 
 def named_from(folder: Path, files: Sequence[str | Path]) -> list[str]:

@@ -1,9 +1,10 @@
 """What differential privacy costs two of the examples: scores against the ε that their sites' accounts say.
 
-    python -m tests.demonstrations.privacy_curve docs/privacy-curve.svg
+    python -m tests.demonstrations.privacy_curve docs/privacy-curve.svg build/privacy-curve
 
-Some six minutes of whole runs on Flower. The examples run as they are but for FEDBN: what batch norm knows of a site's
-patients stays there, since noise on a running variance may make it negative.
+Some minutes of whole runs on Flower, kept in the second folder: an example whose run is there is only drawn. They run
+as they are but for FEDBN: what batch norm knows of a site's patients stays there, since noise on a running variance may
+make it negative.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.dashboard.privacy import HEIGHT, WIDTH, drawing
-from flip_fl.dashboard.story import PrivacyCurve
+from flip_fl.dashboard.story import PrivacyCurve, Story
 from flip_fl.simulate.model import RunOptions
 from flip_fl.simulate.run import run
 
@@ -45,12 +45,16 @@ SHOWN = (Shown("breast_cancer", 2, "auc"), Shown("flchain", 4, "c_index", (50, 2
 
 
 def measured(shown: Shown, folder: Path, epsilons: tuple[float, ...]) -> PrivacyCurve:
-    """The example's curve; its runs are kept in ``folder``."""
+    """The example's curve; its runs are kept in ``folder``, and not done again."""
+    out = folder / f"{shown.example}-run"
+    if (out / "story.json").is_file():
+        kept = Story.model_validate_json((out / "story.json").read_text(encoding="utf-8")).privacy
+        if kept is not None:
+            return kept
     app = folder / shown.example
-    shutil.copytree(EXAMPLES / shown.example, app, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(EXAMPLES / shown.example, app, dirs_exist_ok=True)
     config = json.loads((app / "config.json").read_text(encoding="utf-8"))
     (app / "config.json").write_text(json.dumps({**config, "FEDBN": True}), encoding="utf-8")
-    out = folder / f"{shown.example}-run"
     options = RunOptions(app, "flower", shown.sites, shares=shown.shares, out=out, privacy_curve=epsilons)
     outcome = run(options, lambda progress: print(progress.text, flush=True) if progress.stage == "privacy" else None)
     assert outcome.exit_code == 0, outcome.reason
@@ -76,10 +80,9 @@ def picture(curves: Mapping[Shown, PrivacyCurve]) -> str:
     )
 
 
-def main(target: Path) -> None:
+def main(target: Path, folder: Path) -> None:
     """Run, draw, and say the numbers."""
-    with tempfile.TemporaryDirectory(prefix="flip-fl-") as folder:
-        curves = {shown: measured(shown, Path(folder), EPSILONS * DRAWS) for shown in SHOWN}
+    curves = {shown: measured(shown, folder, EPSILONS * DRAWS) for shown in SHOWN}
     target.write_text(picture(curves), encoding="utf-8")
     for shown, curve in curves.items():
         print(shown.example, f"norm {curve.clipping_norm:g}", f"without noise {curve.without[shown.score]:.4f}")
@@ -88,4 +91,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

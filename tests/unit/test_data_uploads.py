@@ -119,6 +119,7 @@ def test_files_are_named_from_the_upload_folder_wherever_an_app_has_put_them(tmp
             return {"num_examples": 1}
     """
     source = Storing(pd.DataFrame({"accession_id": ["0001"]}))
+    (tmp_path / "state").mkdir()
     source.state_dir = tmp_path / "state"  # type: ignore[assignment]
     result = run(write_app(tmp_path / "app", trainer=trainer), source=source)
     assert result.failure is None
