@@ -1006,10 +1006,10 @@ _ENTRIES = (
     Entry(
         "E0904",
         ExitCode.FAILED,
-        "{skipped} of {asked} studies were skipped{so_far}: {reasons}",
-        "at most the share {share} may be (MAX_SKIPPED)",
-        "mend what the studies lack, or raise MAX_SKIPPED in config.json",
-        "A few studies that cannot be fetched are skipped and counted; training on too few of them would go unnoticed.",
+        "{skipped} of {asked} studies were skipped{so_far}, more than MAX_SKIPPED ({share}) allows: {reasons}",
+        fix="mend what the studies lack, or raise MAX_SKIPPED in config.json",
+        explain="A few studies that cannot be fetched are skipped and counted; training on too few of them would go "
+        "unnoticed.",
     ),
     Entry(
         "E0920",

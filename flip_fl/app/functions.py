@@ -49,6 +49,7 @@ def _call(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: L
         index=session.index,
         told=session.told,
         fetch=session.fetch,
+        uploads=session.uploads,
     )
     model, parts = site_model(spec, arrays, session, config)
     model.to(site.device)

@@ -66,6 +66,8 @@ class Session:
         self.cohort_unnamed = 0
         # How studies are fetched for the app.
         self.fetch: Callable[..., Studies] = fetch_studies
+        # Where files lie that the app wants stored; None: where the source has them.
+        self.uploads: Path | None = None
         self._config: AppConfig | None = None
         self._local_rounds = local_rounds
         self.gate = Gate(policy, source.state_dir, job)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flip_fl.app.batch import Batcher
@@ -13,7 +14,7 @@ from flip_fl.app.faults import TaskAborted
 from flip_fl.app.waiting import shown_progress
 from flip_fl.data.images import Studies, fetch_studies
 from flip_fl.data.index import derived_dir
-from flip_fl.data.uploads import UploadOutcome, upload
+from flip_fl.data.uploads import UploadOutcome, make_upload_dir, named_from, upload, upload_dir
 from flip_fl.privacy.egress import Egress, as_number
 from flip_fl.privacy.supplementary import Plain, Supplements
 from flip_fl.values import DEFAULT_X_LABEL, ResourceType, Task
@@ -172,6 +173,7 @@ class Site:
         index: ImageIndex | None = None,
         told: dict[str, str] | None = None,
         fetch: Callable[..., Studies] = fetch_studies,
+        uploads: Path | None = None,
     ) -> None:
         self.name = spec.slot
         self.round = spec.round
@@ -189,6 +191,7 @@ class Site:
         self._index = index
         self._told = {} if told is None else told
         self._fetch = fetch
+        self._uploads = uploads or upload_dir(source)
 
     @cached_property
     def device(self) -> str:
@@ -254,13 +257,23 @@ class Site:
             self._raise_if_aborted()
             yield item
 
+    @property
+    def upload_dir(self) -> Path:
+        """Where an app puts what ``add_resource`` is to store, under names of its own.
+
+        In a trust all jobs of the net share it, and none can list it. What was stored is copied: an app removes its
+        file when it is done.
+        """
+        make_upload_dir(self._uploads)
+        return self._uploads
+
     def add_resource(
-        self, accession_id: str, scan_id: str, resource_id: str, files: Sequence[str]
+        self, accession_id: str, scan_id: str, resource_id: str, files: Sequence[str | Path]
     ) -> list[UploadOutcome]:
         """Store files that a model made (segmentations, say) as a resource of a study's scan, one by one.
 
-        ``files`` are relative to the net's upload folder. One file that is refused says so in its outcome and keeps no
-        other from being stored. Raises ``FlipError`` E0903, E0704 before any is sent, and ``TaskAborted``.
+        ``files`` lie in ``upload_dir``: as paths, or named from there. One file that is refused says so in its outcome
+        and keeps no other from being stored. Raises ``FlipError`` E0903, E0704 before any is sent, and ``TaskAborted``.
         """
         return upload(
             self._source,
@@ -268,7 +281,7 @@ class Site:
             accession_id,
             scan_id,
             resource_id,
-            files,
+            named_from(self._uploads, files),
             check=self._raise_if_aborted,
         )
 

@@ -58,6 +58,27 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class PrivatePoint:
+    """The run again with noise: the epsilon that was asked for and the one that was spent, and the last round's scores
+    as means over the sites. ``asked`` null: without noise.
+    """
+
+    asked: float | None
+    spent: float | None
+    metrics: dict[str, float | None]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What a site said of studies that it could not use: how many and why, never which."""
+
+    slot: str
+    trust: str
+    text: str
+
+
+@dataclass(frozen=True)
 class RunAnswer:
     """``flip-fl run``."""
 
@@ -73,6 +94,8 @@ class RunAnswer:
     pictures: str | None = None
     rounds: list[Measurement] = field(default_factory=list)
     baselines: list[Baseline] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    privacy: list[PrivatePoint] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _CODE_FILES = ("trainer.py", "evaluator.py", "client_app.py")
 MAX_SITES = 100
+# Each is a whole run.
+MAX_CURVE = 50
 
 
 def register(app: typer.Typer) -> None:
@@ -88,6 +90,21 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="The policy of every site: filters, budget, rules for metrics (none)."),
     ] = None,
+    privacy_curve: Annotated[
+        str | None,
+        typer.Option(
+            metavar="E,E,…",
+            help="After the run also run it again for each of these epsilons, with the sites' Gaussian filter, and put "
+            "the scores against the spent epsilon in the report.",
+        ),
+    ] = None,
+    clipping_norm: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NORM",
+            help="Of --privacy-curve: the norm to which updates are clipped (their median without noise).",
+        ),
+    ] = None,
     fault: Annotated[
         str | None,
         typer.Option(
@@ -127,6 +144,8 @@ def run(
         trust_database=trust_database,
         shares=read_shares(shares, slots),
         site_policy=site_policy,
+        privacy_curve=read_curve(privacy_curve, clipping_norm),
+        clipping_norm=clipping_norm,
     )
     return finish(output, _watched(output, options))
 
@@ -271,6 +290,24 @@ def read_shares(text: str | None, slots: Sequence[str]) -> tuple[float, ...]:
         problem = f"--shares: '{text}' is not a positive number for each of {', '.join(slots)}"
         raise FlipError("E0102", problem=problem, usage=f"--shares {','.join('1' for _ in slots)}")
     return shares
+
+
+def read_curve(text: str | None, norm: float | None) -> tuple[float, ...]:
+    """Raises ``FlipError`` E0102 unless these are some positive numbers, and ``norm`` is one."""
+    usage = "--privacy-curve 1,8,64"
+    if norm is not None and (text is None or not (math.isfinite(norm) and norm > 0)):
+        problem = f"--clipping-norm {norm:g} is no positive number" if text else "--clipping-norm is of --privacy-curve"
+        raise FlipError("E0102", problem=problem, usage=f"{usage} --clipping-norm 1")
+    if text is None:
+        return ()
+    try:
+        asked = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        asked = ()
+    if not 0 < len(asked) <= MAX_CURVE or not all(math.isfinite(epsilon) and epsilon > 0 for epsilon in asked):
+        problem = f"--privacy-curve: '{text}' is not 1 to {MAX_CURVE} positive numbers with commas between them"
+        raise FlipError("E0102", problem=problem, usage=usage)
+    return asked
 
 
 def check_data(data: Path | None, images: Path | None) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flip_fl.commands.answers import Baseline, Measurement, RunAnswer
+from flip_fl.commands.answers import Baseline, Measurement, PrivatePoint, RunAnswer, Skipped
 from flip_fl.commands.table import number, table
 from flip_fl.errors import printable
-from flip_fl.values import DEFAULT_X_LABEL, natural_key
+from flip_fl.values import DEFAULT_X_LABEL, SKIPPING, natural_key
 
 if TYPE_CHECKING:
     from flip_fl.dashboard.story import Story
@@ -32,7 +32,24 @@ def answer(outcome: RunOutcome) -> RunAnswer:
         pictures=pictures(story),
         rounds=measurements(story),
         baselines=[Baseline(row.model, row.scored_on, dict(row.metrics)) for row in story.baselines],
+        skipped=skipped(story),
+        privacy=privacy(story),
     )
+
+
+def privacy(story: Story) -> list[PrivatePoint]:
+    """The points of the privacy curve, and the run itself beside them."""
+    if story.privacy is None:
+        return []
+    points = [PrivatePoint(each.asked, each.spent, dict(each.metrics), each.problem) for each in story.privacy.points]
+    return [*points, PrivatePoint(None, None, dict(story.privacy.without))]
+
+
+def skipped(story: Story) -> list[Skipped]:
+    """What each site has skipped, as it said it last."""
+    names = {site.slot: site.trust for site in story.sites}
+    last = {row.slot: row.text for row in story.feed if row.slot is not None and SKIPPING.match(row.text)}
+    return [Skipped(slot, names.get(slot, slot), last[slot]) for slot in sorted(last, key=natural_key)]
 
 
 def pictures(story: Story) -> str | None:
@@ -66,7 +83,8 @@ def measurements(story: Story) -> list[Measurement]:
 
 def text(told: RunAnswer) -> str:
     """The tables and the last lines, for people."""
-    parts = [part for part in (_rounds_table(told.rounds), _baselines_table(told.baselines)) if part]
+    parts = [_rounds_table(told.rounds), _baselines_table(told.baselines), _privacy_table(told.privacy)]
+    parts = [part for part in parts if part]
     last = [f"status   {printable(told.words)}", f"results  {printable(told.results or 'none')}"]
     if told.sha256:
         last.append(f"sha256   {printable(told.sha256)}")
@@ -74,6 +92,8 @@ def text(told: RunAnswer) -> str:
     if bundle.is_file():
         # The object store of a simulated run ends with it: the copy that was fetched and checked is what stays.
         last.append(f"bundle   {bundle}")
+    for each in told.skipped:
+        last.append(f"skipped  {printable(each.slot)}: {printable(each.text)}")
     if told.pictures:
         last.append(f"pictures {printable(told.pictures)}")
     last.append(f"report   {told.report}")
@@ -111,6 +131,21 @@ def _baselines_table(rows: list[Baseline]) -> str:
     body = [[row.model, row.scored_on, *(number(row.metrics.get(label)) for label in labels)] for row in rows]
     header = ["model", "scored on", *labels]
     return table(header, body, right=frozenset(range(2, len(header))))
+
+
+def _privacy_table(rows: list[PrivatePoint]) -> str:
+    if not rows:
+        return ""
+    labels = _labels([row.metrics for row in rows])
+    body = [
+        [
+            "without noise" if row.asked is None else f"{row.asked:g}",
+            number(row.spent),
+            *(number(row.metrics.get(label)) for label in labels),
+        ]
+        for row in rows
+    ]
+    return table(["epsilon", "spent", *labels], body, right=frozenset(range(1, len(labels) + 2)))
 
 
 def _named(rows: list[Measurement]) -> bool:

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from flip_fl.dashboard import assets, static
+from flip_fl.dashboard.marks import text
 from flip_fl.dashboard.story import Story
 
 FILE_MODE = 0o644
@@ -31,7 +32,7 @@ def render(story: Story) -> str:
         {
             "policy": escape(assets.policy(style, code)),
             "version": escape(_version()),
-            "title": static.text(f"{story.model.name} - {story.headline.text}"),
+            "title": text(f"{story.model.name} - {story.headline.text}"),
             "icon": assets.icon(story.headline.tone),
             "style": style,
             "body": static.body(story),
@@ -47,11 +48,11 @@ def write_report(story: Story, path: Path) -> None:
     Raises ``OSError`` when the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = render(story)
+    page = render(story)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as out:
-            out.write(text)
+            out.write(page)
         os.chmod(name, FILE_MODE)
         os.replace(name, path)
     except BaseException:

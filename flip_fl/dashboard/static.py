@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from html import escape
 
 from flip_fl.dashboard import words
+from flip_fl.dashboard.marks import number, section, table, text
+from flip_fl.dashboard.privacy import privacy
 from flip_fl.dashboard.story import BaselineRow, Failure, Plot, Series, Story
 from flip_fl.values import ModelStatus, natural_key
 
@@ -19,17 +20,11 @@ MOST_BASELINES = 80
 WIDTH, HEIGHT, LEFT, BOTTOM = 330, 130, 50, 18
 HUES, DASHES = 8, ("", "7 3", "2 3")
 
-_CONTROL = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def text(value: object) -> str:
-    """``value`` as HTML text: markup escaped, control and direction-changing characters shown instead of obeyed."""
-    return escape(_CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(value)))
-
 
 def body(story: Story) -> str:
     """The whole run as HTML."""
-    parts = [_state(story), _failures(story), _losses(story), _samples(story), _baselines(story), _curves(story)]
+    parts = [_state(story), _failures(story), _losses(story), _samples(story), _baselines(story)]
+    parts += [privacy(story.privacy), _curves(story)]
     parts += [_differences(story), _rounds(story), _results(story)]
     return f'<main id="main" class="wrap static">{"".join(parts)}{_history(story)}{_activity(story)}</main>'
 
@@ -59,7 +54,7 @@ def _state(story: Story) -> str:
 
 
 def _failures(story: Story) -> str:
-    return _section("Failures", "".join(_failure(f) for f in story.failures)) if story.failures else ""
+    return section("Failures", "".join(_failure(f) for f in story.failures)) if story.failures else ""
 
 
 def _failure(failure: Failure) -> str:
@@ -73,7 +68,7 @@ def _failure(failure: Failure) -> str:
 
 def _losses(story: Story) -> str:
     lines = "".join(f"<li>{_when(loss.at)} {text(loss.text)}</li>" for loss in story.losses)
-    return _section("Lost reports", f"<ul>{lines}</ul>") if lines else ""
+    return section("Lost reports", f"<ul>{lines}</ul>") if lines else ""
 
 
 def _samples(story: Story) -> str:
@@ -81,14 +76,14 @@ def _samples(story: Story) -> str:
     if samples is None:
         return ""
     if not samples.pictures:
-        return _section(words.PICTURES, f'<p class="empty">{text(samples.problem or "There are none.")}</p>')
+        return section(words.PICTURES, f'<p class="empty">{text(samples.problem or "There are none.")}</p>')
     size = f'width="{samples.width}" height="{samples.height}"'
     count = len(samples.pictures)
     items = "".join(
         f'<li><img src="{text(picture)}" alt="Picture {number} of {count}" {size}></li>'
         for number, picture in enumerate(samples.pictures, start=1)
     )
-    return _section(words.PICTURES, f'<p class="soft">{count} {words.PICTURES_NOTE}</p><ul class="made">{items}</ul>')
+    return section(words.PICTURES, f'<p class="soft">{count} {words.PICTURES_NOTE}</p><ul class="made">{items}</ul>')
 
 
 def _baselines(story: Story) -> str:
@@ -105,8 +100,8 @@ def _baselines(story: Story) -> str:
     ]
     rest = len(story.baselines) - len(rows)
     more = f'<p class="soft">{rest} more scores are shown where scripts may run.</p>' if rest else ""
-    table = _table(["Scored on", "Model", *map(text, metrics)], rows, numbers_from=2)
-    return _section("Models compared", table + more)
+    drawn = table(["Scored on", "Model", *map(text, metrics)], rows, numbers_from=2)
+    return section("Models compared", drawn + more)
 
 
 def _is_alone(row: BaselineRow) -> bool:
@@ -115,7 +110,7 @@ def _is_alone(row: BaselineRow) -> bool:
 
 def _curves(story: Story) -> str:
     if not story.plots:
-        return _section("Curves", '<p class="empty">No metric has arrived.</p>')
+        return section("Curves", '<p class="empty">No metric has arrived.</p>')
     slots = sorted({one.slot for plot in story.plots for one in plot.series}, key=natural_key)
     names = {one.slot: one.name for plot in story.plots for one in plot.series}
     marks = {slot: _identity(slot, index) for index, slot in enumerate(slots)}
@@ -125,9 +120,9 @@ def _curves(story: Story) -> str:
         key = f'<svg class="swatch c{hue}" viewBox="0 0 18 8"><line x2="18" y1="4" y2="4"{_dash(dash)}/></svg>'
         rows.append([f'<span class="site">{key}<span>{text(names[slot])}</span></span>'])
         rows[-1] += [number(_last(plot, slot)) for plot in story.plots]
-    table = _table(["Last value", *(text(plot.label) for plot in story.plots)], rows, numbers_from=1)
+    drawn = table(["Last value", *(text(plot.label) for plot in story.plots)], rows, numbers_from=1)
     figures = "".join(_figure(plot, marks) for plot in story.plots)
-    return _section("Curves", f'<div class="scroll">{table}</div><div class="charts" data-cols="3">{figures}</div>')
+    return section("Curves", f'<div class="scroll">{drawn}</div><div class="charts" data-cols="3">{figures}</div>')
 
 
 def _figure(plot: Plot, marks: dict[str, tuple[int, str]]) -> str:
@@ -196,8 +191,8 @@ def _differences(story: Story) -> str:
     ]
     mean = "mean of all sites alike" if newest.mean == "plain" else "weighted mean"
     heads = ["Site", "Examples", "Share of those told", "Update norm", f"Cosine to the {mean}"]
-    table = _table(heads, rows, numbers_from=1)
-    return _section(f"Differences between sites, round {newest.number}", table)
+    drawn = table(heads, rows, numbers_from=1)
+    return section(f"Differences between sites, round {newest.number}", drawn)
 
 
 def _rounds(story: Story) -> str:
@@ -218,7 +213,7 @@ def _rounds(story: Story) -> str:
         if each.stage:
             stages.setdefault(each.stage, []).append(each.number)
     told = "; ".join(f"{text(stage)}: round {ranges(numbers)}" for stage, numbers in stages.items())
-    return _section("Rounds", (f'<p class="soft">Stages: {told}.</p>' if told else "") + _table(heads, rows))
+    return section("Rounds", (f'<p class="soft">Stages: {told}.</p>' if told else "") + table(heads, rows))
 
 
 def _results(story: Story) -> str:
@@ -228,9 +223,7 @@ def _results(story: Story) -> str:
     size = "" if stored.size_bytes is None else f"<dt>Size</dt><dd>{stored.size_bytes:,} bytes</dd>"
     digest = "" if stored.sha256 is None else f"<dt>SHA-256</dt><dd><code>{text(stored.sha256)}</code></dd>"
     where = f"<dt>Address</dt><dd><code>{text(stored.address)}</code></dd>"
-    return _section(
-        "Results", f'<dl class="pairs">{where}{size}{digest}<dt>Stored</dt><dd>{_when(stored.at)}</dd></dl>'
-    )
+    return section("Results", f'<dl class="pairs">{where}{size}{digest}<dt>Stored</dt><dd>{_when(stored.at)}</dd></dl>')
 
 
 def _history(story: Story) -> str:
@@ -243,7 +236,7 @@ def _history(story: Story) -> str:
         ]
         for t in story.history
     ]
-    return _section("Status history", _table(["Time", "State", "By", "Remark"], rows)) if rows else ""
+    return section("Status history", table(["Time", "State", "By", "Remark"], rows)) if rows else ""
 
 
 def _status_word(story: Story, status: ModelStatus) -> str:
@@ -260,21 +253,7 @@ def _activity(story: Story) -> str:
     ]
     rest = len(newest) - len(rows)
     more = f'<p class="soft">{rest} older lines are shown where scripts may run.</p>' if rest else ""
-    return _section("Activity", _table(["Time", "Kind", "Site", "Text"], rows) + more)
-
-
-def _section(title: str, inner: str) -> str:
-    return f'<section class="card"><div class="head"><h2>{text(title)}</h2></div>{inner}</section>'
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:
-    def cell(tag: str, index: int, inner: str) -> str:
-        number_class = ' class="num"' if numbers_from is not None and index >= numbers_from else ""
-        return f"<{tag}{number_class}>{inner}</{tag}>"
-
-    head = "".join(cell("th", i, inner) for i, inner in enumerate(heads))
-    lines = "".join(f"<tr>{''.join(cell('td', i, inner) for i, inner in enumerate(row))}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return section("Activity", table(["Time", "Kind", "Site", "Text"], rows) + more)
 
 
 def _identity(slot: str, index: int) -> tuple[int, str]:
@@ -314,11 +293,6 @@ def _last(plot: Plot, slot: str) -> float | None:
         if one.slot == slot:
             return next((p.y for p in reversed(one.points) if p.y is not None), None)
     return None
-
-
-def number(value: float | None) -> str:
-    """Four significant digits; a dash where there is no number."""
-    return "–" if value is None else f"{value:.4g}".replace("-", "−")
 
 
 def ranges(numbers: Sequence[int]) -> str:

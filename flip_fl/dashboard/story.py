@@ -235,6 +235,29 @@ class BaselineRow(_Part):
     metrics: Mapping[str, Measured]
 
 
+class PrivacyPoint(_Part):
+    """A whole run with noise for the ε that was ``asked``: what its sites' accounts say is ``spent``, and its scores.
+
+    ``metrics`` are means over the sites; ``folder`` lies below that of the run. ``problem``: why it has none.
+    """
+
+    asked: FiniteFloat
+    spent: FiniteFloat | None = None
+    metrics: Mapping[str, Measured] = {}
+    folder: str = ""
+    problem: str | None = None
+
+
+class PrivacyCurve(_Part):
+    """The same run under differential privacy, a point for each ε; ``without`` are the scores without noise."""
+
+    delta: FiniteFloat
+    clipping_norm: FiniteFloat
+    rounds: int
+    without: Mapping[str, Measured] = {}
+    points: list[PrivacyPoint] = []
+
+
 class Samples(_Part):
     """Pictures that the uploaded model made, each a small PNG; ``problem`` says why there are none.
 
@@ -283,6 +306,7 @@ class Story(_Part):
     results: StoredResults | None = None
     baselines: list[BaselineRow] = []
     samples: Samples | None = None
+    privacy: PrivacyCurve | None = None
     unreachable: Silence | None = None
     losses: list[Loss] = []
     skews: list[Skew] = []

@@ -8,6 +8,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from flip_fl.errors import FlipError
 
+# The folder of a net's images from which the imaging service takes what apps made: never a study's.
+UPLOAD = "upload"
+
 
 def inside(root: Path, relative: str | Path, *, called: str | None = None) -> Path:
     """``root / relative``, resolved, if that lies inside ``root`` after following symbolic links.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flip_fl.data.paths import UPLOAD
 from flip_fl.data.sources.base import check_upload
 from flip_fl.http import HttpConnectionError, HttpStatusError
 
@@ -27,6 +32,27 @@ class UploadOutcome:
     def __repr__(self) -> str:
         # A file's name often holds an accession number.
         return f"UploadOutcome({self.problem or 'stored'})"
+
+
+def upload_dir(source: Source) -> Path:
+    """Where a file must lie before it is uploaded: the net's upload folder, in development one of the site's own."""
+    root = source.images_root or source.state_dir
+    return Path(tempfile.gettempdir(), f"flip-{UPLOAD}-{os.getuid()}") if root is None else root / UPLOAD
+
+
+def make_upload_dir(folder: Path) -> None:
+    """Make ``folder`` where it is missing. Where that is not possible, whoever writes to it hears why.
+
+    What it lies in is the trust's: a file system that is not mounted must not be made up for.
+    """
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+
+
+def named_from(folder: Path, files: Sequence[str | Path]) -> list[str]:
+    """``files`` as the service takes them, relative to the upload folder; one that lies elsewhere stays as it is."""
+    paths = [(str(file), Path(file)) for file in files]
+    return [path.relative_to(folder).as_posix() if path.is_relative_to(folder) else text for text, path in paths]
 
 
 def upload(

@@ -44,7 +44,7 @@ from flip_fl.hub.tables import (
     utc_now,
 )
 from flip_fl.hub.words import whole
-from flip_fl.values import EventType, ModelStatus, natural_key
+from flip_fl.values import SKIPPING, EventType, ModelStatus, natural_key
 
 _KINDS: Mapping[str, str] = {
     EventType.ROUND_STARTED: "round",
@@ -241,7 +241,7 @@ def kind_of(row: LogRow) -> str:
         return "status"
     if row.event_type is not None:
         return _KINDS.get(row.event_type, "event")
-    if row.success or _KEPT_BACK.search(row.text) or is_loss(row):
+    if row.success or _KEPT_BACK.search(row.text) or SKIPPING.match(row.text) or is_loss(row):
         return "log"
     # Rows of the hub and the server that report a loss are no failure of anybody; a traceback is.
     marks = row.text.startswith(_UNATTRIBUTED) or _TRACEBACK in row.text or _LEFT_OUT.match(row.text) is not None

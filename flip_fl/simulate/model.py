@@ -54,7 +54,8 @@ class RunOptions:
     ``hub_fault`` is what is wrong with the hub, as the FL server sees it, until the engine has ended. ``production``:
     the sites ask a trust's services, each with its cohort in a ``trust_database``, instead of reading files. ``shares``
     says how the patients are divided (empty: equally), a positive number for each slot that takes part.
-    ``site_policy`` is the policy file of every site."""
+    ``site_policy`` is the policy file of every site. ``privacy_curve``: the run again for each of these ε, with updates
+    clipped to ``clipping_norm`` (None: as long as they usually are)."""
 
     app: Path
     engine: str
@@ -71,6 +72,8 @@ class RunOptions:
     trust_database: str = "sqlite"
     shares: tuple[float, ...] = ()
     site_policy: Path | None = None
+    privacy_curve: tuple[float, ...] = ()
+    clipping_norm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from flip_fl.app.forms import FormKind, form_of
 from flip_fl.app.packages import app_folder
 from flip_fl.app.plan import rounds_of
 from flip_fl.dashboard.report import write_report
-from flip_fl.dashboard.story import BaselineRow, Samples, Story
+from flip_fl.dashboard.story import BaselineRow, PrivacyCurve, Samples, Story
 from flip_fl.errors import ExitCode, FlipError
 from flip_fl.privacy.policy_file import POLICY_FILE, read_policy
 from flip_fl.privacy.site_policy import check_installed
@@ -36,6 +36,7 @@ from flip_fl.simulate.faults import OK, FaultyHub, faulty_hub
 from flip_fl.simulate.folder import MARKER, RunFolder, claim
 from flip_fl.simulate.hub import SimulatedHub, simulated_hub
 from flip_fl.simulate.model import Progress, RunOptions, RunOutcome
+from flip_fl.simulate.privacy_curve import check_curve, problems, run_curve
 from flip_fl.simulate.processes import Child, running, second_interrupt_leaves, terminable
 from flip_fl.simulate.results import Checked, fetch_and_check, fetch_and_compare
 from flip_fl.simulate.sites import Data, development_calls, given_data, prepared_data, split, write_site_settings
@@ -91,6 +92,8 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     _check_options(options, config)
     if options.site_policy is not None:
         check_installed(read_policy(options.site_policy))
+    if options.privacy_curve:
+        check_curve(options)
     if options.baselines:
         check_comparable(config)
     engine.check_app(app)
@@ -101,7 +104,11 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
         if options.out is not None and (options.out / MARKER).is_file():
             tell(Progress("folder", text=f"emptying {options.out}, which an earlier run wrote"))
         folder = parts.enter_context(claim(options.out, options.app))
-        return _drive(_open(options, engine, config, slots, given, folder, parts, tell), tell)
+        this = _open(options, engine, config, slots, given, folder, parts, tell)
+        outcome = _drive(this, tell)
+        if not options.privacy_curve or outcome.exit_code != ExitCode.DONE:
+            return outcome
+        return _with_curve(this, outcome, run_curve(options, outcome.story, this.data, folder, run, tell))
 
 
 def _check_options(options: RunOptions, config: AppConfig) -> None:
@@ -109,7 +116,8 @@ def _check_options(options: RunOptions, config: AppConfig) -> None:
     if options.shares and not options.production and form_of(config.app_dir).splits_itself:
         problem = "--shares: this app gets the whole cohort at every site and takes its own share"
         raise FlipError("E0102", problem=problem, usage=f"flip-fl run {options.app}")
-    for given, name in ((options.rounds, "--rounds"), (options.baselines, "--baselines")):
+    named = {"--rounds": options.rounds, "--baselines": options.baselines, "--privacy-curve": options.privacy_curve}
+    for name, given in named.items():
         if given and config.job_type is JobType.EVALUATION:
             problem = f"{name}: an evaluation trains nothing, it has one round for each of its models"
             raise FlipError("E0102", problem=problem, usage=f"flip-fl run {options.app}")
@@ -355,6 +363,15 @@ def _finish(this: _Run, results: Checked, compared: Checked) -> RunOutcome:
     )
 
 
+def _with_curve(this: _Run, outcome: RunOutcome, curve: PrivacyCurve) -> RunOutcome:
+    """The run with the curve in its story and its report. It keeps both when a point of it could not be had."""
+    story = outcome.story.model_copy(update={"privacy": curve})
+    _keep(this, story)
+    problem = problems(curve.points)
+    code = int(_exit_code(story.status, problem))
+    return replace(outcome, story=story, reason=problem or outcome.reason, exit_code=code)
+
+
 def _exit_code(status: ModelStatus, problem: str | None) -> ExitCode:
     if status is ModelStatus.STOPPED:
         return ExitCode.STOPPED
@@ -367,9 +384,13 @@ def _write(this: _Run, story: Story, rows: list[BaselineRow], samples: Samples |
     facts.update(this.facts)
     model = story.model.model_copy(update={"facts": facts})
     told = story.model_copy(update={"baselines": rows, "samples": samples, "model": model})
-    this.folder.story.write_text(told.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
-    write_report(told, this.folder.report)
+    _keep(this, told)
     return told
+
+
+def _keep(this: _Run, story: Story) -> None:
+    this.folder.story.write_text(story.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
+    write_report(story, this.folder.report)
 
 
 def _try_story(hub: SimulatedHub) -> Story | None:

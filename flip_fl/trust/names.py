@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from flip_fl.data.paths import check_accession, check_relative
+from flip_fl.data.paths import UPLOAD, check_accession, check_relative
 from flip_fl.errors import FlipError
 from flip_fl.trust import refusal
 
-UPLOAD = "upload"
 PARTIAL = ".partial"
 _NET = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 

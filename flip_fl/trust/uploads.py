@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from flip_fl.data.paths import inside
+from flip_fl.data.paths import UPLOAD, inside
 from flip_fl.errors import FlipError
 from flip_fl.trust import files, names, refusal
 
@@ -71,7 +71,7 @@ class Uploads:
 
     def _fetch(self, net: str, parts: tuple[str, ...], copy: Path) -> None:
         """A copy of the client's file. Links may lead about in the upload folder, and nowhere else."""
-        uploads = self._root / net / names.UPLOAD
+        uploads = self._root / net / UPLOAD
         try:
             real = inside(uploads, Path(*parts)).relative_to(uploads.resolve()).parts
         except FlipError:
@@ -82,7 +82,7 @@ class Uploads:
         try:
             with contextlib.ExitStack() as stack:
                 folder = stack.enter_context(files.opened_folder(self._root))
-                for part in (net, names.UPLOAD):
+                for part in (net, UPLOAD):
                     folder = stack.enter_context(files.opened_folder(part, below=folder))
                 # Opened without following any link: one that was put there since leads nowhere.
                 descriptor = stack.enter_context(files.opened_file(folder, real))

@@ -327,3 +327,28 @@ def test_10_a_run_that_nobody_knows(tmp_path: Path) -> None:
     done = flip_fl("results", "get", "dmeo", cwd=tmp_path)
     assert done.exit_code == 2
     assert "  fix: did you mean demo?" in done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--privacy-curve", "8,much"], "--privacy-curve: '8,much' is not 1 to 50 positive numbers"),
+        (["--privacy-curve", "0"], "--privacy-curve: '0' is not 1 to 50 positive numbers"),
+        (["--privacy-curve", "inf"], "--privacy-curve: 'inf' is not 1 to 50 positive numbers"),
+        (["--privacy-curve", ",".join(["8"] * 51)], "is not 1 to 50 positive numbers"),
+        (["--clipping-norm", "1"], "--clipping-norm is of --privacy-curve"),
+        (["--privacy-curve", "8", "--clipping-norm", "-1"], "--clipping-norm -1 is no positive number"),
+        (
+            ["--privacy-curve", "8", "--site-policy", "policy.toml"],
+            "--privacy-curve: its runs have policies of their own",
+        ),
+    ],
+)
+def test_a_curve_that_cannot_be_had_is_refused_at_once(app: Path, words: list[str], problem: str) -> None:
+    """Protects from a wrong epsilon that would be noticed after the first run: a usage error, nothing written."""
+    (app.parent / "cohort.csv").write_text("person_id,x\n1,2\n2,3\n")
+    (app.parent / "policy.toml").write_text("[filters.clipping]\nnorm = 1.0\n")
+    ended = flip_fl("run", str(app), "--data", "cohort.csv", "--out", "run", *words, cwd=app.parent)
+    assert ended.exit_code == 2
+    assert problem in ended.stderr
+    assert not (app.parent / "run").exists()

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from flip_fl.dashboard.story import Story
+from flip_fl.data.manifest import Manifest, SkipReason
 from flip_fl.hub import admin, database, nets
 from flip_fl.hub.story import build_story, headline
 from flip_fl.hub.tables import FlMetric
@@ -283,6 +284,15 @@ def test_a_servers_own_traceback_is_a_failure_and_its_notes_are_not(hub: Running
     story = _story(hub)
     assert [failure.slots for failure in story.failures] == [[]]
     assert [row.kind for row in story.feed] == ["failure", "log"]
+
+
+def test_a_few_skipped_studies_are_no_failure(hub: RunningHub) -> None:
+    """The site that skipped less than it may is not the cause of a run's end; what it says stays in the feed."""
+    said = str(Manifest({"A": None, "B": SkipReason.NOT_FOUND}, unnamed=1))
+    hub.batch(item("log", client="Trust_1", log=said, success=False, global_round=1))
+    story = _story(hub)
+    assert story.failures == []
+    assert [(row.kind, row.success, row.slot, row.text) for row in story.feed] == [("log", False, "Trust_1", said)]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,17 @@ def test_every_story_is_drawn_without_error_and_without_network(
     assert browser.js("document.documentElement.scrollWidth") <= width
 
 
+def test_scores_against_epsilon_are_there_with_a_script_too(browser: Browser, pages: dict[str, Path]) -> None:
+    """The page takes the drawing over as it was written, in its place before the curves, and leads to it."""
+    _open(browser, pages["private"])
+    assert browser.js("[...document.querySelectorAll('#main section')].map((e) => e.id).join()").startswith(
+        "top,models,privacy,curves"
+    )
+    assert browser.js("document.querySelectorAll('#privacy circle').length") == 5
+    assert browser.js("document.querySelector('#privacy svg').getBoundingClientRect().width") > 200
+    assert "Scores against epsilon" in _texts(browser, "header nav a")
+
+
 @pytest.mark.parametrize("name", dashboard.ALL)
 def test_the_state_is_said_in_the_first_two_hundred_pixels(browser: Browser, pages: dict[str, Path], name: str) -> None:
     """A glance answers "is it all right?", in the words that the command line uses, too."""

@@ -11,19 +11,18 @@ import json
 import shutil
 import sqlite3
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from flip_fl.settings import TrustSettings, load
 from flip_fl.simulate.model import RunOptions, RunOutcome
 from flip_fl.simulate.prepare import prepare
 from flip_fl.simulate.run import run
 from flip_fl.values import ModelStatus
-from tests.support.runs import Trouble, wait_for
+from tests.support.runs import Trouble, studies_in, wait_for
+from tests.support.swept import keys, told_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(290)]
 
@@ -31,7 +30,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCESSION, FILE, PERSON, SQL = "00ACCESSIONCANARY", "FILECANARY7Q", "PERSONCANARY7Q", "SQLCANARY7Q"
 # Whole numbers that a double holds exactly, and digits behind a value's own two.
 FIRST_PERSON, DIGITS = 918_273_645_500_000, "091827364"
-SHARES = (60, 25, 15)
+SHARES = (50, 25, 15, 10)
 # A third of the digits, each seen twice as often, teaches as much.
 STUDIES, LOCAL_ROUNDS = 600, 4
 
@@ -61,15 +60,15 @@ def test_digits_are_fetched_once_learned_and_removed_and_nothing_of_them_is_told
     assert sum(archives.studies.values()) == STUDIES
     assert archives.seen == archives.studies
     for slot in archives.studies:
-        assert list((out / "state" / "sites" / slot / "trust" / "shared" / "simulated").iterdir()) == []
+        assert studies_in(out / "state" / "sites" / slot / "trust" / "shared" / "simulated") == []
     assert told_of(out, [ACCESSION, FILE, PERSON, *keys(out)]) == []
     assert told_of(out, [SQL], below="state") == []
 
 
 def test_an_omop_query_at_unequal_sites_trains_and_no_row_is_told(tmp_path: Path) -> None:
-    """Protects the survival example on Flower, each trust with a PostgreSQL database: the query gives what the files
-    say, to the last score (the run checks that); patients are divided as asked; the model orders them well; no person
-    and no value of a row is outside the trusts.
+    """Protects the survival example on Flower, four trusts, each with a PostgreSQL database: the query gives what the
+    files say, to the last score (the run checks that); patients are divided as asked; the model orders them well; no
+    person and no value of a row is outside the trusts.
     """
     app = planted_app(tmp_path, "flchain", f" WHERE p.person_source_value <> '{SQL}' GROUP BY")
     out = tmp_path / "run"
@@ -89,7 +88,7 @@ def test_an_omop_query_at_unequal_sites_trains_and_no_row_is_told(tmp_path: Path
 
     assert (outcome.status, outcome.reason) == (ModelStatus.RESULTS_UPLOADED, None)
     c_index = by_round(outcome, "c_index")
-    assert sorted(c_index) == ["Trust_1", "Trust_2", "Trust_3"]
+    assert sorted(c_index) == ["Trust_1", "Trust_2", "Trust_3", "Trust_4"]
     assert min(last for _, last in c_index.values()) > 0.74
     for slot, share in zip(sorted(c_index), SHARES, strict=True):
         rows = len(pd.read_csv(out / "state" / "sites" / slot / "cohort.csv"))
@@ -137,7 +136,7 @@ class Archives:
             site = self._sites / slot
             index = site / "images" / "index.sqlite"
             wait_for(lambda index=index, wanted=studies: remembered(index) == wanted, f"the studies of {slot}")
-            self.seen[slot] = len(list((site / "trust" / "shared" / "simulated").iterdir()))
+            self.seen[slot] = len(studies_in(site / "trust" / "shared" / "simulated"))
             (site / "trust" / "archive").rename(site / "trust" / "archive.away")
 
 
@@ -195,40 +194,7 @@ def planted_patients(folder: Path) -> Path:
     return folder / "cohort.csv"
 
 
-def keys(out: Path) -> list[str]:
-    """The keys of every trust of a run."""
-    files = sorted((out / "state" / "sites").glob("*/trust/trust.env"))
-    assert files
-    settings = [load(TrustSettings, file) for file in files]
-    secrets = [secret for each in settings for secret in (each.trust_key, each.envelope_key)]
-    return sorted({secret.get_secret_value() for secret in secrets if secret is not None})
-
-
 def by_round(outcome: RunOutcome, label: str) -> dict[str, list[float]]:
     """A metric's values by slot, round after round."""
     (plot,) = [plot for plot in outcome.story.plots if plot.label == label]
     return {series.slot: [float(point.y or 0) for point in series.points] for series in plot.series}
-
-
-def told_of(out: Path, canaries: list[str], below: str = "") -> list[tuple[str, str]]:
-    """Where outside the trusts a canary is: (place, canary). ``below``: a folder that is left out, too."""
-    found = {(place, canary) for place, text in told(out, below) for canary in canaries if canary.encode() in text}
-    return sorted(found)
-
-
-def told(out: Path, below: str) -> Iterator[tuple[str, bytes]]:
-    """Everything of a run but what the trusts have: their folders, the data they were filled with, their settings."""
-    own = {("state", name) for name in ("sites", "data", "local", "settings")}
-    for path in sorted(out.rglob("*")):
-        parts = path.relative_to(out).parts
-        if not path.is_file() or parts[:2] in own or parts[0] == below:
-            continue
-        name = "/".join(parts)
-        yield name, path.read_bytes()
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as bundle:
-                yield from ((f"{name}, {member}", bundle.read(member)) for member in bundle.namelist())
-        elif path.suffix == ".sqlite":
-            # A long text lies in pieces in the file itself.
-            with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-                yield f"{name}, as SQL", "\n".join(database.iterdump()).encode()

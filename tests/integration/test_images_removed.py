@@ -24,7 +24,7 @@ from flip_fl.simulate.model import ENGINES, RunOptions
 from flip_fl.simulate.run import run
 from flip_fl.values import ModelStatus, ResourceType
 from tests.support.flower_plain import until
-from tests.support.runs import Trouble, processes_of, site_processes, wait_for
+from tests.support.runs import Trouble, processes_of, site_processes, studies_in, wait_for
 from tests.support.studies import write_slice
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(290)]
@@ -111,7 +111,7 @@ def test_a_jobs_images_go_with_it_and_another_jobs_stay(
         other = claim_for_another_job(state / "images", images)
         others.append(other)
         wait_for(lambda: len(other.read("SELECT accession FROM study", ())) == len(STUDIES), "the studies", 240)
-        lay.extend(sorted(path.name for path in images.iterdir()))
+        lay.extend(studies_in(images))
         if trouble_of is not None:
             trouble_of(out)
 
@@ -131,14 +131,14 @@ def test_a_jobs_images_go_with_it_and_another_jobs_stay(
         assert lay == sorted({*STUDIES, *OTHERS})
         assert processes_of(out) == []
         if end == "kill -9":
-            assert sorted(path.name for path in images.iterdir()) == lay
+            assert studies_in(images) == lay
             start_next_job(app, out / "state" / "settings")
-        assert sorted(path.name for path in images.iterdir()) == OTHERS
+        assert studies_in(images) == OTHERS
         assert sorted(path.name for path in (state / "trust" / "archive").glob("[!.]*")) == STUDIES
     finally:
         for other in others:
             other.release()
-    assert list(images.iterdir()) == []
+    assert studies_in(images) == []
 
 
 def claim_for_another_job(folder: Path, images: Path) -> ImageIndex:
@@ -156,7 +156,7 @@ def start_next_job(app: Path, settings: Path) -> None:
     """What a job does when its first task comes to the site, with the site's own settings."""
     source = TrustSource(load(ClientSettings, settings / f"{SLOT}.env"))
     session = Session(app, source, job="next")
-    until(lambda: sorted(path.name for path in source.images_root.iterdir()) == OTHERS)
+    until(lambda: studies_in(source.images_root) == OTHERS)
     session.release()
 
 

@@ -21,6 +21,8 @@ from flip_fl.dashboard.story import (
     Loss,
     Plot,
     Point,
+    PrivacyCurve,
+    PrivacyPoint,
     Samples,
     Series,
     Silence,
@@ -195,6 +197,19 @@ def _model(name: str = "breast_cancer") -> StoryModel:
         project="Wisconsin diagnostic",
         facts={"Engine": "NVFLARE 2.9.0", "Job type": "standard", "Seed": "0"},
     )
+
+
+def private() -> Story:
+    """A finished run with a privacy curve: two draws of one ε, a run that failed, a score that is no number."""
+    points = [
+        PrivacyPoint(asked=8, spent=8.0, metrics={"auc": 0.6, "loss": 3.0}),
+        PrivacyPoint(asked=8, spent=8.0, metrics={"auc": 0.8, "loss": 2.0}),
+        PrivacyPoint(asked=64, spent=67.25, metrics={"auc": 0.9}),
+        PrivacyPoint(asked=4096, spent=4213.3, problem="Trust_1: <b>disk</b> full"),
+    ]
+    without = {"auc": 0.996, "loss": 0.1}
+    curve = PrivacyCurve(delta=1e-5, clipping_norm=0.641, rounds=5, without=without, points=points)
+    return finished().model_copy(update={"privacy": curve})
 
 
 def finished() -> Story:
@@ -568,6 +583,7 @@ def hostile() -> Story:
 ALL: Mapping[str, Callable[[], Story]] = {
     "finished": finished,
     "staged": staged,
+    "private": private,
     "failed": failed,
     "stopped": stopped,
     "ragged": ragged,

@@ -24,6 +24,7 @@ import pytest
 from sqlmodel import col, select
 
 from flip_fl.app.forks import Fork
+from flip_fl.data.paths import UPLOAD
 from flip_fl.hub import admin
 from flip_fl.hub.tables import EventLedger, FlLog, FlMetric, StatusHistory
 from flip_fl.reporting.stats import find_outboxes
@@ -142,6 +143,11 @@ def processes_of(folder: Path) -> list[str]:
     while (found := processes_in(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return [str(process) for process in found]
+
+
+def studies_in(images: Path) -> list[str]:
+    """The studies in a net's folder of images, which is also that of its uploads."""
+    return sorted(path.name for path in images.iterdir() if path.name != UPLOAD)
 
 
 def holders(path: Path) -> list[psutil.Process]:

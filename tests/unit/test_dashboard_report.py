@@ -77,6 +77,26 @@ def test_pictures_and_stages_are_read_without_a_script() -> None:
     assert "Stages: ae: round 1\u20133; dm: round 4\u20137." in page.text
 
 
+def test_scores_against_epsilon_are_read_without_a_script() -> None:
+    """A dot for each run that gave the score, a line through the mean of those with one ε, one level without noise; a
+    run that failed says why, and a score that was no number what does that.
+    """
+    html = static.body(dashboard.private())
+    page = _Outline(html)
+    assert [each["aria-label"] for each in page.named("svg") if "epsilon" in str(each.get("aria-label"))] == [
+        "auc against epsilon; without noise 0.996",
+        "loss against epsilon; without noise 0.1",
+    ]
+    assert html.count("<circle") == 3 + 2
+    assert html.count('<path class="rule"') == 2
+    auc, loss = re.findall(r'<g class="series c0"><path d="(M[^"]*)"', html)[:2]
+    assert (auc.count("L"), loss.count("L")) == (1, 0)
+    assert "8 8 0.6 3 8 8 0.8 2 64 67.25 0.9 \u2013 4096 4213 \u2013 \u2013 without noise \u2013 0.996 0.1" in page.text
+    assert "Epsilon 4096: Trust_1: <b>disk</b> full" in page.text
+    assert "<b>disk" not in html
+    assert "With FEDBN these statistics stay at the sites." in page.text
+
+
 def test_how_the_sites_differ_is_read_without_a_script() -> None:
     """The newest round's table stands in the page itself; of a count that is withheld the share is, too."""
     text = _Outline(static.body(dashboard.ragged())).text

@@ -233,6 +233,41 @@ def test_kill_minus_nine_leaves_whole_entries_and_what_is_swept(folder: Path) ->
     assert left > 0, "no kill hit a write: this test has shown nothing"
 
 
+def test_an_entry_is_synced_before_it_gets_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a name must lead to what was written: the bytes are on the disk first, then the name."""
+    steps: list[tuple[str, str]] = []
+    sync, rename = os.fsync, os.replace
+
+    def noting_sync(descriptor: int) -> None:
+        file = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        whole = file.is_dir() or _is_whole(file)
+        steps.append(("synced whole" if whole else "synced in part", file.name))
+        sync(descriptor)
+
+    def noting_rename(source: str, target: Path) -> None:
+        steps.append((Path(source).name, target.name))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_sync)
+    monkeypatch.setattr(os, "replace", noting_rename)
+    assert DerivedCache(folder, 1 << 20).put(key(1), arrays(1))
+    (_, temporary), *_ = steps
+    assert temporary.startswith(".tmp-")
+    assert steps == [
+        ("synced whole", temporary),
+        (temporary, f"{key(1)}.npz"),
+        ("synced whole", folder.name),
+    ]
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            return {name: found[name].shape for name in found.files} != {}
+    except Exception:
+        return False
+
+
 def test_a_living_writers_file_is_not_swept(folder: Path) -> None:
     """Another worker tidies up while this one writes."""
     cache = DerivedCache(folder, 1 << 20)

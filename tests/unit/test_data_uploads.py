@@ -96,3 +96,33 @@ def test_an_app_stores_what_its_model_made(tmp_path: Path) -> None:
     assert result.failure is None
     assert ("stored", 2) in metrics_of(result)
     assert stored == [("", "0001", "1", "SEG", ["a.nii.gz"]), ("", "0001", "1", "SEG", ["b.nii.gz"])]
+
+
+def test_files_are_named_from_the_upload_folder_wherever_an_app_has_put_them(tmp_path: Path) -> None:
+    """The path that an app wrote to is the name that the service takes; a path elsewhere is refused before anything."""
+    stored: list[object] = []
+
+    class Storing(TableSource):
+        def add_resource(self, *given: object) -> None:
+            stored.append(given[-1])
+
+    trainer = """
+        def train(model, site, config):
+            made = site.upload_dir / "1" / "a.nii.gz"
+            made.parent.mkdir()
+            made.write_text("a mask")
+            site.add_resource("0001", "1", "SEG", [made, str(made), "1/a.nii.gz"])
+            try:
+                site.add_resource("0001", "1", "SEG", [made.parents[2] / "elsewhere.nii.gz"])
+            except Exception as error:
+                site.log("refused", float(error.code == "E0704"))
+            return {"num_examples": 1}
+    """
+    source = Storing(pd.DataFrame({"accession_id": ["0001"]}))
+    (tmp_path / "state").mkdir()
+    source.state_dir = tmp_path / "state"  # type: ignore[assignment]
+    result = run(write_app(tmp_path / "app", trainer=trainer), source=source)
+    assert result.failure is None
+    assert stored == [["1/a.nii.gz"]] * 3
+    assert ("refused", 1) in metrics_of(result)
+    assert (tmp_path / "state" / "upload" / "1" / "a.nii.gz").read_text() == "a mask"

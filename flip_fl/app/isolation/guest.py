@@ -79,6 +79,7 @@ class _Guest:
             show_output=begin["show_output"],
             local_rounds=begin["local_rounds"],
         )
+        self._session.uploads = Path(begin["uploads"])
         derived = begin["derived"]
         self._session.fetch = _Fetch(self, Path(derived) if derived is not None else None)
         self._kept: dict[str, Arrays] = {}

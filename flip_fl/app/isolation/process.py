@@ -54,6 +54,7 @@ class GuestProcess:
                     "show_output": session.show_output,
                     "local_rounds": session.config.local_rounds,
                     "asks": "LOCAL_DEV" not in environment,
+                    "uploads": str(self._walls.uploads),
                     "derived": None if self._walls.derived is None else str(self._walls.derived),
                 }
             )

@@ -18,8 +18,8 @@ from flip_fl.app.isolation.watching import Watch
 from flip_fl.app.session import Session
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.index import derived_dir
+from flip_fl.data.uploads import make_upload_dir, upload_dir
 
-UPLOADS = "upload"
 _CONFIGURATION = "config"
 # A larger file of an app's folder is not copied: it is read where it lies.
 MAX_COPIED_BYTES = 64 << 20
@@ -41,7 +41,7 @@ class Walls:
         # Also where a process ends without a word, as one that Flower starts for a single message does.
         self._removal = weakref.finalize(self, shutil.rmtree, self.home, ignore_errors=True)
         self.derived = _derived(session, spec)
-        self._uploads = _uploads(session)
+        self.uploads = _uploads(session)
         self._wanted = wanted
         self._app_dir = session.app_dir.resolve()
         self._watch: Watch | None = None
@@ -56,7 +56,7 @@ class Walls:
         if self.derived is not None:
             write.append(str(self.derived))
         told = rules(self.level, self._wanted, read=tuple(read), write=tuple(write))
-        return replace(told, drop=(str(self._uploads),) if self._uploads is not None else ())
+        return replace(told, drop=(str(self.uploads),))
 
     def _of_environment(self, name: str) -> list[str]:
         """A developer's own data, which an app may open by itself."""
@@ -112,11 +112,11 @@ def _home(state_dir: Path | None) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent)).resolve()
 
 
-def _uploads(session: Session) -> Path | None:
-    """Where an app puts what it made for ``site.add_resource``: the net's upload folder, which jobs share."""
-    if session.source.images_root is None:
-        return None
-    return (session.source.images_root / UPLOADS).resolve()
+def _uploads(session: Session) -> Path:
+    """Where an app puts what it made for ``site.add_resource``. Made here: walls are put around what is there."""
+    folder = upload_dir(session.source)
+    make_upload_dir(folder)
+    return folder.resolve()
 
 
 def _derived(session: Session, spec: SiteSpec) -> Path | None:

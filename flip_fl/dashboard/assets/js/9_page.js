@@ -159,7 +159,10 @@ function drawnWhole(make) {
   };
 }
 
-const PARTS = [["top", drawnWhole(headline)], ["failures", drawnWhole(failures)], ["losses", drawnWhole(losses)], ["pictures", drawnWhole(samples)], ["models", drawnWhole(compared)],
+// Drawn where the report was written, and the same with and without a script: the page takes it over as it stands.
+const privacy = () => document.getElementById("privacy");
+
+const PARTS = [["top", drawnWhole(headline)], ["failures", drawnWhole(failures)], ["losses", drawnWhole(losses)], ["pictures", drawnWhole(samples)], ["models", drawnWhole(compared)], ["privacy", drawnWhole(privacy)],
   ["curves", curves], ["sites", fairness], ["rounds", roundsGrid], ["times", times], ["differences", differences], ["results", drawnWhole(results)], ["history", drawnWhole(history)], ["activity", activity]];
 
 // Draws a story, and draws it anew when it has become another one: ``renew(story)``.
@@ -175,7 +178,7 @@ function mount(story, root, prepare = () => {}) {
   // few rounds leave room beside them
   const narrow = Math.max(story.rounds.length, story.total_rounds || 0) <= 8;
   const middle = narrow ? [pair(h("div", { class: "stack" }, at("rounds"), at("results")), h("div", { class: "stack" }, at("times"), at("differences"), at("history")))] : [at("rounds"), pair(at("times"), at("differences")), pair(at("results"), at("history"))];
-  const main = h("main", { id: "main", class: "wrap", tabindex: "-1" }, ["top", "failures", "losses", "pictures", "models", "curves", "sites"].map(at), middle, at("activity"));
+  const main = h("main", { id: "main", class: "wrap", tabindex: "-1" }, ["top", "failures", "losses", "pictures", "models", "privacy", "curves", "sites"].map(at), middle, at("activity"));
   const head = bar(story, view), foot = h("footer", { class: "wrap" });
   root.replaceChildren(head.node, main, foot, ...regions());
   const told = () => {
