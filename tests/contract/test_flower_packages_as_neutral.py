@@ -396,7 +396,12 @@ def at_site(run_config: dict[str, Any] | None = None) -> Context:
 
 @pytest.mark.parametrize(
     ("server", "key", "value"),
-    [(False, "FEDPROX_MU", 0.1), (False, "FEDBN", True), (True, "AGGREGATION_WEIGHTS", dict.fromkeys(SLOTS, 1.0))],
+    [
+        (False, "FEDPROX_MU", 0.1),
+        (False, "FEDBN", True),
+        (False, "PARAMS_TYPE", "DIFF"),
+        (True, "AGGREGATION_WEIGHTS", dict.fromkeys(SLOTS, 1.0)),
+    ],
 )
 def test_an_option_that_the_apps_own_code_cannot_follow_is_refused(
     server: bool, key: str, value: object, tmp_path: Path
