@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import zipfile
@@ -17,12 +16,15 @@ from flip_fl.flower.apps import client_app
 from flip_fl.flower.local_job import run_job
 from flip_fl.flower.protocol import METRICS, NUM_EXAMPLES, get_report
 from flip_fl.jobs.templates import template_dir
+from flip_fl.results.verify import read_evaluation
 from flip_fl.settings import write_settings_file
 from tests.support.flower_client import ask, context, settle
+from tests.support.flower_packages import write_evaluation_package, write_package, write_staged_package
 from tests.support.runs import pending
 from tests.support.small_apps import write_app
 
 TEMPLATES = ("standard", "fed_opt", "evaluation", "diffusion_model")
+SLOTS = ("Trust_1", "Trust_2")
 GIVEN: dict[str, Any] = {
     "num-server-rounds": 3,
     "local-epochs": 4,
@@ -35,7 +37,7 @@ GIVEN: dict[str, Any] = {
     "dp-sensitivity": 0.5,
     "dp-epsilon": 3.0,
     "dp-delta": 0.001,
-    "best-model-metric": "worse",
+    "best-model-metric": "loss",
     "best-model-metric-minimize": True,
     "flip-model-id": "",
     "flip-project-id": "sealed project",
@@ -44,40 +46,17 @@ GIVEN: dict[str, Any] = {
     "flip-min-clients": 2,
 }
 
-CLIENT = """
-from flwr.app import Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
-
-app = ClientApp()
+# What a package's own ClientApp finds in its run config at each task.
+TOLD = """
 WANTED = {wanted!r}
 
 
 def told(context):
     got = {{key: context.run_config[key] for key in WANTED}}
     assert got == WANTED, sorted(key for key in WANTED if got[key] != WANTED[key])
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    told(context)
-    metrics = MetricRecord({{"num-examples": 5, "loss": 0.5, "epochs": float(context.run_config["local-epochs"])}})
-    return Message(RecordDict({{"arrays": message.content["arrays"], "metrics": metrics}}), reply_to=message)
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    told(context)
-    worse = float(message.content["config"]["server-round"])
-    metrics = MetricRecord({{"num-examples": 5, "worse": worse}})
-    return Message(RecordDict({{"metrics": metrics}}), reply_to=message)
 """
-MODELS = """
-import torch
-
-
-def get_model():
-    return torch.nn.Linear(3, 1)
-"""
+TELLS = "told(context)"
+EPOCHS = 'metrics["epochs"] = float(epochs)'
 
 
 @pytest.mark.parametrize("job_type", TEMPLATES)
@@ -91,41 +70,65 @@ def test_flower_takes_every_key_of_the_api(job_type: str) -> None:
         assert type(declared[key]) is type(value), key
 
 
-def write_job(folder: Path, wanted: dict[str, Any], job_type: str = "standard") -> Path:
-    """The template, filled as the API fills it: files copied, nothing else."""
-    shutil.copytree(template_dir("flower", job_type), folder)
-    app = folder / "app"
-    app.mkdir()
-    (app / "client_app.py").write_text(CLIENT.format(wanted=wanted))
-    (app / "models.py").write_text(MODELS)
-    (app / "config.json").write_text(json.dumps({"job_type": job_type, "IMAGING": False}))
-    return folder
+def write_app_of(job_type: str, root: Path, wanted: dict[str, Any]) -> Path:
+    """A package of FLIP's form that looks at its run config in every task; config.json leaves the rest to the API."""
+    own = {"imports": TOLD.format(wanted=wanted), "in_evaluate": TELLS}
+    if job_type == "evaluation":
+        return write_evaluation_package(root, **own)
+    write = write_staged_package if job_type == "diffusion_model" else write_package
+    silent = {"GLOBAL_ROUNDS": None, "LOCAL_ROUNDS": None, "job_type": job_type}
+    return write(root, in_train=TELLS, before_reply=EPOCHS, **own, **silent)
 
 
-@pytest.mark.parametrize("job_type", ["standard", "fed_opt"])
-def test_what_the_api_gives_is_what_the_run_does(
-    job_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Model id, rounds, quorum and best model at the server; project, query and the trainer's numbers at the sites."""
+def submitted(job_type: str, tmp_path: Path) -> tuple[Path, list[dict[str, Any]], dict[str, Any]]:
+    """The template, filled and run as the API does it: files copied, keys given, nothing else.
+
+    The job's bundle, all that it would tell a hub, and the keys.
+    """
     model_id = uuid4()
     given = {**GIVEN, "flip-model-id": str(model_id), "flip-job-dir": str(tmp_path / "job" / "app")}
-    job = write_job(tmp_path / "job", given, job_type)
-    (tmp_path / "cohort.csv").write_text("person_id,a\n1,2\n")
+    package = write_app_of(job_type, tmp_path / "package", given)
+    job = tmp_path / "job"
+    shutil.copytree(template_dir("flower", job_type), job)
+    shutil.copytree(package / "app", job / "app")
+    kept = tmp_path / "checkpoints" / str(model_id)
+    kept.mkdir(parents=True)
+    for checkpoint in (job / "app").glob("*.pt"):
+        checkpoint.rename(kept / checkpoint.name)
+    server = {"LOCAL_DEV": "true", "SERVER_CHECKPOINT_ROOT": str(tmp_path / "checkpoints")}
+    write_settings_file(tmp_path / "settings" / "server.env", server)
+    for slot in SLOTS:
+        site = {"DEV_DATAFRAME": str(package / "cohort.csv"), "FLIP_STATE_DIR": str(tmp_path / slot)}
+        mode = {"LOCAL_DEV": "true", "FLIP_ROLE": "client", "DEV_TABULAR": "true"}
+        write_settings_file(tmp_path / "settings" / f"{slot}.env", {**mode, **site})
+    run_job(job, SLOTS, run_config=given, log_dir=tmp_path / "logs")
+    (outbox,) = tmp_path.rglob(f"{model_id}.sqlite")
+    (bundle,) = tmp_path.rglob(f"{model_id}.zip")
+    return bundle, [item for _, item in pending(outbox)], given
+
+
+@pytest.mark.parametrize("job_type", TEMPLATES)
+def test_a_package_of_the_existing_form_does_what_the_api_gives(
+    job_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model id, rounds, quorum and best model at the server; project, query and the trainer's numbers at the sites.
+
+    The rounds of two stages, and the models of an evaluation, are config.json's.
+    """
     monkeypatch.setenv("FLIP_SETTINGS_DIR", str(tmp_path / "settings"))
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
     monkeypatch.delenv("FLIP_STATE_DIR", raising=False)
-    write_settings_file(tmp_path / "settings" / "server.env", {"LOCAL_DEV": "true"})
-    for slot in ("Trust_1", "Trust_2"):
-        site = {"DEV_DATAFRAME": str(tmp_path / "cohort.csv"), "FLIP_STATE_DIR": str(tmp_path / slot)}
-        mode = {"LOCAL_DEV": "true", "FLIP_ROLE": "client", "DEV_TABULAR": "true"}
-        write_settings_file(tmp_path / "settings" / f"{slot}.env", {**mode, **site})
-    run_job(job, ("Trust_1", "Trust_2"), run_config=given, log_dir=tmp_path / "logs")
-    (outbox,) = tmp_path.rglob(f"{model_id}.sqlite")
-    told = [item for _, item in pending(outbox)]
-    rounds = [item for item in told if item.get("event_type") == "ROUND_STARTED"]
-    assert [item["details"]["total_rounds"] for item in rounds] == [3, 3, 3]
-    assert {item["result"] for item in told if item.get("label") == "epochs"} == {4.0}
-    (bundle,) = tmp_path.rglob(f"{model_id}.zip")
+    bundle, told, given = submitted(job_type, tmp_path)
+    rounds = [item["details"] for item in told if item.get("event_type") == "ROUND_STARTED"]
+    assert [item["status"] for item in told if item["kind"] == "status"][-1] == "RESULTS_UPLOADED"
+    if job_type == "evaluation":
+        assert {slot: list(found) for slot, found in read_evaluation(bundle).items()} == {
+            slot: ["SRV_base"] for slot in SLOTS
+        }
+        return
+    stages = ["ae", "dm", "dm"] if job_type == "diffusion_model" else [None] * given["num-server-rounds"]
+    assert [(each.get("stage"), each["total_rounds"]) for each in rounds] == [(stage, 3) for stage in stages]
+    assert {item["result"] for item in told if str(item.get("label")).endswith("epochs")} == {4.0}
     with zipfile.ZipFile(bundle) as archive:
         assert {"FL_global_model.pt", "best_FL_global_model.pt"} <= set(archive.namelist())
 

@@ -29,7 +29,14 @@ from flip_fl.reporting.outbox import Outbox
 from flip_fl.settings import write_settings_file
 from flip_fl.values import JobType
 from tests.support.flower_client import LINEAR, ask, context, labels, numpy_of, task_message
-from tests.support.flower_packages import MODELS, write, write_cohort, write_package, write_quickstart
+from tests.support.flower_packages import (
+    MODELS,
+    write,
+    write_cohort,
+    write_package,
+    write_quickstart,
+    write_staged_package,
+)
 
 SLOTS = ("Trust_1", "Trust_2")
 
@@ -84,39 +91,6 @@ class FlipFedAvg(FlipFedAvg):
     def aggregate_train(self, server_round, replies):
         raise ArithmeticError("no mean")
 
-"""
-
-
-STAGED_MODELS = """
-import torch
-
-
-class Second(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.autoencoder = get_model("ae").requires_grad_(False)
-        self.head = torch.nn.Linear(1, 1)
-
-    def forward(self, x):
-        return self.head(self.autoencoder(x))
-
-
-def get_model(stage):
-    torch.manual_seed(0)
-    return torch.nn.Linear(3, 1) if stage == "ae" else Second()
-"""
-# Frozen parameters have no gradient.
-STAGED_TASK = """
-
-def step(model, data, rate):
-    loss = loss_of(model, data)
-    model.zero_grad()
-    loss.backward()
-    with torch.no_grad():
-        for each in model.parameters():
-            if each.grad is not None:
-                each -= rate * each.grad
-    return float(loss)
 """
 
 
@@ -222,12 +196,7 @@ def test_a_servers_optimizer_moves_a_package_as_it_moves_the_neutral_form(packag
 
 def test_a_package_of_two_stages_is_told_which_one_it_trains(package: Path, tmp_path: Path) -> None:
     """``diffusion_model``: stage 2 starts from what stage 1 has made, and each task's config record names its stage."""
-    write_package(package, job_type="diffusion_model", GLOBAL_ROUNDS_AE=1, GLOBAL_ROUNDS_DM=2)
-    (package / "app" / "models.py").write_text(STAGED_MODELS)
-    client = package / "app" / "client_app.py"
-    staged = 'model = get_model(message.content["config"]["stage"])'
-    client.write_text(client.read_text().replace("model = get_model()", staged))
-    (package / "app" / "task.py").write_text((package / "app" / "task.py").read_text() + STAGED_TASK)
+    write_staged_package(package)
     assert check_app(package / "app", SLOTS).config.job_type is JobType.DIFFUSION
     assert inspect_app(package / "app").problems == ()
     items = run(package / "app", tmp_path, **{"learning-rate": 0.5, "num-server-rounds": 3})
@@ -427,7 +396,12 @@ def at_site(run_config: dict[str, Any] | None = None) -> Context:
 
 @pytest.mark.parametrize(
     ("server", "key", "value"),
-    [(False, "FEDPROX_MU", 0.1), (False, "FEDBN", True), (True, "AGGREGATION_WEIGHTS", dict.fromkeys(SLOTS, 1.0))],
+    [
+        (False, "FEDPROX_MU", 0.1),
+        (False, "FEDBN", True),
+        (False, "PARAMS_TYPE", "DIFF"),
+        (True, "AGGREGATION_WEIGHTS", dict.fromkeys(SLOTS, 1.0)),
+    ],
 )
 def test_an_option_that_the_apps_own_code_cannot_follow_is_refused(
     server: bool, key: str, value: object, tmp_path: Path

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,11 +19,13 @@ import torch
 from flip_fl.dashboard.story import Story
 from flip_fl.environment import scrubbed
 from flip_fl.nvflare.job import SERVER_CONFIG
+from flip_fl.results.verify import read_evaluation
 from flip_fl.simulate.prepare import prepare
 from tests.support.evaluations import write_evaluation
 from tests.support.federation import SLOTS, federation
 from tests.support.fl_api import Submission, submitted_job
 from tests.support.runs import pending
+from tests.support.scripts import write_evaluator_script, write_script_app, write_staged_script
 from tests.support.small_apps import write_app
 from tests.support.staged_app import write_staged_app
 
@@ -125,7 +128,7 @@ def test_the_quorum_that_the_api_writes_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "job_type", ["evaluation", *(pytest.param(each, marks=pytest.mark.soak) for each in ("fed_opt", "diffusion_model"))]
+    "job_type", [pytest.param(each, marks=pytest.mark.soak) for each in ("evaluation", "fed_opt", "diffusion_model")]
 )
 def test_the_other_templates_run_as_the_api_submits_them(job_type: str, tmp_path: Path) -> None:
     """Each comes to its results under the model id that the API wrote, with what config.json alone says.
@@ -152,6 +155,39 @@ def test_the_other_templates_run_as_the_api_submits_them(job_type: str, tmp_path
         start, found = torch.nn.Linear(3, 1).state_dict(), weights(bundle, "FL_global_model.pt")
         for key, before in start.items():
             torch.testing.assert_close(found[key], before + 0.5 * (1.5 - before))
+
+
+def script_of(job_type: str, folder: Path) -> Path:
+    """A Client-API script that is given the project and the query of the API."""
+    given = f"({Submission.project_id!r}, {Submission.query!r})"
+    if job_type == "evaluation":
+        look = f"assert (args.project_id, client_config['query']) == {given}"
+        return write_evaluator_script(folder, {"base": {"checkpoint": "linear.pt"}}, in_evaluate=look)
+    if job_type == "diffusion_model":
+        return write_staged_script(folder)
+    optimizer = {"SERVER_OPTIMIZER": "adam"} if job_type == "fed_opt" else {}
+    return write_script_app(
+        folder, job_type=job_type, in_train=f"assert (args.project_id, load_query()) == {given}", **optimizer
+    )
+
+
+@pytest.mark.parametrize("job_type", ["standard", "fed_opt", "evaluation", "diffusion_model"])
+def test_scripts_run_as_the_api_submits_them(job_type: str, tmp_path: Path) -> None:
+    """None knows flip_fl: each is trained and scored as under FLIP's own template, to results under the API's id."""
+    bundle, told = run(job_type, script_of(job_type, tmp_path / "app"), Submission(uuid4(), SLOTS), tmp_path)
+    metrics = Counter(item["label"] for item in told if item["kind"] == "metric")
+    assert [item["status"] for item in told if item["kind"] == "status"][-1] == "RESULTS_UPLOADED"
+    if job_type == "evaluation":
+        assert metrics == {"base/val_loss": 2, "base/accuracy": 2}
+        assert {slot: list(found) for slot, found in read_evaluation(bundle).items()} == {
+            slot: ["SRV_base"] for slot in SLOTS
+        }
+    elif job_type == "diffusion_model":
+        assert metrics == {"ae/Total loss": 4, "ae/val_loss": 4, "dm/Total loss": 2, "dm/val_loss": 2}
+        assert float(weights(bundle, "FL_global_model.pt")["diffusion_model.bias"][0]) != 0.0
+    else:
+        assert metrics == {"Train loss (G)": 2, "TRAIN_LOSS": 2, "val_loss": 2, "accuracy": 2}
+        assert set(weights(bundle, "FL_global_model.pt")) == {"weight", "bias"}
 
 
 def test_nvflares_own_evaluation_finds_the_jobs_models_and_its_scores_are_in_the_results(tmp_path: Path) -> None:

@@ -13,7 +13,13 @@ from flip_fl.simulate.model import RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import ModelStatus
 from tests.support.bundles import bundle_of, weights_of
-from tests.support.flower_packages import write_evaluation_package, write_package, write_quickstart
+from tests.support.flower_packages import (
+    write_evaluation_package,
+    write_package,
+    write_quickstart,
+    write_staged_package,
+)
+from tests.support.runs import at_this_load, raises_marked, until_the_hub_knew
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -127,25 +133,52 @@ def test_a_server_app_reaches_nothing_of_its_server_in_production(production: bo
     assert set(json.loads(tried).values()) == {not production}
 
 
+IMPORT = ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'")
+RAISE = ("raise ArithmeticError('no such mean')", "ArithmeticError: no such mean")
+
+
 @pytest.mark.xdist_group("flower_packages")
 @pytest.mark.parametrize(
-    ("where", "words"),
+    ("place", "fails"),
     [
-        ({"imports": "import no_such_package"}, "ModuleNotFoundError: No module named 'no_such_package'"),
-        ({"server": True, "server_imports": "from nowhere import strategy"}, "ModuleNotFoundError"),
+        ("imports", IMPORT),
+        ("server_imports", IMPORT),
+        ("in_train", RAISE),
+        pytest.param("in_evaluate", RAISE, marks=pytest.mark.soak),
+        pytest.param("in_main", RAISE, marks=pytest.mark.soak),
     ],
 )
-def test_what_fails_is_at_the_hub_with_its_traceback(where: dict[str, object], words: str, tmp_path: Path) -> None:
-    """A bad import or a raise, at a site or in the ServerApp, ends the run at once and says why."""
-    app = write_package(tmp_path / "mine", **where)
+def test_what_fails_is_at_the_hub_within_seconds(place: str, fails: tuple[str, str], tmp_path: Path) -> None:
+    """A bad import or a raise, at a site or in the ServerApp: within 3 s its traceback is at the hub, as the reason."""
+    statement, words = fails
+    mark = tmp_path / "raised"
+    server = place in ("server_imports", "in_main")
+    app = write_package(tmp_path / "mine", server=server, **{place: raises_marked(mark, statement)})
     outcome = launch(app, tmp_path / "run", data=app / "cohort.csv")
     assert outcome.status is ModelStatus.ERROR
     assert words.partition(":")[0] in str(outcome.story.reason)
     rows = [row for row in outcome.story.feed if "Traceback" in row.text]
     assert rows
-    assert all(words in row.text and "_app.py" in row.text for row in rows)
-    began = [row.at for row in outcome.story.feed if row.text.startswith("Round 1 of")]
-    assert all((row.at - began[0]).total_seconds() < 3 for row in rows if began)
+    file = "server_app.py" if server else "client_app.py"
+    assert all(words in row.text and file in row.text for row in rows)
+    assert until_the_hub_knew(outcome.folder, words, mark) < at_this_load(3.0)
+
+
+@pytest.mark.xdist_group("flower_packages")
+@pytest.mark.parametrize("job_type", ["diffusion_model", pytest.param("fed_opt", marks=pytest.mark.soak)])
+def test_packages_of_the_other_types_run_as_they_are(job_type: str, tmp_path: Path) -> None:
+    """Two stages, and an optimizer on the server: the ClientApp does its work, the house's server the rest."""
+    if job_type == "diffusion_model":
+        app, labels = write_staged_package(tmp_path / "mine"), {"ae/loss": [1], "dm/loss": [2, 3]}
+    else:
+        app = write_package(tmp_path / "mine", job_type=job_type, SERVER_OPTIMIZER="adam")
+        labels = {"loss": [1, 2]}
+    outcome = launch(app, tmp_path / "run", data=app / "cohort.csv")
+    assert outcome.status is ModelStatus.RESULTS_UPLOADED, outcome.reason
+    for label, rounds in labels.items():
+        found = points(outcome, label)
+        assert {slot: [number for _, number, _ in each] for slot, each in found.items()} == dict.fromkeys(SLOTS, rounds)
+    assert weights_of(bundle_of(outcome))
 
 
 @pytest.mark.xdist_group("flower_packages")
@@ -163,7 +196,10 @@ def test_an_evaluation_package_is_evaluated_model_by_model(tmp_path: Path) -> No
 @pytest.mark.xdist_group("flower_packages")
 @pytest.mark.parametrize("runtime", ["in-process", pytest.param("ray", marks=pytest.mark.soak)])
 def test_flowers_hello_world_runs_with_model_and_data_exchanged(runtime: str, tmp_path: Path) -> None:
-    """What ``flwr new`` makes for PyTorch, with config.json and models.py, is a run of FLIP (ray: by ``flwr run``)."""
+    """What ``flwr new`` makes for PyTorch, with config.json and models.py, is a run of FLIP (ray: by ``flwr run``).
+
+    It also scores each global model on the server (``evaluate_fn``), which is its own affair and in its log.
+    """
     app = write_quickstart(tmp_path / "quickstart")
     outcome = launch(app, tmp_path / "run", runtime)
     assert outcome.status is ModelStatus.RESULTS_UPLOADED, outcome.reason
@@ -173,6 +209,10 @@ def test_flowers_hello_world_runs_with_model_and_data_exchanged(runtime: str, tm
     manifest = json.loads((outcome.folder / "story.json").read_text())
     assert manifest["model"]["facts"]["Engine"] == f"flower ({runtime})"
     assert not list(tmp_path.rglob("final_model.pt"))  # in the run's scratch, which is gone
+    if runtime == "in-process":
+        log = "".join(path.read_text() for path in (outcome.folder / "logs").glob("*.log"))
+        assert "central_accuracy" in log
+    assert not points(outcome, "central_accuracy")
 
 
 @pytest.mark.soak

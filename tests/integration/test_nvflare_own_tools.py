@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -24,7 +23,7 @@ from flip_fl.values import ModelStatus
 from tests.support.evaluations import write_evaluation
 from tests.support.federation import SLOTS, federation
 from tests.support.runs import pending
-from tests.support.scripts import write_hello_world, write_script_app
+from tests.support.scripts import write_hello_world
 from tests.support.small_apps import write_app
 from tests.support.staged_app import write_staged_app
 
@@ -140,21 +139,6 @@ def test_the_template_runs_without_a_hub_and_keeps_its_story(job_type: str, tmp_
     assert [item["details"].get("stage") for item in rounds] == stages
     failures = [item["log"] for _, item in pending(outbox) if item.get("success") is False and item.get("log")]
     assert [text for text in failures if text.startswith("no round was kept as the best: no site validated dice")]
-
-
-def test_a_script_runs_without_a_hub(tmp_path: Path) -> None:
-    """A job folder with a Client-API script under NVFLARE's own command: trained and validated, its story is kept."""
-    app = write_script_app(tmp_path / "app")
-    data = tmp_path / "data"
-    prepare(app, data)
-    model_id = uuid4()
-    job = write_job(app, "standard", JobValues(model_id=model_id, num_rounds=1, min_clients=2), tmp_path / "job")
-    workspace = tmp_path / "ws"
-    simulate(job, workspace, "site-1,site-2", DEV_DATAFRAME=str(data / "cohort.csv"), DEV_TABULAR="true")
-    assert list(workspace.rglob(f"results/{model_id}.zip"))
-    (outbox,) = workspace.rglob(f"{model_id}.sqlite")
-    metrics = Counter(item["label"] for _, item in pending(outbox) if item["kind"] == "metric")
-    assert metrics == {"Train loss (G)": 2, "TRAIN_LOSS": 2, "val_loss": 2, "accuracy": 2}
 
 
 def test_nvflares_hello_world_runs_under_its_own_controller(tmp_path: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sqlite3
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +17,7 @@ from flip_fl.simulate.model import RunOptions, RunOutcome
 from flip_fl.simulate.run import run
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
 from tests.support.bundles import bundle_of, weights_of
-from tests.support.runs import Trouble, processes_of, wait_for
+from tests.support.runs import at_this_load, processes_of, raises_marked, until_the_hub_knew
 from tests.support.scripts import write_evaluator_script, write_hello_world, write_script_app, write_staged_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("scripts")]
@@ -31,8 +27,8 @@ APPLIED = ["PENDING", "INITIATED", "PREPARED", "RUNNING", "RESULTS_UPLOADED"]
 CANARY = "CANARY7Q"
 
 
-def launch(app: Path, out: Path, progress: Any = lambda _: None, **options: Any) -> RunOutcome:
-    return run(RunOptions(app=app, engine="nvflare", sites=2, out=out, **options), progress)
+def launch(app: Path, out: Path, **options: Any) -> RunOutcome:
+    return run(RunOptions(app=app, engine="nvflare", sites=2, out=out, **options), lambda _: None)
 
 
 def statuses(story: Story) -> list[str]:
@@ -121,53 +117,53 @@ def test_an_evaluator_scores_every_model_with_the_trust_s_own_services(tmp_path:
     assert "ValueError: this site cannot" in failure.detail
 
 
-class _Watch:
-    """When the script raised, and when the hub knew."""
-
-    def __init__(self, folder: Path) -> None:
-        self._database = folder / "run" / "hub.sqlite"
-        self._raised = folder / "raised"
-        self.took = float("inf")
-
-    def __call__(self) -> None:
-        wait_for(self._raised.exists, "the raise")
-        wait_for(self._told, "the report", timeout_s=60, poll_s=0.02)
-        self.took = time.time() - self._raised.stat().st_mtime
-
-    def _told(self) -> bool:
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self._database)) as database:
-            rows = database.execute("SELECT count(*) FROM fl_logs WHERE NOT success AND log LIKE '%no such backend%'")
-            return bool(rows.fetchone()[0])
-        return False
-
-
 @pytest.mark.parametrize(
     "where", ["at_import", *(pytest.param(where, marks=pytest.mark.soak) for where in ("in_train", "in_validate"))]
 )
 def test_an_exception_is_at_the_hub_within_seconds(where: str, tmp_path: Path) -> None:
-    """A raise at import, in training, in validation: file, line and text at the hub within 3 s; it is the reason.
-
-    Where more wants to run than there are cores, the time is that much longer.
-    """
-    raised = f"mark = Path({str(tmp_path / 'raised')!r}); mark.exists() or mark.touch()"
-    raises = f"{raised}; raise ImportError('no such backend')"
-    watch = _Watch(tmp_path)
-    trouble = Trouble(watch)
-    outcome = launch(write_script_app(tmp_path / "app", **{where: raises}), tmp_path / "run", trouble)
-    trouble.end()
+    """A raise at import, in training, in validation: file, line and text at the hub within 3 s; it is the reason."""
+    mark = tmp_path / "raised"
+    raises = raises_marked(mark, "raise ImportError('no such backend')")
+    outcome = launch(write_script_app(tmp_path / "app", **{where: raises}), tmp_path / "run")
     assert outcome.status is ModelStatus.ERROR
     assert "ImportError: no such backend" in (outcome.reason or "")
     assert all('File "trainer.py", line' in failure.detail for failure in outcome.story.failures)
     assert outcome.story.failures
-    assert watch.took < 3 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert until_the_hub_knew(outcome.folder, "ImportError: no such backend", mark) < at_this_load(3.0)
 
 
-def test_nvflares_own_hello_world_runs_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("wanted", "sent"), [("DIFF", "FULL"), pytest.param("FULL", "DIFF", marks=pytest.mark.soak)])
+def test_the_wrong_kind_of_params_is_one_report_that_says_what_to_change(
+    wanted: str, sent: str, tmp_path: Path
+) -> None:
+    """Whole weights where differences are expected, and the reverse: the run ends with one failure of both sites."""
+    send = f"flare.send(flare.FLModel(params=model.state_dict(), params_type='{sent}')); continue"
+    outcome = launch(write_script_app(tmp_path / "app", in_train=send, PARAMS_TYPE=wanted), tmp_path / "run")
+    assert outcome.status is ModelStatus.ERROR
+    (failure,) = outcome.story.failures
+    assert failure.slots == list(SLOTS)
+    for said in (f'params_type="{wanted}"', f'set PARAMS_TYPE to "{sent}"'):
+        assert said in failure.headline
+        assert said in (outcome.reason or "")
+
+
+@pytest.mark.soak
+def test_nvflares_hello_world_without_tasks_runs_as_it_is(tmp_path: Path) -> None:
     """A client that asks for no task: it is only trained, its scores are the round's before, and choose the best."""
     outcome = launch(write_hello_world(tmp_path / "app", GLOBAL_ROUNDS=3), tmp_path / "run")
     assert (outcome.status, outcome.exit_code, outcome.reason) == (ModelStatus.RESULTS_UPLOADED, 0, None)
     assert points(outcome.story, "accuracy") == {slot: [(1, 1.0), (2, 2.0)] for slot in SLOTS}
     assert [(each.returned, each.expected) for each in outcome.story.rounds] == [(2, 2)] * 3
+    assert verify(bundle_of(outcome)).models == ("FL_global_model.pt", "best_FL_global_model.pt")
+
+
+def test_nvflares_hello_world_runs_as_it_is(tmp_path: Path) -> None:
+    """With model and data exchanged alone it trains, scores each new model when it is asked to, and finds the best."""
+    app = write_hello_world(tmp_path / "app", evaluates=True, GLOBAL_ROUNDS=2)
+    outcome = launch(app, tmp_path / "run")
+    assert (outcome.status, outcome.exit_code, outcome.reason) == (ModelStatus.RESULTS_UPLOADED, 0, None)
+    for label in ("accuracy", "train_accuracy"):
+        assert points(outcome.story, label) == {slot: [(1, 1.0), (2, 2.0)] for slot in SLOTS}
     assert verify(bundle_of(outcome)).models == ("FL_global_model.pt", "best_FL_global_model.pt")
 
 

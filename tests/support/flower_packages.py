@@ -82,7 +82,8 @@ def train(message: Message, context: Context) -> Message:
     name = os.getenv("SUPERNODE_NAME", "unknown_client")
     number = int(message.content["config"]["server-round"])
     data, model = load_data(context), _model(message)
-    rate, epochs = context.run_config["learning-rate"], int(config["LOCAL_ROUNDS"])
+    run = context.run_config
+    rate, epochs = run["learning-rate"], int(config.get("LOCAL_ROUNDS") or run["local-epochs"])
     metrics = {{}}
     for epoch in range(epochs):
         loss = step(model, data, rate)
@@ -99,6 +100,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
+    {in_evaluate}
     name = os.getenv("SUPERNODE_NAME", "unknown_client")
     data, model = load_data(context), _model(message)
     with torch.no_grad():
@@ -177,6 +179,10 @@ def load_data(partition_id: int, num_partitions: int, batch_size: int):
     return DataLoader(data, batch_size=batch_size), DataLoader(data, batch_size=batch_size)
 
 
+def load_centralized_dataset():
+    return load_data(7, 8, 32)[1]
+
+
 def train(net, trainloader, epochs, lr, device):
     net.to(device)
     criterion = torch.nn.CrossEntropyLoss()
@@ -250,11 +256,11 @@ def evaluate(msg: Message, context: Context):
 
 QUICKSTART_SERVER = """
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from pytorchexample.task import Net
+from pytorchexample.task import Net, load_centralized_dataset, test
 
 app = ServerApp()
 
@@ -272,10 +278,18 @@ def main(grid: Grid, context: Context) -> None:
         initial_arrays=arrays,
         train_config=ConfigRecord({"lr": lr}),
         num_rounds=num_rounds,
+        evaluate_fn=global_evaluate,
     )
     print("\\nSaving final model to disk...")
     state_dict = result.arrays.to_torch_state_dict()
     torch.save(state_dict, "final_model.pt")
+
+
+def global_evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+    model = Net()
+    model.load_state_dict(arrays.to_torch_state_dict())
+    loss, accuracy = test(model, load_centralized_dataset(), torch.device("cpu"))
+    return MetricRecord({"central_accuracy": accuracy, "central_loss": loss})
 """
 
 QUICKSTART_CONFIG = """num-server-rounds = 2
@@ -293,6 +307,7 @@ def write_package(
     server_imports: str = "",
     mods: str = "",
     in_train: str = "pass",
+    in_evaluate: str = "pass",
     before_reply: str = "pass",
     in_main: str = "pass",
     run_config: str = "learning-rate = 0.5\nlocal-epochs = 7\nmine = 'kept'",
@@ -300,19 +315,64 @@ def write_package(
 ) -> Path:
     """A package of FLIP's form in ``root``: ``app/`` with client_app.py, config.json, models.py and its own task.py.
 
-    ``server``: with a ``server_app.py`` of its own. The cohort lies in ``root/cohort.csv``.
+    ``server``: with a ``server_app.py`` of its own. The cohort lies in ``root/cohort.csv``. A key of ``config`` that
+    is None is left out of config.json.
     """
-    files = {
-        "models.py": MODELS,
-        "task.py": TASK,
-        "client_app.py": CLIENT.format(imports=imports, mods=mods, in_train=in_train, before_reply=before_reply),
-    }
+    client = CLIENT.format(
+        imports=imports, mods=mods, in_train=in_train, in_evaluate=in_evaluate, before_reply=before_reply
+    )
+    files = {"models.py": MODELS, "task.py": TASK, "client_app.py": client}
     if server:
         files["server_app.py"] = SERVER.format(imports=server_imports, in_main=in_main)
     settings = {"job_type": "standard", "GLOBAL_ROUNDS": 2, "LOCAL_ROUNDS": 2, "IMAGING": False, **config}
-    write(root / "app", files, settings)
+    write(root / "app", files, {key: value for key, value in settings.items() if value is not None})
     (root / "pyproject.toml").write_text(PROJECT.format(package="app", config=run_config))
     write_cohort(root / "cohort.csv")
+    return root
+
+
+STAGED_MODELS = """
+import torch
+
+
+class Second(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.autoencoder = get_model("ae").requires_grad_(False)
+        self.head = torch.nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.head(self.autoencoder(x))
+
+
+def get_model(stage):
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 1) if stage == "ae" else Second()
+"""
+# Frozen parameters have no gradient.
+STAGED_TASK = """
+
+def step(model, data, rate):
+    loss = loss_of(model, data)
+    model.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for each in model.parameters():
+            if each.grad is not None:
+                each -= rate * each.grad
+    return float(loss)
+"""
+
+
+def write_staged_package(root: Path, **given: Any) -> Path:
+    """A package of two stages: it reads in its config record which one a message is of. Else as ``write_package``."""
+    write_package(root, **{"job_type": "diffusion_model", "GLOBAL_ROUNDS_AE": 1, "GLOBAL_ROUNDS_DM": 2, **given})
+    app = root / "app"
+    (app / "models.py").write_text(STAGED_MODELS)
+    (app / "task.py").write_text(TASK + STAGED_TASK)
+    client = app / "client_app.py"
+    staged = 'model = get_model(message.content["config"]["stage"])'
+    client.write_text(client.read_text().replace("model = get_model()", staged))
     return root
 
 
@@ -325,32 +385,34 @@ from flwr.clientapp import ClientApp
 
 from app.models import get_model
 from app.task import load_data, loss_of
+{imports}
 
 app = ClientApp()
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
+    {in_evaluate}
     name = os.getenv("SUPERNODE_NAME", "unknown_client")
     data, model = load_data(context), get_model()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     with torch.no_grad():
         x, y = data
         right = ((model(x).squeeze(1) > 0) == (y > 0)).float().mean()
-        metrics = {"loss": float(loss_of(model, data)), "accuracy": float(right), "num-examples": len(y)}
-    content = RecordDict({"metrics": MetricRecord(metrics), "config": ConfigRecord({"client_name": name})})
+        metrics = {{"loss": float(loss_of(model, data)), "accuracy": float(right), "num-examples": len(y)}}
+    content = RecordDict({{"metrics": MetricRecord(metrics), "config": ConfigRecord({{"client_name": name}})}})
     return Message(content, reply_to=message)
 """
 
 
-def write_evaluation_package(root: Path) -> Path:
+def write_evaluation_package(root: Path, *, imports: str = "", in_evaluate: str = "pass") -> Path:
     """A package of FLIP's form that evaluates two models, one of which is not there; with a server_app.py, too."""
     import torch
 
     files = {
         "models.py": MODELS,
         "task.py": TASK,
-        "client_app.py": EVALUATION_CLIENT,
+        "client_app.py": EVALUATION_CLIENT.format(imports=imports, in_evaluate=in_evaluate),
         "server_app.py": "raise SystemExit('an evaluation is the platform's')\n",
     }
     models = {"base": {"checkpoint": "base.pt", "path": "linear"}, "lost": {"checkpoint": "lost.pt", "path": "linear"}}

@@ -94,6 +94,28 @@ def told(database: Path, model_id: UUID) -> Told:
         )
 
 
+def raises_marked(mark: Path, statement: str) -> str:
+    """``statement``, which fails, on one line for an app: the first to come there makes the file ``mark`` before it."""
+    return f"import pathlib; mark = pathlib.Path({str(mark)!r}); mark.exists() or mark.touch(); {statement}"
+
+
+def until_the_hub_knew(run: Path, words: str, mark: Path) -> float:
+    """Seconds from the making of ``mark`` to the first failure with ``words`` that the hub of ``run`` has stored.
+
+    By the hub's clock, which is this machine's; infinite where it has none.
+    """
+    with admin.open_session(f"sqlite:///{run / 'hub.sqlite'}") as session:
+        found = session.exec(
+            select(FlLog.log_date).where(col(FlLog.success).is_(False), col(FlLog.log).contains(words))
+        ).all()
+    return min((each.timestamp() for each in found), default=float("inf")) - mark.stat().st_mtime
+
+
+def at_this_load(seconds: float) -> float:
+    """``seconds``, and where more wants to run than there are cores, that much longer."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def _details(row: FlLog) -> dict[str, Any]:
     details: dict[str, Any] = json.loads(row.details or "{}")
     details.pop("seconds", None)

@@ -279,8 +279,16 @@ if __name__ == "__main__":
     main()
 """
 
+# In newer ones it also asks whether it is to score alone.
+HELLO_STEPS = "        steps = epochs * len(train_loader)\n"
+HELLO_EVALUATES = """
+        if flare.is_evaluate():
+            print(f"site = {client_name}, running cross-site evaluation")
+            flare.send(flare.FLModel(metrics={"accuracy": accuracy}))
+            continue
+"""
+
 HELLO_FILES = {
-    "trainer.py": HELLO_CLIENT,
     "model.py": """
 import torch.nn as nn
 
@@ -301,9 +309,13 @@ def load_data():
 }
 
 
-def write_hello_world(folder: Path, **config: Any) -> Path:
-    """Write NVFLARE's own hello-world client with a model and data of ours; nothing else of it is exchanged."""
-    return _write(folder, HELLO_FILES, "ROW", {"BEST_MODEL_METRIC": "accuracy", **config})
+def write_hello_world(folder: Path, *, evaluates: bool = False, **config: Any) -> Path:
+    """Write NVFLARE's own hello-world client with a model and data of ours; nothing else of it is exchanged.
+
+    ``evaluates``: in the form that asks for its task.
+    """
+    client = HELLO_CLIENT.replace(HELLO_STEPS, HELLO_EVALUATES + HELLO_STEPS) if evaluates else HELLO_CLIENT
+    return _write(folder, {**HELLO_FILES, "trainer.py": client}, "ROW", {"BEST_MODEL_METRIC": "accuracy", **config})
 
 
 STAGED_MODELS = """
