@@ -140,7 +140,8 @@ class _Server:
     def serve(self) -> Task | None:
         """Load and answer until nobody can ask, or for ``idle_s`` nobody did. In a child: what it is to do."""
         while True:
-            for key, _ in self._selector.select(self._patience()):
+            events = self._selector.select(self._patience())
+            for key, _ in events:
                 assert isinstance(key.fileobj, socket.socket)
                 if key.fileobj is self._waking:
                     with contextlib.suppress(BlockingIOError):
@@ -152,7 +153,8 @@ class _Server:
                     self._children.close()
                     return None
             self._children.tell_ends()
-            if self._modules:
+            # Whoever has asked is heard first: while a module is loaded nobody is.
+            if self._modules and not events:
                 self._modules.load_next()
             while (request := self._next()) is not None:
                 if (task := self._answer(request)) is not None:

@@ -171,13 +171,16 @@ def test_children_of_a_server_that_was_killed_count_as_lost(server: ForkServer, 
 
 def test_a_child_waits_for_its_own_module_and_for_none_behind_it(home: Path, tmp_path: Path) -> None:
     """The starting weights are made while the sites' libraries are still loaded; no site begins without its own."""
-    gate = tmp_path / "gate"
-    (home / "loads_slowly.py").write_text(
-        f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\ndef main(argv): return 4\n"
+    asked_for, gate = tmp_path / "asked", tmp_path / "gate"
+    waiting = (
+        "import os, sys, time\nwhile not os.path.exists({path!r}): time.sleep(0.01)\ndef main(argv): return {code}\n"
     )
-    (home / "stands_first.py").write_text("import sys\ndef main(argv): return 3 + ('loads_slowly' in sys.modules)\n")
+    (home / "loads_slowly.py").write_text(waiting.format(path=str(gate), code=4))
+    first_code = "3 + ('loads_slowly' in sys.modules)"
+    (home / "stands_first.py").write_text(waiting.format(path=str(asked_for), code=first_code))
     with closing(ForkServer(["stands_first", "loads_slowly"], _environment(home))) as server:
         asked = [server.fork(each, [], _environment(home), cwd=home) for each in ("loads_slowly", "stands_first")]
+        asked_for.touch()
         with closing(asked[0]) as last, closing(asked[1]) as first:
             assert first.pid
             assert not last.started

@@ -397,8 +397,9 @@ def test_a_sites_images_outlive_a_process_and_go_when_it_is_told(
         monkeypatch.setattr(TrustSource, "dataframe", lambda self, project, query: pd.DataFrame(rows))
         assert not ask(client_app(app), task_message()).has_error()
         assert kept == [("flower-77", "Trust_1", LEASE_S)]
+        # The folder that uploads are put into is the net's, and stays.
         lying = sorted(path.name for path in service.root.iterdir())
-        assert lying == ["A1", "A2"]
+        assert lying == ["A1", "A2", "upload"]
         folder = state_of(tmp_path) / "images"
         index = ImageIndex(folder, service.root, "flower-77", watch=job_lock(folder, "flower-77"))
         first = index.used_at()
@@ -409,7 +410,7 @@ def test_a_sites_images_outlive_a_process_and_go_when_it_is_told(
         assert again > first
         assert not ask(client_app(app), task_message(QUERY_END)).has_error()
         assert index.used_at() is None
-        assert list(service.root.iterdir()) == []
+        assert [path.name for path in service.root.iterdir()] == ["upload"]
         assert service.attempts == {"A1": 1, "A2": 1}
         kept.clear()
         long_lived = context({"slot": "Trust_1", STOP_FILE: str(tmp_path / "stop")})
