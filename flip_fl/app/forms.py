@@ -17,7 +17,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from flip_fl.app.syntax import functions, imported, last_name, parsed, reachable
+from flip_fl.app.syntax import functions, imported, last_name, parsed, reachable, text_of
 from flip_fl.errors import FlipError
 from flip_fl.values import JobType
 
@@ -76,15 +76,10 @@ class Form:
         )
 
     @property
-    def says_full(self) -> bool:
-        """Whether a script says that it sends whole weights (``ParamsType.FULL``), and nowhere that it sends others."""
-        said = {
-            node.attr
-            for tree in self._sources
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and last_name(node.value) == "ParamsType"
-        }
-        return said == {"FULL"}
+    def says_kind(self) -> str | None:
+        """The one kind of params that a script says it sends (``params_type``): ``FULL`` or ``DIFF``, else None."""
+        said = {kind for tree in self._sources for node in ast.walk(tree) if (kind := _kind_said(node)) is not None}
+        return said.pop() if len(said) == 1 else None
 
     @property
     def _evaluates_by_decorator(self) -> bool:
@@ -164,6 +159,13 @@ def _executor(app_dir: Path, entry: str) -> Form | None:
 
 def _imports_client_api(tree: ast.Module) -> bool:
     return any(name == CLIENT_API_MODULE or name.startswith(f"{CLIENT_API_MODULE}.") for name in imported(tree))
+
+
+def _kind_said(node: ast.AST) -> str | None:
+    """``DIFF`` of ``ParamsType.DIFF`` and of ``params_type="DIFF"``."""
+    if isinstance(node, ast.Attribute):
+        return node.attr if last_name(node.value) == "ParamsType" else None
+    return text_of(node.value) if isinstance(node, ast.keyword) and node.arg == "params_type" else None
 
 
 def _uses(tree: ast.Module, names: frozenset[str]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flip_fl.app.checks import check_folder, config_problems, run_problems
-from flip_fl.app.config import DIFF, AppConfig, read_config
+from flip_fl.app.config import AppConfig, read_config
 from flip_fl.app.executor_changes import Change, changes_of
 from flip_fl.app.forms import Form, FormKind, form_of, refusal
 from flip_fl.app.modules_needed import Missing, is_installed, missing_modules
@@ -246,12 +246,13 @@ def _doubts(form: Form, config: AppConfig | None, names: Reported) -> Iterator[D
             "no round is kept as the best by a metric that nobody reports",
             "name one that validation returns",
         )
-    if form.kind is FormKind.CLIENT_API and config.params_type == DIFF and form.says_full:
+    said = form.says_kind if form.kind is FormKind.CLIENT_API and "PARAMS_TYPE" in config.raw else None
+    if said not in (None, config.params_type):
         yield Doubt(
-            f"PARAMS_TYPE is {DIFF}, and {form.entry} says ParamsType.FULL",
+            f"PARAMS_TYPE is {config.params_type}, and {form.entry} says params_type {said}",
             config.place("PARAMS_TYPE"),
-            "whole weights where differences are expected are a failure of the task",
-            "send the difference, or leave PARAMS_TYPE out",
+            "the other kind than the one that is expected is a failure of the task",
+            f"send what PARAMS_TYPE says, or set it to {said}, or leave it out",
         )
     wanted = [str(model["checkpoint"]) for model in config.models.values() if "checkpoint" in model]
     wanted += [config.server_checkpoint] if config.server_checkpoint else []
@@ -295,8 +296,10 @@ def _how(form: Form, job_type: JobType) -> str:
             asked = "it gets each model in turn"
         return f"{kind}: {form.entry} as it is, a script in a process of its own for the whole job; {asked}"
     if form.kind is FormKind.FLOWER_PACKAGE:
-        own = (form.app_dir / SERVER_FILE).is_file() and job_type is not JobType.EVALUATION
-        server = f"{SERVER_FILE} as it is, on the job's sites" if own else "flip_fl's own server"
+        server = "flip_fl's own server"
+        if (form.app_dir / SERVER_FILE).is_file():
+            evaluates = job_type is JobType.EVALUATION
+            server = f"{server}, not {SERVER_FILE}" if evaluates else f"{SERVER_FILE} as it is, on the job's sites"
         return f"{kind}: the ClientApp of {form.entry} as it is, behind the rules of every site; {server}"
     if job_type is JobType.EVALUATION:
         return f"{kind}: evaluate() is called at every site for each model"

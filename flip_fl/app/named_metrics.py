@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from flip_fl.app.dict_names import keys_of, scopes
 from flip_fl.app.forms import Form, FormKind
 from flip_fl.app.metric_key import metric_key
 from flip_fl.app.runner import BOOKKEEPING
@@ -70,20 +71,10 @@ def keys_read(form: Form) -> tuple[KeyRead, ...]:
 
 def _named(tree: ast.Module, kind: FormKind) -> Iterator[str | None]:
     """Names in the source; None for one that is computed."""
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        name = last_name(node)
-        if name in _NAMED and _receiver(node) not in _NOT_SITES:
-            label = node.args[0] if node.args else _keyword(node, "label") or _keyword(node, "tag")
-            if name == "log" and label is None:
-                label = _keyword(node, "key")
-            if label is not None:
-                yield text_of(label)
-        elif name in _DICTS:
-            given = _keyword(node, "metrics") if name == "FLModel" else node.args[0] if node.args else None
-            if given is not None:
-                yield from _keys(given)
+    for scope in scopes(tree):
+        for node in scope:
+            if isinstance(node, ast.Call):
+                yield from _named_by(node, scope)
     if kind is FormKind.NEUTRAL:
         for name, function in functions(tree).items():
             if name in _RETURNING:
@@ -91,24 +82,25 @@ def _named(tree: ast.Module, kind: FormKind) -> Iterator[str | None]:
                     yield key if key is None or key in BOOKKEEPING else f"{_RETURNING[name]}{key}"
 
 
+def _named_by(call: ast.Call, scope: Sequence[ast.AST]) -> Iterator[str | None]:
+    name = last_name(call)
+    if name in _NAMED and _receiver(call) not in _NOT_SITES:
+        label = call.args[0] if call.args else _keyword(call, "label") or _keyword(call, "tag")
+        if name == "log" and label is None:
+            label = _keyword(call, "key")
+        if label is not None:
+            yield text_of(label)
+    elif name in _DICTS:
+        given = _keyword(call, "metrics") if name == "FLModel" else call.args[0] if call.args else None
+        if given is not None:
+            yield from keys_of(given, scope, _DICTS)
+
+
 def _returned(function: ast.AST) -> Iterator[str | None]:
-    waiting = list(ast.iter_child_nodes(function))
-    while waiting:
-        node = waiting.pop(0)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue  # what is returned in there is not the function's
+    scope = next(scopes(function))
+    for node in scope:
         if isinstance(node, ast.Return) and node.value is not None:
-            yield from _keys(node.value)
-        waiting.extend(ast.iter_child_nodes(node))
-
-
-def _keys(node: ast.expr) -> Iterator[str | None]:
-    """The keys of a dict as it is written; None for one that is computed, or for all of another expression."""
-    if isinstance(node, ast.Dict):
-        for key in node.keys:
-            yield text_of(key)
-    else:
-        yield None
+            yield from keys_of(node.value, scope)
 
 
 def _asked(tree: ast.Module) -> Iterator[str]:

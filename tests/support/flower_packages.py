@@ -413,7 +413,7 @@ def write_evaluation_package(root: Path, *, imports: str = "", in_evaluate: str 
         "models.py": MODELS,
         "task.py": TASK,
         "client_app.py": EVALUATION_CLIENT.format(imports=imports, in_evaluate=in_evaluate),
-        "server_app.py": "raise SystemExit('an evaluation is the platform's')\n",
+        "server_app.py": "raise SystemExit('an evaluation is run by the platform')\n",
     }
     models = {"base": {"checkpoint": "base.pt", "path": "linear"}, "lost": {"checkpoint": "lost.pt", "path": "linear"}}
     write(root / "app", files, {"job_type": "evaluation", "IMAGING": False, "models": models})

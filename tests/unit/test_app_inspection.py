@@ -186,12 +186,59 @@ def test_a_best_model_by_a_metric_that_nobody_reports_is_said(tmp_path: Path) ->
     assert looked(write_app(tmp_path / "other", config={**CONFIG, "BEST_MODEL_METRIC": "auc"})).doubts == ()
 
 
-def test_whole_weights_where_differences_are_expected_are_said(tmp_path: Path) -> None:
-    """Both stand in the files: the minute until the first task fails is saved."""
-    script = SCRIPT.format(asks="flare.is_evaluate()").replace("params=", "params_type=flare.ParamsType.FULL, params=")
-    for kind, doubts in (("DIFF", 1), ("FULL", 0)):
-        app = write_app(tmp_path / kind, trainer=script, config={**CONFIG, "PARAMS_TYPE": kind})
-        assert len([each for each in looked(app).doubts if "PARAMS_TYPE is DIFF" in each.what]) == doubts
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [("params_type=flare.ParamsType.FULL", "FULL"), ('params_type="FULL"', "FULL"), ('params_type="DIFF"', "DIFF")],
+)
+def test_the_wrong_kind_of_params_is_said(said: str, kind: str, tmp_path: Path) -> None:
+    """Whole weights where differences are expected, and the reverse: the minute until the first task fails is saved."""
+    script = SCRIPT.format(asks="flare.is_evaluate()").replace("params=", f"{said}, params=")
+    for wanted in ("DIFF", "FULL"):
+        app = write_app(tmp_path / wanted, trainer=script, config={**CONFIG, "PARAMS_TYPE": wanted})
+        told = [each.what for each in looked(app).doubts if each.what.startswith("PARAMS_TYPE")]
+        assert told == ([] if wanted == kind else [f"PARAMS_TYPE is {wanted}, and trainer.py says params_type {kind}"])
+    assert looked(write_app(tmp_path / "free", trainer=script)).doubts == ()
+
+
+PACKAGE = """
+from flwr.app import MetricRecord
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+@app.train()
+def train(message, context):
+    metrics = {{"loss": 0.5}}
+    metrics |= {{"num-examples": 3}}
+    metrics["auc"] = 0.5
+    {more}
+    return MetricRecord(metrics)
+
+
+@app.evaluate()
+def evaluate(message, context):
+    metrics: dict = {{"dice": 0.5}}
+    metrics.update({{"hd95": 1.0}}, iou=0.5)
+    return MetricRecord(metrics)
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "computed"),
+    [
+        ("print(metrics)", False),
+        ('metrics[f"loss_{message}"] = 0.5', True),
+        ("fill(metrics)", True),
+        ("metrics |= measured()", True),
+    ],
+)
+def test_the_names_of_a_dict_that_is_filled_step_by_step_are_told(more: str, computed: bool, tmp_path: Path) -> None:
+    """As existing packages write them; what somebody else may have put there is not taken for known."""
+    app = write_app(tmp_path / "app", client_app=PACKAGE.format(more=more))
+    (app / "trainer.py").unlink()
+    found = looked(app).reported
+    assert (set(found.names), found.computed) == ({"loss", "auc", "dice", "hd95", "iou"}, computed)
 
 
 def test_metrics_that_would_not_be_stored_are_said(tmp_path: Path) -> None:
@@ -230,6 +277,9 @@ def test_a_flower_package_is_told_who_serves_it(server: bool, tmp_path: Path) ->
     assert found.problems == ()
     assert [each.runs for each in found.runs] == [False, True]
     assert ("server_app.py as it is" in found.runs[1].how) is server
+    (package / "config.json").write_text(json.dumps({"job_type": "evaluation", "models": {}}))
+    assert ("own server, not server_app.py" in looked(package).runs[1].how) is server
+    (package / "config.json").write_text(json.dumps(CONFIG))
     (package / "client_app.py").write_text("client = 1\n")
     assert codes(looked(package)) == ["E0530"]
 
