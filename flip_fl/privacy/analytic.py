@@ -7,6 +7,7 @@ All is in units of the sensitivity: the noise's standard deviation over it is ca
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 _STEPS = 200
 # Below this the complementary error function is too small for a float: its asymptotic series takes over.
@@ -32,15 +33,20 @@ def noise_multiplier(epsilon: float, delta: float) -> float:
         high *= 2
     while delta_of(low, epsilon) <= delta:
         low /= 2
+    return narrowed(low, high, lambda multiplier: delta_of(multiplier, epsilon) > delta)[1]
+
+
+def narrowed(low: float, high: float, too_little: Callable[[float], bool]) -> tuple[float, float]:
+    """The two sides, to 12 digits, of the positive number between ``low`` and ``high`` up to which it is too little."""
     for _ in range(_STEPS):
         middle = math.sqrt(low * high)
         if high / low < 1 + 1e-12:
             break
-        if delta_of(middle, epsilon) > delta:
+        if too_little(middle):
             low = middle
         else:
             high = middle
-    return high
+    return low, high
 
 
 def _log_normal(x: float) -> float:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-from flip_fl.privacy.analytic import delta_of, noise_multiplier
+from flip_fl.privacy.analytic import delta_of, narrowed, noise_multiplier
 
 _LEAST = 1e-9
-_STEPS = 200
 
 
 def round_epsilon(epsilon: float, delta: float, rounds: int) -> float:
@@ -20,15 +19,5 @@ def round_epsilon(epsilon: float, delta: float, rounds: int) -> float:
     if rounds < 1:
         raise ValueError("there must be a round")
     multiplier = noise_multiplier(epsilon, delta) * math.sqrt(rounds)
-    low, high = min(_LEAST, epsilon), epsilon
-    for _ in range(_STEPS):
-        middle = math.sqrt(low * high)
-        if high / low < 1 + 1e-12:
-            break
-        # Too much δ at this ε: so much noise is a larger one.
-        if delta_of(multiplier, middle) > delta:
-            low = middle
-        else:
-            high = middle
-    # Of the two sides the one with more noise.
-    return low
+    # Too much δ at an ε: so much noise is a larger one. Of the two sides the one with more noise.
+    return narrowed(min(_LEAST, epsilon), epsilon, lambda middle: delta_of(multiplier, middle) > delta)[0]
