@@ -266,9 +266,11 @@ def _gate(
     walls: Isolation | None, app_dir: Path, read: Iterable[Path], *write: Path
 ) -> Callable[[Path], ServerGate] | None:
     """The way behind ``walls`` of a child that may open these places and the app's folder."""
-    if walls is None or walls.level != "full":
-        return None
+    from flip_fl.app.isolation.rules import Level
     from flip_fl.app.isolation.server_gate import ServerGate
+
+    if walls is None or walls.level is not Level.FULL:
+        return None
 
     return lambda own: ServerGate(walls, read=[app_dir, *read], write=[own, *write])
 

@@ -76,11 +76,11 @@ def isolation(origins: Origins) -> Check:
     if wanted.level.rank <= found.rank:
         return Check(name, "ok", f"apps run at level {wanted.level.value}; this system has {found.value}")
     what = f"this system has level {found.value}, and {wanted.level.value} is asked for"
-    choice = f'level = "{found.value}" under [isolation] in the site\'s policy.toml'
+    who, choice = "a trust", f'level = "{found.value}" under [isolation] in the site\'s policy.toml'
     if server is not None:
-        choice = f"FLIP_SERVER_ISOLATION={found.value}"
-    fix = f"Linux 6.2 or later, or {choice}"
-    return Check(name, "warn", what, f"{reason}; a trust runs no app then, a developer's machine does", fix)
+        who, choice = "this FL server", f"FLIP_SERVER_ISOLATION={found.value}"
+    why = f"{reason}; {who} runs no app then, a developer's machine does"
+    return Check(name, "warn", what, why, f"Linux 6.2 or later, or {choice}")
 
 
 def disk(origins: Origins, state: Path | None) -> Check:
