@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from nvflare.fuel.f3.drivers.grpc_driver import GRPC_DEFAULT_OPTIONS
 
 from flip_fl.commands.answers import Provisioned
 from flip_fl.provision.authority import read, read_ledger
@@ -75,6 +76,21 @@ def test_kits_set_what_nvflare_s_default_gets_wrong(five: Path) -> None:
         assert "/tmp" not in json.dumps(resources)
         assert "nvflare.app_common.job_launcher" not in json.dumps(resources)
     assert server["servers"][0]["heart_beat_timeout"] == 60
+
+
+def test_both_ends_of_a_link_notice_when_it_is_dead(five: Path) -> None:
+    """Protects a site whose server moved from waiting a quarter of an hour on the old connection: both ends ask, and
+    the server takes no offence at it; messages stay as large as NVFLARE lets them be.
+    """
+    ends = {}
+    for name in ("server", "Trust_1"):
+        told = json.loads((five / name / "local/comm_config.json").read_text(encoding="utf-8"))
+        ends[name] = dict(told["grpc"]["options"])
+        assert ends[name]["grpc.keepalive_permit_without_calls"] == 1
+        assert ends[name]["grpc.keepalive_time_ms"] + ends[name]["grpc.keepalive_timeout_ms"] <= 120_000
+        assert ends[name].items() >= dict(GRPC_DEFAULT_OPTIONS).items()
+    least = ends["server"]["grpc.http2.min_recv_ping_interval_without_data_ms"]
+    assert least < ends["Trust_1"]["grpc.keepalive_time_ms"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def flip_fl(*words: str, cwd: Path, env: Mapping[str, str] | None = None, timeou
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
         contextlib.closing(
-            warm.fork(
+            warm.server.fork(
                 forked_cli.__name__,
                 [0, 1, *words],
                 env=environment(**(env or {})),

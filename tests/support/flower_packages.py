@@ -49,7 +49,8 @@ def step(model, data, rate):
     loss.backward()
     with torch.no_grad():
         for each in model.parameters():
-            each -= rate * each.grad
+            if each.grad is not None:  # a frozen one has none
+                each -= rate * each.grad
     return float(loss)
 """
 
@@ -349,19 +350,6 @@ def get_model(stage):
     torch.manual_seed(0)
     return torch.nn.Linear(3, 1) if stage == "ae" else Second()
 """
-# Frozen parameters have no gradient.
-STAGED_TASK = """
-
-def step(model, data, rate):
-    loss = loss_of(model, data)
-    model.zero_grad()
-    loss.backward()
-    with torch.no_grad():
-        for each in model.parameters():
-            if each.grad is not None:
-                each -= rate * each.grad
-    return float(loss)
-"""
 
 
 def write_staged_package(root: Path, **given: Any) -> Path:
@@ -369,7 +357,6 @@ def write_staged_package(root: Path, **given: Any) -> Path:
     write_package(root, **{"job_type": "diffusion_model", "GLOBAL_ROUNDS_AE": 1, "GLOBAL_ROUNDS_DM": 2, **given})
     app = root / "app"
     (app / "models.py").write_text(STAGED_MODELS)
-    (app / "task.py").write_text(TASK + STAGED_TASK)
     client = app / "client_app.py"
     staged = 'model = get_model(message.content["config"]["stage"])'
     client.write_text(client.read_text().replace("model = get_model()", staged))

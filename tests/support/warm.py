@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flip_fl.app.forks import Fork, ForkServer
+from flip_fl.app.forks import Fork
+from flip_fl.app.kept_forks import KeptForkServer
 from flip_fl.environment import scrubbed
 
 # What commands import when they are called, and the hub; torch and the engines are no part of it.
@@ -26,30 +25,12 @@ LOADED = (
     "flip_fl.simulate.run",
     "tests.support.forked_cli",
 )
-
-
-def fork(
-    module: str,
-    argv: Sequence[str | int],
-    *,
-    env: Mapping[str, str],
-    cwd: Path,
-    output: int | None = None,
-    descriptors: Sequence[int] = (),
-) -> Fork:
-    """``main(argv)`` of ``module`` in a process with just this environment, as ``ForkServer.fork`` has it."""
-    server = _servers.get(os.getpid())
-    if server is None or not server.usable:
-        server = _servers[os.getpid()] = ForkServer(LOADED, scrubbed())
-    return server.fork(module, argv, env, cwd=cwd, output=output, descriptors=descriptors)
+# Of this process; it ends with it.
+server = KeptForkServer(LOADED, scrubbed)
 
 
 def hub(settings: Path, *words: str, output: int | None = None) -> Fork:
     """``python -m flip_fl.hub --settings SETTINGS`` with ``words``. ``close`` it: that kills it, too."""
-    return fork(
+    return server.fork(
         "flip_fl.hub.__main__", ["--settings", str(settings), *words], env=scrubbed(), cwd=Path.cwd(), output=output
     )
-
-
-# Of this process; it ends with it.
-_servers: dict[int, ForkServer] = {}
