@@ -134,8 +134,11 @@ def _baselines_table(rows: list[Baseline]) -> str:
 
 
 def _privacy_table(rows: list[PrivatePoint]) -> str:
+    """``rows``: as ``privacy`` gives them, the run without noise last."""
     if not rows:
         return ""
+    from flip_fl.dashboard.privacy import NOT_FINITE
+
     labels = _labels([row.metrics for row in rows])
     body = [
         [
@@ -145,7 +148,11 @@ def _privacy_table(rows: list[PrivatePoint]) -> str:
         ]
         for row in rows
     ]
-    return table(["epsilon", "spent", *labels], body, right=frozenset(range(1, len(labels) + 2)))
+    drawn = table(["epsilon", "spent", *labels], body, right=frozenset(range(1, len(labels) + 2)))
+    *private, without = rows
+    if any(without.metrics.keys() - row.metrics.keys() for row in private if row.problem is None):
+        return f"{drawn}\n{NOT_FINITE}"
+    return drawn
 
 
 def _named(rows: list[Measurement]) -> bool:

@@ -77,8 +77,9 @@ def run_curve(
     for number, epsilon in enumerate(options.privacy_curve, start=1):
         place = folder.root / FOLDER / f"{number}-epsilon-{epsilon:g}"
         policy = write_policy(folder.state / FOLDER / f"{number}.toml", round_epsilon(epsilon, DELTA, rounds), norm)
-        text = f"training again with epsilon {epsilon:g} ({number} of {len(options.privacy_curve)})"
-        tell(Progress("privacy", text=text))
+        # Each a stage of its own: a display without a terminal tells changes.
+        stage = f"privacy {number}/{len(options.privacy_curve)}"
+        tell(Progress(stage, text=f"training again with epsilon {epsilon:g}"))
         again = replace(
             options,
             data=data.cohort,

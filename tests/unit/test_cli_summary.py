@@ -15,7 +15,8 @@ from flip_fl.commands.answers import ErrorEnvelope, RunAnswer
 from flip_fl.commands.common import Common
 from flip_fl.commands.output import Output
 from flip_fl.commands.run import finish
-from flip_fl.dashboard.story import BaselineRow, Plot, Point, Series, Story
+from flip_fl.dashboard.privacy import NOT_FINITE
+from flip_fl.dashboard.story import BaselineRow, Plot, Point, PrivacyCurve, PrivacyPoint, Series, Story
 from flip_fl.simulate.model import RunOutcome
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
 from tests.support import dashboard
@@ -94,6 +95,22 @@ def test_the_global_model_stands_beside_the_others() -> None:
     text = summary.text(summary.answer(ended(dashboard.finished().model_copy(update={"baselines": rows}))))
     assert "global model   Trust_1    0.9000" in text
     assert "Trust_1 alone  Trust_1    0.8000" in text
+
+
+def test_a_score_that_noise_has_destroyed_is_explained_where_it_is_missing() -> None:
+    """A dash in the table of epsilons makes people look for their own mistake; a failed run has its reason already."""
+
+    def text(scored: dict[str, float], problem: str | None = None) -> str:
+        point = PrivacyPoint(asked=64, spent=67.2, metrics=scored, problem=problem)
+        without = {"accuracy": 0.9, "loss": 0.1}
+        curve = PrivacyCurve(delta=1e-5, clipping_norm=1, rounds=3, without=without, points=[point])
+        return summary.text(summary.answer(ended(dashboard.finished().model_copy(update={"privacy": curve}))))
+
+    lost = text({"accuracy": 0.6})
+    assert ["64", "67.2000", "0.6000", "-"] in [line.split() for line in lost.splitlines()]
+    assert NOT_FINITE in lost
+    assert NOT_FINITE not in text({"accuracy": 0.6, "loss": 0.7})
+    assert NOT_FINITE not in text({}, "a site failed")
 
 
 def test_a_finished_run_ends_with_status_results_and_report() -> None:
