@@ -154,6 +154,8 @@ DEFAULT_X_LABEL = "Global Rounds"
 MIN_COUNT = 10
 # What stands in the place of such a count.
 WITHHELD = "withheld"
+# How many labels a site may tell the numbers of.
+MAX_LABELS = 50
 # How the text of a manifest begins in which a few studies are skipped: a site's row, and no failure.
 SKIPPING = re.compile(r"[\d,]+ (study|studies), [\d,]+ skipped: ")
 SERVER_NAME = "server"

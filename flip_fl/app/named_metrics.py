@@ -10,6 +10,7 @@ from flip_fl.app.dict_names import keys_of, scopes
 from flip_fl.app.forms import Form, FormKind
 from flip_fl.app.metric_key import metric_key
 from flip_fl.app.runner import BOOKKEEPING
+from flip_fl.privacy.labels import LABEL_COUNTS
 from flip_fl.app.syntax import functions, last_name, reachable, text_of
 
 # Calls whose first argument is a metric's name, and those that are given a dict of them.
@@ -79,6 +80,8 @@ def _named(tree: ast.Module, kind: FormKind) -> Iterator[str | None]:
         for name, function in functions(tree).items():
             if name in _RETURNING:
                 for key in _returned(function):
+                    if key == LABEL_COUNTS and name == "train":
+                        continue  # a table of the page, and no metric
                     yield key if key is None or key in BOOKKEEPING else f"{_RETURNING[name]}{key}"
 
 

@@ -42,6 +42,7 @@ def _finite_or_none(value: object) -> object:
 UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
 # Longer than any picture of 64 by 64 pixels in three colours.
 Picture = Annotated[str, Field(pattern=r"^data:image/png;base64,[A-Za-z0-9+/]+=*$", max_length=20_000)]
+Count = Annotated[int, Field(ge=0)] | Literal["withheld"]
 Measured = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 
@@ -82,7 +83,8 @@ class StorySite(_Part):
 class Cell(_Part):
     """What one site did in one round. ``size_bytes`` is the result's size, ``seconds`` since the round began.
 
-    ``worked`` are the seconds from asking the site to its answer: work at the site and both ways.
+    ``worked`` are the seconds from asking the site to its answer: work at the site and both ways. ``computed`` are
+    those of the work alone, as the site says.
     """
 
     slot: str
@@ -91,19 +93,21 @@ class Cell(_Part):
     size_bytes: int | None = None
     seconds: float | None = None
     worked: float | None = None
+    computed: float | None = None
 
 
 class SiteUpdate(_Part):
     """What one site contributed to a round, as far as its FL server told it.
 
     ``norm`` is the L2 norm of its update, ``cosine`` that of the angle to the mean of all updates. ``examples`` is the
-    number behind it, or "withheld" where that is small.
+    number behind it, or "withheld" where that is small. ``labels``: how often each label is among them, likewise.
     """
 
     slot: str
     norm: Annotated[FiniteFloat, Field(ge=0)] | None = None
     cosine: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
-    examples: Annotated[int, Field(ge=0)] | Literal["withheld"] | None = None
+    examples: Count | None = None
+    labels: dict[str, Count] = {}
 
 
 class StoryRound(_Part):
@@ -220,11 +224,13 @@ class Loss(_Part):
 class Skew(_Part):
     """By how many seconds the clock of ``slot`` (None: the FL server's) is ahead of the hub's; below 0 it is behind.
 
-    Ahead is at least so much; behind is at most so much, because what came late may have been held up.
+    It is at least so much. Where it is not ``proven`` it is behind, and at most so much: what came late may have been
+    held up.
     """
 
     slot: str | None
     seconds: FiniteFloat
+    proven: bool = True
 
 
 class BaselineRow(_Part):

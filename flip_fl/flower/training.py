@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import Result, Strategy
@@ -123,9 +123,13 @@ def _cross_validate(rounds: Rounds, reporting: Reporting | LocalReporting) -> No
 
 
 def _rounds(facts: RunFacts, host: Host, handling: Handling, how: How) -> Rounds:
+    lifecycle = host.reporting.lifecycle
+    if handling.noises:
+        # A strategy that hides the single site lets nobody know of one.
+        lifecycle.counts = replace(lifecycle.counts, told=False)
     return Rounds(
         grid=host.open_grid(facts, check=how.check, weighted_by=handling.weight_key),
-        lifecycle=host.reporting.lifecycle,
+        lifecycle=lifecycle,
         folder=host.home.folder,
         total=facts.num_rounds,
         state=handling.state,

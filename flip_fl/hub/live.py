@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -209,7 +209,7 @@ class LiveRun:
             rounds=fold.rounds.table(slots, fold.scored, ended=ended, only=changed),
             feed=[feed_row(row) for row in rows],
             points=[*self._points(metrics, fold), *_refused(rows)],
-            seen=_seen(rows, metrics),
+            seen=_seen(rows, metrics, fold.clocks.lead),
         )
 
     def _points(self, metrics: Sequence[MetricRow], fold: _Fold) -> list[NewPoints]:
@@ -246,9 +246,9 @@ def _refused(rows: Iterable[LogRow]) -> list[NewPoints]:
     return found
 
 
-def _seen(rows: Iterable[LogRow], metrics: Iterable[MetricRow]) -> dict[str, datetime]:
+def _seen(rows: Iterable[LogRow], metrics: Iterable[MetricRow], lead: timedelta) -> dict[str, datetime]:
     seen: dict[str, datetime] = {}
-    for slot, at in [*((row.slot, row.at) for row in rows), *((metric.slot, metric.at) for metric in metrics)]:
+    for slot, at in [*((row.slot, row.at) for row in rows), *((metric.slot, metric.at - lead) for metric in metrics)]:
         if slot is not None:
             seen[slot] = max(at, seen.get(slot, at))
     return seen

@@ -91,7 +91,8 @@ def build_story(
     rows = _newest_start(model_id, session) if partial else log_rows(model_id, session, in_words=feed)
     series, refused = stored_series(model_id, session), refused_values(model_id, session)
     names = series_names(model_id, session)
-    sites = _sites(model_id, rows, series, session)
+    clocks = Clocks(rows)
+    sites = _sites(model_id, rows, series, clocks.lead, session)
     failures = [row for row in rows if kind_of(row) == "failure"]
     history = status_history(model_id, session)
     rounds = Rounds(rows, failures)
@@ -121,7 +122,7 @@ def build_story(
         results=results_of(rows),
         unreachable=unreachable(model_id, session, rule, now),
         losses=losses_of(rows),
-        skews=Clocks(rows).skews(),
+        skews=clocks.skews(),
         cursor=str(Cursor.at_end(model_id, session, late_statuses(model_id, model.status, session))),
         queue_position=queue_position(rows, model.status),
     )
@@ -217,8 +218,10 @@ def members(model_id: UUID, session: Session) -> dict[str, tuple[str, str | None
     return {slot: (name, code) for slot, name, code in held}
 
 
-def _sites(model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries], session: Session) -> list[StorySite]:
-    """The members' slots, and whoever else was heard of."""
+def _sites(
+    model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries], lead: timedelta, session: Session
+) -> list[StorySite]:
+    """The members' slots, and whoever else was heard of; ``lead``: how far the FL server's clock is ahead."""
     trusts = members(model_id, session)
     seen: dict[str, datetime] = {}
     for row in rows:
@@ -228,7 +231,8 @@ def _sites(model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries
     for one in series:
         if one.slot is not None:
             trusts.setdefault(one.slot, (one.trust_name, one.trust_code))
-            seen[one.slot] = max(one.newest, seen.get(one.slot, one.newest))
+            newest = one.newest - lead
+            seen[one.slot] = max(newest, seen.get(one.slot, newest))
     return [
         StorySite(slot=slot, trust=name, code=code, last_seen=seen.get(slot))
         for slot, (name, code) in sorted(trusts.items(), key=lambda item: natural_key(item[0]))

@@ -24,7 +24,7 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.widgets.widget import Widget
 
 from flip_fl.errors import FlipError
-from flip_fl.nvflare.inbox import SiteInbox
+from flip_fl.nvflare.inbox import Heard, SiteInbox
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, get_failure, sender
@@ -61,12 +61,16 @@ class FlipReporter(Widget):
         self._round = 0
         self._total = 0
         self._accepted: set[str] = set()
+        # When each task left for its site (monotonic seconds), and what its site's newest reply said beside numbers.
+        self._asked: dict[str, float] = {}
+        self._heard: dict[str, Heard] = {}
         self._fatal = False
         self._away: set[str] = set()
         self._handlers = {
             EventType.START_RUN: self._start_run,
             AppEventType.INITIAL_MODEL_LOADED: self._prepared,
             AppEventType.ROUND_STARTED: self._round_started,
+            EventType.AFTER_TASK_DATA_FILTER: self._assigned,
             EventType.BEFORE_PROCESS_SUBMISSION: self._submission,
             AppEventType.AFTER_CONTRIBUTION_ACCEPT: self._contribution,
             AppEventType.AFTER_AGGREGATION: self._aggregated,
@@ -235,7 +239,16 @@ class FlipReporter(Widget):
             return  # a validation's reply carries no model; an evaluation's is what its round is for
         slot = sender(result, fl_ctx)
         self._accepted.add(slot)
-        self.reporting.lifecycle.client_result(slot, self._round, size, stage=self.stage)
+        heard = self._heard.get(slot, Heard())
+        self.reporting.lifecycle.client_result(
+            slot,
+            self._round,
+            size,
+            seconds=heard.took_s,
+            stage=self.stage,
+            facts=heard.facts,
+            clock=heard.clock,
+        )
 
     def _aggregated(self, fl_ctx: FLContext) -> None:
         self.close_round(len(fl_ctx.get_engine().get_clients()))
@@ -252,12 +265,18 @@ class FlipReporter(Widget):
 
     # -- what sites say ---------------------------------------------------------------------------------------
 
+    def _assigned(self, fl_ctx: FLContext) -> None:
+        # Each site's task has an id of its own, which the server has made.
+        self._asked[str(fl_ctx.get_prop(FLContextKey.TASK_ID))] = time.monotonic()
+
     def _submission(self, fl_ctx: FLContext) -> None:
         result = fl_ctx.get_prop(FLContextKey.TASK_RESULT)
         if not isinstance(result, Shareable):
             return
         slot = sender(result, fl_ctx)
-        self.inbox.result(slot, result, self._round)
+        asked = self._asked.pop(str(fl_ctx.get_prop(FLContextKey.TASK_ID)), None)
+        took = None if asked is None else time.monotonic() - asked
+        self._heard[slot] = self.inbox.result(slot, result, self._round, took)
         code = result.get_return_code()
         if code in (ReturnCode.OK, None):
             return

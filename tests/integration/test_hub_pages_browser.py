@@ -355,7 +355,8 @@ def test_a_long_run_is_smoothed_from_all_its_points(browser: Browser, hub: Watch
 
 
 def test_a_clock_that_is_off_is_told(browser: Browser, hub: WatchedHub) -> None:
-    """Reports from the future prove a clock that is ahead of the hub's by more than 30 s: the page says whose."""
+    """More than 30 s off the hub's, by what the FL server measures or by a report from the future: the page says whose,
+    in the headline and at the site's own row, and takes it back when the clock is set right."""
     run = _under_way(hub, "skewed", rounds=1)
     browser.visit(run.page)
     assert "clock is" not in _text(browser, "#top")
@@ -366,6 +367,18 @@ def test_a_clock_that_is_off_is_told(browser: Browser, hub: WatchedHub) -> None:
     run.start(2, 6)
     browser.wait("document.querySelector('#top').textContent.includes('The FL server\u2019s clock is at least 1 min')")
     assert "KCH\u2019s clock" not in _text(browser, "#top")
+
+    measured = _under_way(hub, "measured", rounds=1)
+    browser.visit(measured.page)
+    row = "[...document.querySelectorAll('#rounds tbody th')].map((e) => e.querySelector('.skew')?.textContent ?? '')"
+    measured.start(2, 6)
+    measured.returned("Trust_3", 2, clock=[-131.0, -62.5])
+    browser.wait(f"{row}.join('|') === '||clock 1 min 3 s behind||'")
+    assert "UCLH\u2019s clock is at least 1 min 3 s behind the hub\u2019s." in _text(browser, "#top")
+    assert browser.js("document.querySelector('#rounds td.seen time').title").endswith(("Z", "+00:00"))
+    measured.start(3, 6)
+    measured.returned("Trust_3", 3, clock=[-0.2, 1.5])
+    browser.wait(f"{row}.join('') === ''")
 
 
 def test_each_site_says_when_it_was_heard_of(browser: Browser, hub: WatchedHub) -> None:

@@ -118,7 +118,8 @@ def at_this_load(seconds: float) -> float:
 
 def _details(row: FlLog) -> dict[str, Any]:
     details: dict[str, Any] = json.loads(row.details or "{}")
-    details.pop("seconds", None)
+    for measured in ("seconds", "computed", "clock"):
+        details.pop(measured, None)
     if row.event_type == EventType.RESULTS_STORED:
         # The bundle's manifest names the model, so that not even its size is the same.
         return dict.fromkeys(details, "…")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from flip_fl.values import ModelStatus, Task
 from tests.support.flower import direct_grid, initial
 from tests.support.flower_link import (
     QUICK,
+    Answer,
     Bench,
     Delivery,
     ScriptedLink,
@@ -126,6 +129,40 @@ def test_replies_come_in_slot_order_and_are_told_as_they_arrive(tmp_path: Path) 
     assert [(item["client"], item["label"], item["global_round"]) for item in found.told("metric")] == [
         (slot, "loss", 3) for slot in reversed(slots)
     ]
+
+
+def test_what_a_site_says_of_its_work_and_its_clock_is_told(tmp_path: Path) -> None:
+    """Seconds of its work beside those of the whole way, its labels, and a clock that is off, with its times put right;
+    one that says nothing, or nonsense, is an ordinary site."""
+
+    def says(facts: object) -> Answer:
+        def answer(name: str, message: Message) -> Message:
+            reply = good(name, message)
+            site = reply.content["flip.site"]
+            assert isinstance(site, ConfigRecord)
+            site["facts"] = json.dumps(facts)
+            return reply
+
+        return answer
+
+    then = datetime.now(UTC) - timedelta(hours=1)
+    sound = {"seconds": 0.25, "labels": {"benign": 120, "malignant": "withheld"}}
+    behind = {**sound, "began": then.isoformat(), "ended": then.isoformat()}
+    slots = ["Trust_1", "Trust_2", "Trust_3"]
+    found = bench(tmp_path, slots=slots, answers={"Trust_1": says(behind), "Trust_2": says({"seconds": "long"})})
+    found.grid.await_sites()
+    found.grid.expect(Task.TRAIN, 1)
+    found.ask()
+    told = {event["client"]: event["details"] for event in found.told("event")}
+    assert told["Trust_1"]["computed"] == 0.25
+    assert told["Trust_1"]["labels"] == {"benign": 120, "malignant": "withheld"}
+    least, most = told["Trust_1"]["clock"]
+    assert least <= most < -3500
+    assert [set(told[slot]) for slot in slots[1:]] == [{"seconds", "size_bytes"}] * 2
+    # Sent as of January: an hour later by the server's clock.
+    times = {item["client"]: item["at"] for item in found.told("metric")}
+    moved, as_sent = (datetime.fromisoformat(times[slot]) for slot in slots[:2])
+    assert 3500 < (moved - as_sent).total_seconds() < 3601
 
 
 def test_sites_are_told_who_they_are_and_keep_the_strategys_records(tmp_path: Path) -> None:

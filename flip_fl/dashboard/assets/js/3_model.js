@@ -246,6 +246,12 @@ function within(plot, from, to) {
   return { ...plot, series, xs, before, after };
 }
 
+// How far a site's clock is off, for its own row; "" where it is right, as far as anybody knows.
+function skewShort(model, slot) {
+  const found = model.story.skews.find((x) => x.slot === slot);
+  return found ? `clock ${found.proven ? "" : "up to "}${duration(Math.abs(found.seconds))} ${found.seconds > 0 ? "ahead" : "behind"}` : "";
+}
+
 const sameList = (a, b) => a.length === b.length && a.every((x, k) => x === b[k]);
 
 const cellsOf = new WeakMap();

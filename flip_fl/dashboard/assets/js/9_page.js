@@ -51,9 +51,9 @@ function headline(model, view) {
 
 // Times are those of whoever sent them: a clock that is off is said beside them.
 function skewWords(model) {
-  return model.story.skews.map(({ slot, seconds }) => {
+  return model.story.skews.map(({ slot, seconds, proven }) => {
     const who = slot === null ? "The FL server" : (model.bySlot.get(slot) || { name: slot }).name, off = duration(Math.abs(seconds));
-    return `${who}\u2019s clock is ${seconds > 0 ? `at least ${off} ahead of` : `up to ${off} behind`} the hub\u2019s${seconds > 0 ? "" : ", or its reports were held up"}. `;
+    return `${who}\u2019s clock is ${proven ? "at least" : "up to"} ${off} ${seconds > 0 ? "ahead of" : "behind"} the hub\u2019s${proven ? "" : ", or its reports were held up"}. `;
   });
 }
 
