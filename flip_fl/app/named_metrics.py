@@ -10,8 +10,8 @@ from flip_fl.app.dict_names import keys_of, scopes
 from flip_fl.app.forms import Form, FormKind
 from flip_fl.app.metric_key import metric_key
 from flip_fl.app.runner import BOOKKEEPING
-from flip_fl.privacy.labels import LABEL_COUNTS
 from flip_fl.app.syntax import functions, last_name, reachable, text_of
+from flip_fl.privacy.labels import LABEL_COUNTS
 
 # Calls whose first argument is a metric's name, and those that are given a dict of them.
 _NAMED = frozenset({"log", "log_metric", "add_scalar", "send_metrics_value"})

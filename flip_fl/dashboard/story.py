@@ -150,7 +150,7 @@ class Series(_Part):
     """One site's points in stable x order; ``name`` is what people read.
 
     Where not all points are shown ``total`` is how many there are, and ``breaks`` are the positions of those before
-    which the line is cut.
+    which the line is cut. Of a part of the axis ``before`` and ``after`` are how many lie beyond its points.
     ``earlier`` are points of rounds that were started again and measured again: they are shown, and count no more.
     """
 
@@ -159,6 +159,8 @@ class Series(_Part):
     points: list[Point]
     total: int | None = None
     breaks: list[int] = []
+    before: int = 0
+    after: int = 0
     earlier: list[Point] = []
 
 

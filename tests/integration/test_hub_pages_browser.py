@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -352,6 +353,56 @@ def test_a_long_run_is_smoothed_from_all_its_points(browser: Browser, hub: Watch
     browser.wait(f"({note}).startsWith('smoothed 0.6, showing')")
     whole = [asked for asked in browser.requests if "label=step_loss" in asked and "points=100000" in asked]
     assert len(whole) == 1
+
+
+def test_a_long_curve_is_looked_into_down_to_its_points(browser: Browser, hub: WatchedHub) -> None:
+    """One round of 21,000 local steps: what is drawn says how much of it is there; a part that is dragged holds every
+    stored point, the rest is counted at the edges, the link shows the same, and one click leads back."""
+    run = _under_way(hub, "deep", rounds=1)
+    for first in range(0, 21_000, 500):
+        steps = range(first, first + 500)
+        spike = {7_777: 99.0}
+        run.say(*(run.metric("Trust_1", "step_loss", spike.get(k, k % 7), 1, x_label="Step", x_value=k) for k in steps))
+    chart = "[...document.querySelectorAll('figure.chart')].find((e) => e.textContent.includes('step_loss'))"
+    note = f"{chart}?.querySelector('.note').textContent ?? ''"
+    browser.visit(run.page, width=1440)
+    browser.wait(f"/^showing \\d+ of 21000 points$/.test({note})")
+    assert int(browser.js(note).split()[1]) <= 2000
+    plot = f"{chart}.querySelector('.plot')"
+    browser.js(f"{plot}.focus()")
+    read = f"{plot}.getAttribute('aria-valuetext')"
+    told = set()
+    for _ in range(40):
+        browser.page.keyboard.press("PageDown")
+        told.add(browser.js(read))
+    for text in told:
+        x, value = re.fullmatch(r"Step (\d+): GSTT ([\d.]+)", text).groups()  # type: ignore[union-attr]
+        assert float(value) == (99.0 if x == "7777" else int(x) % 7), "a value that nobody measured"
+
+    box = browser.js(
+        f"(() => {{ {plot}.scrollIntoView({{ block: 'center' }}); const b = {plot}.getBoundingClientRect();"
+        " return [b.left, b.top, b.width, b.height]; })()"
+    )
+    y = box[1] + box[3] / 2
+    browser.page.mouse.move(box[0] + box[2] * 0.40, y)
+    browser.page.mouse.down()
+    browser.page.mouse.move(box[0] + box[2] * 0.45, y, steps=4)
+    browser.page.mouse.up()
+    browser.wait(f"({note}) === '' && {chart}.querySelectorAll('.edge').length === 2")
+    low, high = (float(n) for n in browser.js("new URLSearchParams(location.search).get('span')").split("_")[1:])
+    assert len(browser.js("location.href")) < 300
+    count = f"(({chart}.querySelector('.series path').getAttribute('d').match(/L/g)) ?? []).length + 1"
+    inside = int(high - low) + 1
+    assert 100 < inside <= 2000
+    browser.wait(f"{count} === {inside}")
+    edges = browser.js(f"[...{chart}.querySelectorAll('.edge')].map((e) => Number(e.textContent.match(/\\d+/)[0]))")
+    assert edges == [int(low), 20_999 - int(high)]
+    link = browser.js("location.href")
+    browser.visit(link, width=1440)
+    browser.wait(f"{chart} && {count} === {inside}")
+    browser.js("[...document.querySelectorAll('#curves button')].find((b) => b.textContent === 'all rounds').click()")
+    browser.wait(f"/^showing \\d+ of 21000 points$/.test({note})")
+    assert browser.errors == []
 
 
 def test_a_clock_that_is_off_is_told(browser: Browser, hub: WatchedHub) -> None:

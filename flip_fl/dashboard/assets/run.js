@@ -73,14 +73,18 @@ async function runPage(root) {
   const setClock = (iso) => { offset_ms = ms(iso) - Date.now(); };
 
   // two at a time, in the order in which they came into view; what is seen first is there first
-  const fetching = new Map();
+  const fetching = new Map(), wanted = new Map(), wholes = new Map();
   let under_way = 0, fetched = false;
   function fetchPlot(plot, view) {
-    const inside = plot.byRound && !view.smooth && (view.from !== null || view.to !== null), range = inside ? (view.from !== null ? `&from=${view.from}` : "") + (view.to !== null ? `&to=${view.to}` : "") : "";
-    // of a hundred lines a picture shows no more than this; a narrower range shows all of them
-    const points = view.smooth ? 100000 : plot.series.length > 20 ? 300 : 2000;
-    const path = `model/${id}/plot?label=${encodeURIComponent(plot.label)}&x_label=${encodeURIComponent(plot.xLabel)}&points=${points}${range}`;
-    if (!fetching.has(path)) fetching.set(path, { path, begun: false, label: plot.label, xLabel: plot.xLabel });
+    const key = `${plot.label}\n${plot.xLabel}`;
+    // smoothing needs every point; a part is asked for by its places, as far as they are known
+    const range = view.smooth ? null : rangeOf({ ...plot, series: (wholes.get(key) || plot.source).series }, view);
+    const bounds = ["from", "to"].map((name, k) => (range && Number.isFinite(range[k]) ? `&${name}=${range[k]}` : "")).join("");
+    // of a hundred long lines a picture shows no more than this; a narrower range shows all of them
+    const points = view.smooth ? 100000 : plot.series.length > 20 && plot.total > 20000 ? 300 : 2000;
+    const path = `model/${id}/plot?label=${encodeURIComponent(plot.label)}&x_label=${encodeURIComponent(plot.xLabel)}&points=${points}${bounds}`;
+    wanted.set(key, path);
+    if (!fetching.has(path)) fetching.set(path, { path, key, whole: !bounds && !view.smooth, begun: false, label: plot.label, xLabel: plot.xLabel });
     nextPlot();
   }
   async function nextPlot() {
@@ -92,8 +96,15 @@ async function runPage(root) {
     try {
       const found = await read(job.path);
       fetched = true;
-      story = { ...story, plots: story.plots.map((p) => (p.label === job.label && p.x_label === job.xLabel ? found : p)) };
-      mounted.renew(story, true);
+      if (job.whole) wholes.set(job.key, found);
+      // what was asked for meanwhile is another part
+      if (wanted.get(job.key) === job.path) {
+        story = { ...story, plots: story.plots.map((p) => (p.label === job.label && p.x_label === job.xLabel ? found : p)) };
+        mounted.renew(story, true);
+        const drawn = mounted.model().plots.find((p) => p.source === found), { view } = mounted;
+        // of rounds beside local steps the places are known only now
+        if (job.whole && drawn?.thinned && rangeOf(drawn, view)) fetchPlot(drawn, view);
+      }
     } catch (error) { if (error.status) console.error(error.message); }
     fetching.delete(job.path);
     under_way -= 1;

@@ -115,6 +115,11 @@ function keepQuery(out) {
   try { window.history.replaceState(null, "", location.pathname + (query ? `?${query}` : "") + location.hash); } catch { /* some viewers forbid it */ }
 }
 
+function readSpan(text) {
+  const [plot, low, high] = (text || "").split("_").map(Number);
+  return text && Number.isInteger(plot) && low <= high && Number.isFinite(high - low) ? { plot, low, high } : null;
+}
+
 // What a person chose lives in the address, so that a link shows the same and Back works offline.
 function readView(model) {
   const given = new URLSearchParams(location.search), hidden = new Set();
@@ -122,7 +127,7 @@ function readView(model) {
   const smoothing = Number(given.get("smooth")), whole = (name) => (/^\d{1,9}$/.test(given.get(name) || "") ? Number(given.get(name)) : null);
   const view = {
     model, hidden, smooth: [0.3, 0.6, 0.9].includes(smoothing) ? smoothing : 0, theme: themeOf(given), log: given.get("log") === "1", x: ["rounds", "elapsed", "clock"].includes(given.get("x")) ? given.get("x") : "",
-    from: whole("from"), to: whole("to"), focus: null, now: () => ms(view.model.story.generated_at), room: (holder) => holder.clientWidth, setFocus() {}, redraw() {}, resize() {}, fit() {}, brief() {}, zoom() {},
+    from: whole("from"), to: whole("to"), span: readSpan(given.get("span")), focus: null, now: () => ms(view.model.story.generated_at), room: (holder) => holder.clientWidth, setFocus() {}, redraw() {}, resize() {}, fit() {}, brief() {}, zoom() {}, look() {},
   };
   view.save = () => {
     const out = new URLSearchParams();
@@ -132,6 +137,7 @@ function readView(model) {
     if (view.log) out.set("log", "1");
     if (view.from !== null) out.set("from", String(view.from));
     if (view.to !== null) out.set("to", String(view.to));
+    if (view.span) out.set("span", [view.span.plot, view.span.low, view.span.high].join("_"));
     if (view.theme) out.set("theme", view.theme);
     keepQuery(out);
   };
