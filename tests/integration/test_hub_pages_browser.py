@@ -6,19 +6,24 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
+from fastapi import Request
 
 from flip_fl.hub import admin, tokens
+from flip_fl.hub.cursor import Cursor
 from flip_fl.hub.roles import Role
-from flip_fl.hub.routes import live
+from flip_fl.hub.routes import live, streams
 from tests.integration.test_dashboard_browser import NAMELESS, axe_violations
 from tests.support.browser import Browser, chromium
 from tests.support.ports import later_port
+from tests.support.reporting import wait_until
 from tests.support.watched import WatchedHub, WatchedRun, hub_with_pages, watched_hub
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chromium")]
@@ -200,6 +205,48 @@ def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: W
         tab.wait("document.querySelector('#top').textContent.includes('4 of 6')")
         ids = tab.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
         assert len(ids) == len(set(ids))
+
+
+def test_all_tabs_of_a_browser_share_one_stream(
+    browser: Browser, hub: WatchedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tabs, two runs: one connection stays open for all, each tab gets the news of its run, a tab that is closed
+    takes nothing from the others, and a run that is deleted ends for its tabs alone."""
+    open_now: list[int] = []
+    whole = streams._events
+
+    async def counted(request: Request, places: Mapping[UUID, Cursor], refused: Mapping[UUID, int]) -> Any:
+        open_now.append(len(places))
+        try:
+            async for text in whole(request, places, refused):
+                yield text
+        finally:
+            open_now.remove(len(places))
+
+    monkeypatch.setattr(streams, "_events", counted)
+    one, other = _under_way(hub, "shared one"), _under_way(hub, "shared two")
+    told = "document.querySelector('#top').textContent.includes('4 of 6')"
+    with browser.tab("") as second, browser.tab("") as third:
+        for tab, run in ((browser, one), (second, other), (third, one)):
+            tab.visit(run.page)
+            tab.wait("document.querySelector('.link').textContent === 'Live'")
+        wait_until(lambda: open_now == [2])
+        one.round(4, 6)
+        browser.wait(told)
+        third.wait(told)
+        assert not second.js(told)
+        third.page.goto("about:blank")
+        other.round(4, 6)
+        second.wait(told)
+        with admin.open_session(hub.url) as session:
+            admin.delete_model(session, other.id)
+        second.wait("document.documentElement.dataset.ready === 'refused'")
+        one.round(5, 6)
+        browser.wait("document.querySelector('#top').textContent.includes('5 of 6')")
+        assert len(open_now) == 1
+        assert browser.errors == []
+    browser.page.goto("about:blank")
+    wait_until(lambda: open_now == [])
 
 
 def test_a_resumed_run_shows_both_attempts(browser: Browser, hub: WatchedHub) -> None:

@@ -177,6 +177,7 @@ async function runPage(root) {
     else if (message.type === "at") { if (message.cursor !== story.cursor) catchUp(); }
     else if (message.type === "again") reload();
     else if (message.type === "gone") fail(new Refusal(400, "deleted"));
+    else if (message.type === "refused") fail(new Refusal(message.status, ""));
     else if (message.type === "state") {
       if (message.state === "refused") { fail(new Refusal(message.detail, "")); return; }
       waiting.polling = message.state === "polling";
@@ -197,12 +198,13 @@ async function runPage(root) {
       try {
         const port = new SharedWorker(page(`assets/${BODY().worker}`), "flip-hub").port;
         port.onmessage = ({ data }) => hear(data);
-        port.postMessage({ base, cursor: story.cursor });
+        port.postMessage({ api: api(""), run: id, cursor: story.cursor });
         follow.stop = () => { port.postMessage({ leave: true }); port.close(); };
         return;
       } catch { /* no workers here: this tab has a stream of its own */ }
     }
-    source = new Source(base, story.cursor, hear);
+    source = new Source(api(""), (run, message) => hear(message));
+    source.add(id, story.cursor);
     follow.stop = () => source.close();
   }
   async function reload() {
