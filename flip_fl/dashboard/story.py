@@ -154,8 +154,8 @@ class Series(_Part):
     name: str
     points: list[Point]
     total: int | None = None
-    breaks: list[int] = []
-    earlier: list[Point] = []
+    breaks: list[int] = Field(default_factory=list)
+    earlier: list[Point] = Field(default_factory=list)
 
 
 class Plot(_Part):
