@@ -107,7 +107,7 @@ class SiteUpdate(_Part):
     norm: Annotated[FiniteFloat, Field(ge=0)] | None = None
     cosine: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
     examples: Count | None = None
-    labels: dict[str, Count] = {}
+    labels: dict[str, Count] = Field(default_factory=dict)
 
 
 class StoryRound(_Part):
@@ -158,10 +158,10 @@ class Series(_Part):
     name: str
     points: list[Point]
     total: int | None = None
-    breaks: list[int] = []
+    breaks: list[int] = Field(default_factory=list)
     before: int = 0
     after: int = 0
-    earlier: list[Point] = []
+    earlier: list[Point] = Field(default_factory=list)
 
 
 class Plot(_Part):

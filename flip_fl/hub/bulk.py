@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import Table, insert, text
 from sqlmodel import Session, SQLModel
 
@@ -40,12 +39,9 @@ def insert_metrics(rows: Sequence[Mapping[str, Any]], session: Session) -> None:
     if not rows:
         return
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(_POSTGRESQL, {"rows": json.dumps([dict(row) for row in rows], default=_spelt)})
+        spelt = [{**row, "occurred_at": as_utc(row["occurred_at"])} for row in rows]
+        session.execute(_POSTGRESQL, {"rows": to_json(spelt).decode()})
     else:
         # Past the mapping, which would cost more than the database; and not through text, which SQLite reads a last
         # digit wrong now and then.
         session.execute(insert(_TABLE), [dict(row) for row in rows])
-
-
-def _spelt(value: object) -> str:
-    return as_utc(value).isoformat() if isinstance(value, datetime) else str(value)

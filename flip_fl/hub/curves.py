@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ColumnElement, func
 from sqlmodel import Session, col, select
 
-from flip_fl.hub.tables import FlLog, FlMetric, FlMetricBlock, FlRoundScore, Model, ModelTrustIntersect, Trust
+from flip_fl.hub.tables import STARTS, FlLog, FlMetric, FlMetricBlock, FlRoundScore, Model, ModelTrustIntersect, Trust
 from flip_fl.hub.words import stage_of
-from flip_fl.values import EventType, Task, natural_key
+from flip_fl.values import Task, natural_key
 
 
 class IMetricPoint(BaseModel):
@@ -122,7 +122,9 @@ def superseded(model_id: UUID, session: Session, plot: PlotKey | None = None) ->
     Of a round that was started again, because its server was lost, a point of the first attempt that was measured
     again does not count. Two points of one attempt both do.
     """
-    again = {key: times[-1] for key, times in round_starts(model_id, session).items() if len(times) > 1}
+    twice = _begun_twice(model_id, session)
+    starts = round_starts(model_id, session, twice) if twice else {}
+    again = {key: times[-1] for key, times in starts.items() if len(times) > 1}
     if not again:
         return []
     numbers = {number for number, _ in again}
@@ -154,12 +156,27 @@ def _where(model_id: UUID, first: int, last: int, session: Session) -> ColumnEle
     return there if low is None else there | ((col(FlMetric.id) >= low) & (col(FlMetric.id) <= high))
 
 
-def round_starts(model_id: UUID, session: Session) -> dict[tuple[int, str | None], list[datetime]]:
-    """When each round (of its stage) was begun, earliest first."""
+def _begun_twice(model_id: UUID, session: Session) -> list[int]:
+    """The rounds that were begun more than once, in whatever stage: read from an index, whatever else was logged."""
+    number = col(FlLog.global_round)
+    begun = session.exec(
+        select(FlLog.global_round)
+        .where(col(FlLog.model_id) == model_id, number.is_not(None), STARTS)
+        .group_by(number)
+        .having(func.count() > 1)
+    )
+    return [each for each in begun if each is not None]
+
+
+def round_starts(
+    model_id: UUID, session: Session, only: Collection[int] | None = None
+) -> dict[tuple[int, str | None], list[datetime]]:
+    """When each round of its stage (of ``only`` these rounds) was begun, earliest first."""
+    wanted = [col(FlLog.model_id) == model_id, STARTS]
+    if only is not None:
+        wanted.append(col(FlLog.global_round).in_(only))
     starts = session.exec(
-        select(FlLog.global_round, FlLog.details, FlLog.occurred_at)
-        .where(col(FlLog.model_id) == model_id, col(FlLog.event_type) == EventType.ROUND_STARTED)
-        .order_by(col(FlLog.id))
+        select(FlLog.global_round, FlLog.details, FlLog.occurred_at).where(*wanted).order_by(col(FlLog.id))
     )
     found: dict[tuple[int, str | None], list[datetime]] = {}
     for number, details, at in starts:

@@ -76,7 +76,8 @@ def refused_values(model_id: UUID, session: Session) -> list[Refused]:
         select(FlLog.fl_client_name, FlLog.log, FlLog.global_round, FlLog.trust_id)
         .where(
             col(FlLog.model_id) == model_id,
-            col(FlLog.success).is_(False),
+            # As the index of failures is spelt: one of `IS 0` is not used.
+            ~col(FlLog.success),
             col(FlLog.log).startswith("metric '"),
             col(FlLog.fl_client_name).is_not(None),
             col(FlLog.trust_id).is_not(None),

@@ -74,7 +74,7 @@ def test_initialising_twice_keeps_what_is_there(empty_url: str) -> None:
         assert [project.name for project in admin.list_projects(session)] == ["p"]
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004"])
 def test_a_filled_database_of_an_older_version_is_migrated(empty_url: str, revision: str) -> None:
     """Everything is kept: rows, ids, what came late; a copy is still a copy; a run under way was last heard of then.
 

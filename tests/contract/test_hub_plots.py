@@ -6,16 +6,19 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import event
+from sqlmodel import Session
 
-from flip_fl.hub import tallies
+from flip_fl.hub import database, tallies
 from flip_fl.hub.app import look_after
-from flip_fl.hub.curves import scored_in
+from flip_fl.hub.curves import scored_in, superseded
 from flip_fl.hub.model_service import get_metrics
-from flip_fl.hub.plots import stored_series
+from flip_fl.hub.plots import refused_values, stored_series
 from flip_fl.hub.tables import FlMetricBlock, FlMetricSeries
 from flip_fl.settings import HubSettings
 from tests.support.hub import RunningHub, item, metric, running_hub
@@ -100,6 +103,40 @@ def test_a_plot_tells_what_an_earlier_attempt_had_measured(hub: RunningHub) -> N
     assert series["earlier"] == [{"x": 1.0, "y": 0.9, "round": 1}]
     (told,) = hub.read("/story")["plots"]
     assert told["series"][0]["earlier"] == series["earlier"]
+
+
+@pytest.mark.parametrize(
+    ("read", "index"), [(superseded, "ix_fl_logs_starts"), (refused_values, "ix_fl_logs_failures")]
+)
+def test_what_a_page_waits_for_is_read_from_an_index(
+    hub: RunningHub, read: Callable[[UUID, Session], object], index: str
+) -> None:
+    """A run of a hundred sites has a hundred thousand lines: its page shows no plot later for them.
+
+    The databases use an index of some rows only for a query that is spelt as it is.
+    """
+    _fill(hub)
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if "FROM fl_logs" in statement:
+            asked.append((statement, parameters))
+
+    engine = hub.world.engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        with database.reading(engine) as session:
+            read(hub.world.model_id, session)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    ((statement, parameters),) = asked
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            # Of a table of ten rows it would read all.
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+        plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+    assert index in str(plan), plan
 
 
 def test_a_long_plot_keeps_its_spike_and_says_how_much_it_shows(hub: RunningHub) -> None:

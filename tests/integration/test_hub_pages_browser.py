@@ -396,6 +396,8 @@ def test_a_long_run_is_smoothed_from_all_its_points(browser: Browser, hub: Watch
     browser.visit(run.page, width=1440)
     browser.wait(f"/^showing \\d+ of 21000 points$/.test({note})")
     assert sum("label=step_loss" in asked for asked in browser.requests) == 1
+    # The shell has asked for the story already, and the script takes that.
+    assert sum("/story?" in asked for asked in browser.requests) == 1
     browser.visit(f"{run.page}?smooth=0.6", width=1440)
     browser.wait(f"({note}).startsWith('smoothed 0.6, showing')")
     whole = [asked for asked in browser.requests if "label=step_loss" in asked and "points=100000" in asked]

@@ -80,12 +80,21 @@ async function runPage(root) {
     // smoothing needs every point; a part is asked for by its places, as far as they are known
     const range = view.smooth ? null : rangeOf({ ...plot, series: (wholes.get(key) || plot.source).series }, view);
     const bounds = ["from", "to"].map((name, k) => (range && Number.isFinite(range[k]) ? `&${name}=${range[k]}` : "")).join("");
-    // of a hundred long lines a picture shows no more than this; a narrower range shows all of them
-    const points = view.smooth ? 100000 : plot.series.length > 20 && plot.total > 20000 ? 300 : 2000;
-    const path = `model/${id}/plot?label=${encodeURIComponent(plot.label)}&x_label=${encodeURIComponent(plot.xLabel)}&points=${points}${bounds}`;
+    const path = plotPath(plot.label, plot.xLabel, view.smooth ? 100000 : pointsOf(plot)) + bounds;
     wanted.set(key, path);
     if (!fetching.has(path)) fetching.set(path, { path, key, whole: !bounds && !view.smooth, begun: false, label: plot.label, xLabel: plot.xLabel });
     nextPlot();
+  }
+  const plotPath = (label, xLabel, points) => `model/${id}/plot?label=${encodeURIComponent(label)}&x_label=${encodeURIComponent(xLabel)}&points=${points}`;
+  // of a hundred long lines a picture shows no more than this; a narrower range shows all of them
+  const pointsOf = (plot) => (plot.series.length > 20 && plot.series.reduce((sum, s) => sum + (s.total ?? s.points.length), 0) > 20000 ? 300 : 2000);
+  // the first plot is on its way while the rest of the page is made; one that is not asked for then costs no more than that
+  const early = new Map();
+  function foresee(plot) {
+    if (!plot || plot.series.some((s) => s.points.length)) return;
+    const path = plotPath(plot.label, plot.x_label, pointsOf(plot)), coming = read(path);
+    coming.catch(() => {});
+    early.set(path, coming);
   }
   async function nextPlot() {
     const job = [...fetching.values()].find((x) => !x.begun);
@@ -94,7 +103,9 @@ async function runPage(root) {
     job.begun = true;
     under_way += 1;
     try {
-      const found = await read(job.path);
+      const coming = early.get(job.path);
+      early.clear();
+      const found = await (coming ?? read(job.path));
       fetched = true;
       if (job.whole) wholes.set(job.key, found);
       // what was asked for meanwhile is another part
@@ -208,13 +219,14 @@ async function runPage(root) {
     follow.stop = () => source.close();
   }
   async function reload() {
-    const path = `model/${id}/story?plots=few&feed=2000`, first = !mounted, found = await read(first ? `${path}&rows=few` : path);
+    const atOnce = BODY().story, path = atOnce.replace("&rows=few", ""), first = !mounted, found = await read(first ? atOnce : path);
     setClock(found.generated_at);
     // plots that were fetched already are in it only as names
     const known = new Map(story ? story.plots.map((p) => [`${p.label}\n${p.x_label}`, p]) : []);
     const merged = (next) => ({ ...next, plots: next.plots.map((p) => { const old = known.get(`${p.label}\n${p.x_label}`), count = (plot) => plot.series.reduce((sum, s) => sum + (s.total ?? s.points.length), 0); return old && count(old) === count(p) && p.series.every((s) => !s.points.length) ? old : p; }) });
     story = merged(found);
     if (first) {
+      foresee(story.plots[0]);
       mounted = mount(story, root, prepare);
       root.querySelector(".bar").after(banner);
       spoken = story.headline.text;

@@ -3,9 +3,8 @@ const HUES = 8;
 const DASHES = ["", "7 3", "2 3"];
 const MOST_POINTS = 2000;
 
-function naturalOrder(a, b) {
-  return a.localeCompare(b, "en", { numeric: true });
-}
+// one collator: a string's own comparison makes one each time, which a hundred sites in fifty plots are long about
+const naturalOrder = new Intl.Collator("en", { numeric: true }).compare;
 
 // Slot Trust_n has identity n in every run, chart and print; others take the free ones.
 function identities(slots) {

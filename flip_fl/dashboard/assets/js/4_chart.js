@@ -236,13 +236,15 @@ function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
 // Rules of a chart: where a run went on after its server was lost, and, beside local steps, where rounds begin.
 function marks(plot, view) {
   const out = [], rounds = [...view.model.story.rounds].sort((a, b) => a.number - b.number);
+  const resumed = rounds.filter((q, k) => (q.attempt || 1) > ((rounds[k - 1] || {}).attempt || 1) && q.started_at);
+  const turns = !plot.byRound && !plot.axis && plot.series.length;
+  if (!resumed.length && !turns) return out;
   const first = new Map();
   for (const one of plot.series) for (const p of one.points) if (!(first.get(p.round) <= p.x)) first.set(p.round, p.x);
-  rounds.forEach((q, k) => {
-    if (!first.has(q.number) || !((q.attempt || 1) > ((rounds[k - 1] || {}).attempt || 1)) || !q.started_at) return;
-    out.push({ kind: "resume", x: first.get(q.number), text: `resumed ${clock(q.started_at).slice(0, 5)}`, title: `Round ${q.number} was started again at ${clock(q.started_at)} UTC, attempt ${q.attempt}` });
-  });
-  if (!plot.byRound && !plot.axis && first.size > 1 && first.size <= 30 && plot.series.length) {
+  for (const q of resumed) {
+    if (first.has(q.number)) out.push({ kind: "resume", x: first.get(q.number), text: `resumed ${clock(q.started_at).slice(0, 5)}`, title: `Round ${q.number} was started again at ${clock(q.started_at)} UTC, attempt ${q.attempt}` });
+  }
+  if (turns && first.size > 1 && first.size <= 30) {
     for (const [number, x] of first) if (number > 1) out.push({ kind: "turn", x, title: `round ${number} begins` });
   }
   return out;
