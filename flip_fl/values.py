@@ -91,6 +91,7 @@ class JobType(StrEnum):
 class EventType(StrEnum):
     """The typed events that a sender may report; the hub words them when it serves them."""
 
+    RUN_CONFIGURED = "RUN_CONFIGURED"
     ROUND_STARTED = "ROUND_STARTED"
     CLIENT_RESULT_RECEIVED = "CLIENT_RESULT_RECEIVED"
     ROUND_AGGREGATED = "ROUND_AGGREGATED"

@@ -51,13 +51,17 @@ class _Part(BaseModel):
 
 
 class StoryModel(_Part):
-    """Which run this is. ``facts`` are short details worth showing: engine, job type, seed, and the like."""
+    """Which run this is. ``facts`` are short details worth showing: engine, job type, seed, and the like.
+
+    ``settings`` are those of its configuration, as its FL server told them.
+    """
 
     id: str
     name: str
     description: str = ""
     project: str = ""
     facts: Mapping[str, str] = {}
+    settings: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Transition(_Part):

@@ -14,6 +14,7 @@ from flip_fl.app import weights
 from flip_fl.app.checkpoints import find_checkpoint
 from flip_fl.app.config import AppConfig
 from flip_fl.app.plan import Stage
+from flip_fl.app.settings_told import settings_told
 from flip_fl.app.travel import travelling
 from flip_fl.app.weights import StartingModel
 from flip_fl.flower.compare import measure_of
@@ -57,6 +58,7 @@ def conduct(handling: Handling, host: Host, facts: RunFacts, how: How) -> tuple[
         lifecycle.resumed(rounds.done)
     else:
         lifecycle.initiated()
+        lifecycle.configured(settings_told(facts.app.raw, "Flower", "flwr"))
         # Before the sites are waited for: an app that cannot be imported is told at once.
         if how.arrays is not None:
             rounds.record = how.arrays

@@ -128,7 +128,7 @@ class LiveRun:
         assert fold is not None
         anew = False
         for row in rows:
-            anew |= fold.rounds.take(row)
+            anew |= fold.rounds.take(row) or row.event_type == EventType.RUN_CONFIGURED
             fold.clocks.take(row)
             if kind_of(row) == "failure":
                 fold.failures.append(row)

@@ -43,7 +43,7 @@ from flip_fl.hub.tables import (
     Trust,
     utc_now,
 )
-from flip_fl.hub.words import whole
+from flip_fl.hub.words import settings_of, whole
 from flip_fl.values import SKIPPING, EventType, ModelStatus, natural_key
 
 _KINDS: Mapping[str, str] = {
@@ -101,7 +101,13 @@ def build_story(
     return Story(
         schema=SCHEMA,
         generated_at=now,
-        model=StoryModel(id=str(model_id), name=model.name, description=model.description, project=project),
+        model=StoryModel(
+            id=str(model_id),
+            name=model.name,
+            description=model.description,
+            project=project,
+            settings=settings_told(rows),
+        ),
         status=model.status,
         reason=next((change.reason for change in reversed(history) if change.applied), None),
         total_rounds=rounds.total,
@@ -142,6 +148,12 @@ def _newest_start(model_id: UUID, session: Session) -> list[LogRow]:
         .limit(1)
     ).first()
     return [] if newest is None else log_rows(model_id, session, after=newest - 1, before=newest + 1)
+
+
+def settings_told(rows: Sequence[LogRow]) -> dict[str, str]:
+    """The run's settings as its server last told them."""
+    told = [row.details for row in rows if row.event_type == EventType.RUN_CONFIGURED]
+    return settings_of(told[-1]) if told else {}
 
 
 def queue_position(rows: Sequence[LogRow], status: ModelStatus) -> int | None:

@@ -7,6 +7,7 @@ some events, its peer is stale on the controller's thread), so the round is reme
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -23,6 +24,8 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.widgets.widget import Widget
 
+from flip_fl.app.config import load_config
+from flip_fl.app.settings_told import settings_told
 from flip_fl.errors import FlipError
 from flip_fl.nvflare.inbox import Heard, SiteInbox
 from flip_fl.nvflare.model_id import find_model_id
@@ -162,6 +165,10 @@ class FlipReporter(Widget):
         if self._settings is None:
             self.log_warning(fl_ctx, "no hub is configured (development): the run's story stays in this workspace")
         self.reporting.lifecycle.initiated()
+        with contextlib.suppress(FlipError):
+            # An app that has no readable config is refused by name elsewhere.
+            config = load_config(custom_dir(fl_ctx))
+            self.reporting.lifecycle.configured(settings_told(config.raw, "NVFLARE", "nvflare"))
         watched = (fl_ctx.get_engine(), fl_ctx.get_run_abort_signal())
         threading.Thread(target=self._watch, args=watched, daemon=True).start()
 

@@ -56,6 +56,11 @@ class Lifecycle:
         """The run has started."""
         self._advance(ModelStatus.INITIATED)
 
+    def configured(self, settings: Mapping[str, str]) -> None:
+        """With which settings the run goes; said once, at its start."""
+        # The event needs a round, and they are those of the first as well.
+        self._event(EventType.RUN_CONFIGURED, None, 1, {"settings": dict(settings)}, None)
+
     def prepared(self) -> None:
         """The initial model is there, and the quorum too."""
         self._advance(ModelStatus.PREPARED)

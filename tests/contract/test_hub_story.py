@@ -205,6 +205,19 @@ def test_what_a_site_says_of_itself_is_told_with_its_result(hub: RunningHub) -> 
     assert [(skew.slot, skew.seconds, skew.proven) for skew in story.skews if skew.slot] == [("Trust_1", 95.0, True)]
 
 
+def test_a_runs_settings_are_told_and_nonsense_is_not(hub: RunningHub) -> None:
+    """Once told they are in the story, the newest count; what is no text is left out, and no other event is one."""
+    settings = {"Engine": "NVFLARE 2.9.0", "LOCAL_ROUNDS": "2", "<b>": "<i>"}
+    for details in ({"settings": {"old": "1"}}, {"settings": {**settings, "odd": 3}}):
+        hub.batch(item("event", event_type="RUN_CONFIGURED", global_round=1, details=details))
+    story = _story(hub)
+    assert story.model.settings == settings
+    assert [row.text for row in story.feed] == [f"The run's settings are known: {n} of them" for n in (1, 3)]
+    assert story.rounds == []
+    hub.batch(item("event", event_type="RUN_CONFIGURED", global_round=1, details={"settings": "many"}))
+    assert _story(hub).model.settings == {}
+
+
 def test_no_time_is_after_the_hub_has_heard_of_it(hub: RunningHub) -> None:
     """An FL server whose clock is an hour ahead: times, durations and "last seen" are by the hub's clock, and it is
     said whose clock is off."""

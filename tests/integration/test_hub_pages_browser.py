@@ -544,6 +544,49 @@ def test_the_list_is_live_filtered_and_used_by_keyboard(browser: Browser, hub: W
     assert str(other.id) in browser.js("location.search")
 
 
+def test_runs_are_compared_by_what_differs_and_round_by_round(browser: Browser, hub: WatchedHub) -> None:
+    """Of five runs' settings those that differ are the table, those that are the same are folded; each metric is one
+    chart with a line a run, by the median and the range of its sites or by one site's values; a sixth is said."""
+    runs = [hub.run(f"compared {k}") for k in range(6)]
+    for k, run in enumerate(runs):
+        run.clock = datetime.now(UTC) - timedelta(minutes=10)
+        run.begin(LEARNING_RATE=str(0.1 * (k % 2)), LOCAL_ROUNDS="2", **({"FEDPROX_MU": "0.5"} if k == 2 else {}))
+        for number in (1, 2):
+            run.round(number, 2)
+        for step in range(4 * (k + 1)):
+            place = {"x_label": "Step", "x_value": step}
+            run.say(run.metric("Trust_1", "step_loss", step, 1 + step // (2 * (k + 1)), task="train", **place))
+    browser.visit(f"{hub.pages}compare?runs={','.join(str(run.id) for run in runs)}", width=1440)
+    rows = browser.js("[...document.querySelectorAll('.differ tr')].map((r) => [...r.cells].map((c) => c.textContent))")
+    table = {name: cells for name, *cells in rows}
+    assert table[""] == [f"compared {k}" for k in range(5)]
+    assert table["LEARNING_RATE"] == ["0.0", "0.1", "0.0", "0.1", "0.0"]
+    assert table["FEDPROX_MU"] == ["–", "–", "0.5", "–", "–"]
+    assert not {"LOCAL_ROUNDS", "Rounds", "Sites", "Project"} & set(table)
+    assert "LOCAL_ROUNDS" in _text(browser, "main details")
+    assert "At most 5 runs are compared: 1 other of the link left out." in _text(browser, "main .head")
+    titles = browser.js("[...document.querySelectorAll('figure h3')].map((e) => e.textContent)")
+    assert titles == ["auc", "loss", "step_loss by round"]
+    assert (
+        browser.js("[...document.querySelectorAll('#plot-0 .series')].map((g) => g.querySelectorAll('.band').length)")
+        == [1] * 5
+    )
+    ends = browser.js(
+        "[...document.querySelectorAll('#plot-2 .series')].map((g) => g.querySelector('path:not(.band):not(.leader)')"
+        ".getAttribute('d').split('L').at(-1).split(' ')[0])"
+    )
+    assert len(set(ends)) == 1, "every run's last step is the end of its second round"
+    select = "document.querySelector('[aria-label=\"Whose values\"]')"
+    browser.js(f"(() => {{ {select}.value = 'Trust_3'; {select}.dispatchEvent(new Event('change')); }})()")
+    assert browser.js("document.querySelectorAll('.band').length") == 0
+    assert browser.js("document.querySelectorAll('#plot-0 .series').length") == 5
+    assert "site=Trust_3" in browser.js("location.search")
+    browser.visit(runs[2].page)
+    assert _text(browser, "#settings summary") == "3 settings"
+    assert "FEDPROX_MU0.5" in _text(browser, "#settings dl")
+    assert browser.errors == []
+
+
 def test_news_of_a_run_takes_no_focus_from_the_list(browser: Browser, hub: WatchedHub) -> None:
     """Whoever goes through the list by keyboard is where he was after a row has changed and a new one has come."""
     quiet, busy = _under_way(hub, "steady one", rounds=1), _under_way(hub, "steady two", rounds=1)

@@ -105,7 +105,10 @@ class WatchedRun:
     def status(self, status: str, reason: str | None = None) -> None:
         self.say({"kind": "status", "status": status} | ({"reason": reason} if reason else {}))
 
-    def begin(self) -> None:
+    def begin(self, **settings: str) -> None:
+        """Up to RUNNING; ``settings`` are told as an FL server tells those of its job."""
+        if settings:
+            self.say(self.event("RUN_CONFIGURED", 1, details={"settings": settings}))
         for status in ("INITIATED", "PREPARED", "RUNNING"):
             self.status(status)
             self.wait(2)

@@ -17,7 +17,7 @@ function labelCell(u, label) {
 }
 
 function differences(first) {
-  let model = first, rounds = [];
+  let model = first, rounds = [], node = null;
   const gather = () => { rounds = model.story.rounds.filter((r) => updatesIn(r).length).sort((a, b) => a.number - b.number); };
   gather();
   if (!rounds.length) return { node: null, renew: (next) => { const part = differences(next); return part.node ? part : null; } };
@@ -36,6 +36,7 @@ function differences(first) {
     for (const label of labels.slice(0, MOST_LABELS)) columns.push([`Label ${label}`, (u) => labelCell(u, label)]);
     out.textContent = `round ${inStage(round)}`;
     slider.setAttribute("aria-valuetext", out.textContent);
+    node?.classList.toggle("wide", labels.length > 0);
     table.replaceChildren(
       h("thead", {}, h("tr", {}, ["Site", ...columns.map((c) => c[0])].map((t, k) => h("th", { scope: "col", class: k ? "num" : null }, t)))),
       h("tbody", {}, list.map((u) => h("tr", {}, h("th", { scope: "row" }, siteName(u.site)), columns.map((c) => h("td", { class: "num" }, c[1](u)))))));
@@ -44,7 +45,7 @@ function differences(first) {
     note.textContent = clean([measured ? `An update is what training at a site has changed of the model. The mean is ${round.mean === "plain" ? "that of all sites alike: a weighted one would tell numbers of examples that are withheld." : "weighted as the sites were."}` : "",
       labels.length ? "Shares of labels are told where every label of the site is; beside a small number one more is withheld." : "", labels.length > MOST_LABELS ? `Of ${labels.length} labels the first ${MOST_LABELS} are shown; the saved data has all.` : ""].filter(Boolean).join(" "));
   }
-  const node = section("differences", "Differences between sites", null,
+  node = section("differences", "Differences between sites", null,
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Differences between sites" }, table), note);
   node.querySelector(".head").append(said, controls);
   const show = (at) => { slider.max = String(rounds.length - 1); slider.value = String(at); controls.hidden = rounds.length < 2; draw(); };

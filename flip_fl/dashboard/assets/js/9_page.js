@@ -46,6 +46,7 @@ function headline(model, view) {
     notes.map((n) => h("p", { class: "more" }, n)),
     story.model.description ? h("p", { class: "more" }, story.model.description) : null,
     Object.keys(story.model.facts || {}).length ? h("p", { class: "more small" }, Object.entries(story.model.facts).map(([name, value], k) => [k ? " · " : "", `${name} `, h("b", {}, value)])) : null,
+    Object.keys(story.model.settings || {}).length ? h("details", { class: "more small", id: "settings" }, h("summary", {}, plural(Object.keys(story.model.settings).length, "setting")), h("dl", { class: "pairs" }, Object.entries(story.model.settings).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))) : null,
     h("dl", { class: "facts" }, facts));
 }
 
@@ -89,6 +90,7 @@ function themeChoice(view) {
   return theme;
 }
 
+const BRIEF = { times: "Times", differences: "Differences", history: "History", models: "Models" };
 function bar(story, view) {
   const nav = h("nav", { "aria-label": "On this page" }), mark = h("a", { class: "mark", href: view.home || "#top", "aria-label": view.home ? "All runs" : "To the top" });
   const node = h("header", { class: "bar" }, h("div", { class: "wrap" }, mark, nav,
@@ -98,7 +100,7 @@ function bar(story, view) {
     mark.title = clean(model.story.headline.text);
     mark.replaceChildren(icon(tone), view.home ? h("span", {}, "Runs") : "");
     const ids = parts.map((p) => p.id).join();
-    if (nav.dataset.of !== ids) { nav.dataset.of = ids; nav.replaceChildren(...parts.map((p) => h("a", { href: `#${p.id}` }, p.querySelector("h2").textContent))); }
+    if (nav.dataset.of !== ids) { nav.dataset.of = ids; nav.replaceChildren(...parts.map((p) => h("a", { href: `#${p.id}` }, BRIEF[p.id] || p.querySelector("h2").textContent))); }
   };
   return { node, renew };
 }
