@@ -92,6 +92,7 @@ class EventType(StrEnum):
     """The typed events that a sender may report; the hub words them when it serves them."""
 
     RUN_CONFIGURED = "RUN_CONFIGURED"
+    SITES_AWAITED = "SITES_AWAITED"
     ROUND_STARTED = "ROUND_STARTED"
     CLIENT_RESULT_RECEIVED = "CLIENT_RESULT_RECEIVED"
     ROUND_AGGREGATED = "ROUND_AGGREGATED"

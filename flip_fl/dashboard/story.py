@@ -218,6 +218,18 @@ class Silence(_Part):
     ends_at: UtcTime | None = None
 
 
+class Awaited(_Part):
+    """For whom the run waits before its first round: ``needs`` sites in all, and ``until`` then.
+
+    ``awaited`` is empty where whoever comes may take part.
+    """
+
+    there: list[str]
+    awaited: list[str]
+    needs: int
+    until: UtcTime | None = None
+
+
 class Loss(_Part):
     """Reports that never reached the hub, as whoever counted them says it; ``slot`` is the site's that made them."""
 
@@ -299,8 +311,9 @@ class Story(_Part):
     """Everything that can be told about a run.
 
     ``cursor`` is the place in the hub's rows up to which it is told: what comes later can be asked for by it.
-    ``queue_position`` is there while the run waits for its turn, ``feed_more`` when the feed has older lines still, and
-    ``partial`` is told of a big run at once: rounds, activity and failures are not in it.
+    ``queue_position`` is there while the run waits for its turn, ``awaited`` while it waits for its sites,
+    ``feed_more`` when the feed has older lines still, and ``partial`` is told of a big run at once: rounds, activity
+    and failures are not in it.
     """
 
     schema_: Literal["flip-fl.story/1"] = Field(SCHEMA, alias="schema")
@@ -320,6 +333,7 @@ class Story(_Part):
     samples: Samples | None = None
     privacy: PrivacyCurve | None = None
     unreachable: Silence | None = None
+    awaited: Awaited | None = None
     losses: list[Loss] = []
     skews: list[Skew] = []
     cursor: str | None = None

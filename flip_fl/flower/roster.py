@@ -13,6 +13,7 @@ from flip_fl.flower.phase import Patience, Quorum, RoundFailed
 from flip_fl.flower.private import NodeInfo
 from flip_fl.flower.simulated import SimulatedNames
 from flip_fl.reporting.reporter import Reporter
+from flip_fl.reporting.sites_awaited import SitesAwaited
 
 logger = logging.getLogger("flip_fl.flower")
 
@@ -79,7 +80,8 @@ class Roster:
         if self.slots and needed > len(self.slots):
             named = ", ".join(self.slots)
             raise RoundFailed(f"the job needs {needed} sites and has {len(self.slots)}: {named}")
-        call = self._wait_for(len(self.slots) or needed, needed)
+        awaited = SitesAwaited(self._reporter, needed, self._patience.start_timeout_s)
+        call = self._wait_for(len(self.slots) or needed, needed, awaited)
         missing = call.missing(self.slots)
         if missing:
             waited = f"{self._patience.start_timeout_s:g} s"
@@ -133,7 +135,7 @@ class Roster:
             raise RoundFailed(NO_SLOTS)
         return len(list(self._inner.get_nodes())) or 1
 
-    def _wait_for(self, wanted: int, needed: int) -> RollCall:
+    def _wait_for(self, wanted: int, needed: int, awaited: SitesAwaited | None = None) -> RollCall:
         deadline = time.monotonic() + self._patience.start_timeout_s
         while True:
             self._pause(0)
@@ -143,6 +145,8 @@ class Roster:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
+            if awaited is not None:
+                awaited.look(list(call.sites), self.slots)
             self._pause(min(self._patience.poll_s, left))
         if len(call.sites) < needed:
             raise RoundFailed(not_connected(call, self.slots, needed, self._patience.start_timeout_s))

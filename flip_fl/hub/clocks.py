@@ -102,5 +102,7 @@ def _beyond(slot: str, bounds: _Bounds, server: Skew | None) -> Skew | None:
     off = bounds.least if bounds.least > WORTH_TELLING_S else bounds.most if bounds.most < -WORTH_TELLING_S else None
     if off is None:
         return None
-    total = round(off + (server.seconds if server is not None else 0.0), 1)
-    return Skew(slot=slot, seconds=total, proven=server is None or server.proven) if total else None
+    if server is not None and (server.proven or off > 0):
+        # A server that may be behind takes from a lead, and adds nothing that is certain to what a site is behind.
+        off += server.seconds
+    return Skew(slot=slot, seconds=round(off, 1)) if abs(off) > WORTH_TELLING_S else None

@@ -68,6 +68,10 @@ class _Fold:
     anew: Cursor = field(default_factory=lambda: Cursor(0, 0, 0))
 
 
+# What stands in a story alone, and is told once or twice in a run.
+_READ_ANEW = frozenset({EventType.RUN_CONFIGURED, EventType.SITES_AWAITED})
+
+
 class LiveRun:
     """One run as it is now. Its methods may be called from any thread."""
 
@@ -128,7 +132,7 @@ class LiveRun:
         assert fold is not None
         anew = False
         for row in rows:
-            anew |= fold.rounds.take(row) or row.event_type == EventType.RUN_CONFIGURED
+            anew |= fold.rounds.take(row) or row.event_type in _READ_ANEW
             fold.clocks.take(row)
             if kind_of(row) == "failure":
                 fold.failures.append(row)

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
 from flip_fl.dashboard.story import (
     FL_SERVER,
     SCHEMA,
+    Awaited,
     Failure,
     FeedRow,
     Loss,
@@ -127,6 +129,7 @@ def build_story(
         failures=grouped(failures),
         results=results_of(rows),
         unreachable=unreachable(model_id, session, rule, now),
+        awaited=sites_awaited(rows) if model.status is ModelStatus.INITIATED else None,
         losses=losses_of(rows),
         skews=clocks.skews(),
         cursor=str(Cursor.at_end(model_id, session, late_statuses(model_id, model.status, session))),
@@ -154,6 +157,15 @@ def settings_told(rows: Sequence[LogRow]) -> dict[str, str]:
     """The run's settings as its server last told them."""
     told = [row.details for row in rows if row.event_type == EventType.RUN_CONFIGURED]
     return settings_of(told[-1]) if told else {}
+
+
+def sites_awaited(rows: Sequence[LogRow]) -> Awaited | None:
+    """For whom the run's server said last that it waits; None where it said nothing that can be read."""
+    told = [row.details for row in rows if row.event_type == EventType.SITES_AWAITED]
+    try:
+        return Awaited.model_validate(told[-1]) if told else None
+    except ValidationError:
+        return None
 
 
 def queue_position(rows: Sequence[LogRow], status: ModelStatus) -> int | None:

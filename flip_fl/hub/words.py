@@ -41,6 +41,10 @@ def event_text(event_type: str, *, global_round: int | None, details: Mapping[st
         case EventType.RUN_CONFIGURED:
             settings = settings_of(details)
             return f"The run's settings are known: {len(settings)} of them" if settings else "The run's settings"
+        case EventType.SITES_AWAITED:
+            there, needs = details.get("there"), whole(details.get("needs"))
+            connected = len(there) if isinstance(there, list) else 0
+            return f"The run waits for its sites: {connected} connected" + (f", {needs} needed" if needs else "")
         case EventType.ROUND_STARTED:
             total = whole(details.get("total_rounds"))
             return f"{run} of {total}{staged} started" if total is not None else f"{round_} started"

@@ -218,6 +218,26 @@ def test_a_runs_settings_are_told_and_nonsense_is_not(hub: RunningHub) -> None:
     assert _story(hub).model.settings == {}
 
 
+def test_for_whom_a_run_waits_is_told_while_it_does(hub: RunningHub) -> None:
+    """The newest word counts, until the run is prepared; what cannot be read is none."""
+
+    def awaited(details: dict[str, Any]) -> None:
+        hub.batch(item("event", event_type="SITES_AWAITED", global_round=1, details=details))
+
+    hub.batch(item("status", status="INITIATED"))
+    awaited({"there": [], "awaited": ["Trust_1", "Trust_2"], "needs": 1})
+    awaited({"there": ["Trust_1"], "awaited": ["Trust_2"], "needs": 1, "until": "2026-11-22T13:30:00+00:00"})
+    waiting = _story(hub).awaited
+    assert waiting is not None
+    assert (waiting.there, waiting.awaited, waiting.needs) == (["Trust_1"], ["Trust_2"], 1)
+    assert _story(hub).feed[-1].text == "The run waits for its sites: 1 connected, 1 needed"
+    awaited({"there": "everybody"})
+    assert _story(hub).awaited is None
+    awaited({"there": ["Trust_1"], "awaited": ["Trust_2"], "needs": 1})
+    hub.batch(item("status", status="PREPARED"))
+    assert _story(hub).awaited is None
+
+
 def test_no_time_is_after_the_hub_has_heard_of_it(hub: RunningHub) -> None:
     """An FL server whose clock is an hour ahead: times, durations and "last seen" are by the hub's clock, and it is
     said whose clock is off."""

@@ -269,7 +269,7 @@ def test_a_resumed_run_shows_both_attempts(browser: Browser, hub: WatchedHub) ->
 
 
 def test_a_run_that_waits_says_for_whom(browser: Browser, hub: WatchedHub) -> None:
-    """Before the first round: who was never heard of, and what happens then; a draft awaits nothing."""
+    """Before the first round: who is not there, how many are needed, until when it waits; a draft awaits nothing."""
     run = hub.run("waiting")
     browser.visit(run.page)
     assert "Nothing is awaited" in _text(browser, "#top")
@@ -277,6 +277,16 @@ def test_a_run_that_waits_says_for_whom(browser: Browser, hub: WatchedHub) -> No
     told = "Waiting for GSTT, KCH, UCLH and 2 more (0 of 5 heard of)"
     browser.wait(f"document.querySelector('#top').textContent.includes('{told}')")
     assert "the first is awaited at the end of round 1" in _text(browser, "#curves")
+    until = datetime.now(UTC) + timedelta(minutes=30)
+    waits = {"there": ["Trust_1", "Trust_2"], "awaited": ["Trust_3", "Trust_4", "Trust_5"], "needs": 4}
+    run.say(run.event("SITES_AWAITED", 1, details={**waits, "until": until.isoformat()}))
+    told = "Waiting for UCLH, BARTS and ICHT (2 of 5 connected, needs 4), since "
+    browser.wait(f"document.querySelector('#top').textContent.includes('{told}')")
+    assert f"; gives up at {until:%H:%M} UTC." in _text(browser, "#top")
+    run.say(run.event("SITES_AWAITED", 1, details={**waits, "there": run.slots[:4], "awaited": ["Trust_5"]}))
+    browser.wait("document.querySelector('#top').textContent.includes('Waiting for ICHT (4 of 5 connected')")
+    run.status("PREPARED")
+    browser.wait("!document.querySelector('#top').textContent.includes('connected')")
 
 
 def test_a_run_that_is_deleted_while_it_is_watched(browser: Browser, hub: WatchedHub) -> None:

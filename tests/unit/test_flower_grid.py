@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from flip_fl.flower.protocol import (
     stamp_slot,
 )
 from flip_fl.flower.strategy import ObservedStrategy
+from flip_fl.reporting import sites_awaited
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.records import Record
 from flip_fl.reporting.session import open_reporting
@@ -557,6 +559,23 @@ def test_a_run_waits_for_its_sites_with_an_end_and_names_who_is_missing(tmp_path
         (False, "connected and not used: a node without a registered name"),
         (True, "connected and not used: Trust_9, which is not one of the job's sites"),
     ]
+
+
+def test_a_wait_for_sites_is_told_with_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is there, who is not, how many are needed, until when: once for each change of who is there, and no word of
+    sites that come at once."""
+    monkeypatch.setattr(sites_awaited, "WORTH_TELLING_S", 0.1)
+    patience = replace(QUICK, start_timeout_s=0.6)
+    found = bench(tmp_path, names=["Trust_1"], quorum=Quorum(min_clients=1), patience=patience)
+    assert found.grid.await_sites() == ["Trust_1"]
+    (event,) = found.told("event")
+    details = event["details"]
+    assert event["event_type"] == "SITES_AWAITED"
+    assert (details["there"], details["awaited"], details["needs"]) == (["Trust_1"], ["Trust_2"], 1)
+    assert abs(datetime.fromisoformat(details["until"]) - datetime.now(UTC)) < timedelta(seconds=60)
+    quick = bench(tmp_path / "quick")
+    assert quick.grid.await_sites() == SLOTS
+    assert quick.told("event") == []
 
 
 def test_enough_sites_start_without_the_missing_ones_and_only_they_are_asked(tmp_path: Path) -> None:

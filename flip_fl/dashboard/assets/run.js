@@ -7,6 +7,7 @@ const atLeast = (a, b) => { const other = places(b); return places(a).every((n, 
 // The story with a delta added: what did not change stays the same object.
 function addDelta(story, d) {
   const next = { ...story, generated_at: d.at, cursor: d.cursor, status: d.status, headline: d.headline, reason: d.reason, total_rounds: d.total_rounds ?? story.total_rounds, skews: JSON.stringify(d.skews) === JSON.stringify(story.skews) ? story.skews : d.skews, unreachable: d.unreachable, queue_position: d.queue_position };
+  if (d.status !== "INITIATED") next.awaited = null;
   for (const name of ["history", "failures", "losses", "results"]) if (d[name]) next[name] = d[name];
   if (d.rounds.length) {
     const rounds = new Map(story.rounds.map((r) => [r.number, r]));

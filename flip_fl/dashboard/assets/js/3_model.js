@@ -297,7 +297,7 @@ function awaited(model, now) {
   const name = (slot) => (model.bySlot.get(slot) || { name: slot }).name;
   const rounds = [...story.rounds].sort((a, b) => a.number - b.number), last = rounds.at(-1);
   if (!last) {
-    const never = story.sites.filter((x) => !x.last_seen).map((x) => x.slot), since = [...story.history].reverse().find((t) => t.applied)?.at;
+    const never = story.awaited?.awaited ?? story.sites.filter((x) => !x.last_seen).map((x) => x.slot), since = [...story.history].reverse().find((t) => t.applied)?.at;
     return { kind: "join", slots: never, names: never.map(name), of: story.sites.length, since, silent: [] };
   }
   let kind = "result", slots = [], since = last.started_at;

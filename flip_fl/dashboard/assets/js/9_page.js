@@ -60,6 +60,11 @@ function skewWords(model) {
 
 function waitingWords(waits, story, view) {
   const names = listing(waits.names, 4), since = waits.since ? [", since ", clock(waits.since), " UTC (", ago(waits.since, view.now(), ""), ")"] : [];
+  if (waits.kind === "join" && story.awaited) {
+    const { there, awaited, needs, until } = story.awaited, enough = there.length >= needs;
+    const ends = until ? [enough ? "; begins without them at " : "; gives up at ", time(until, clock(until).slice(0, 5)), " UTC"] : [];
+    return [`Waiting for ${names} (${there.length} of ${there.length + awaited.length} connected, needs ${needs})`, since, ends, "."];
+  }
   if (waits.kind === "join") return [`Waiting for ${names} (${waits.of - waits.slots.length} of ${waits.of} heard of)`, since, "."];
   const came = waits.of - waits.slots.length;
   return [waits.kind === "score" ? `Waiting for the scores of ${names} (${waits.round.scored.length} of ${waits.round.scored.length + waits.slots.length} in)` : `Waiting for ${names} (${came} of ${waits.of} in)`, since, "."];
