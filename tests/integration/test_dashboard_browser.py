@@ -405,6 +405,71 @@ def test_a_late_status_is_shown_as_ignored(browser: Browser, pages: dict[str, Pa
     assert "ignored: the run was stopped" in rows[-1]
 
 
+def test_every_transition_is_a_row(browser: Browser, pages: dict[str, Path]) -> None:
+    """When, from what to what, by whom, for how long: still there when the run is over."""
+    _open(browser, pages["finished"])
+    assert _cells(browser, "#history table") == [
+        ["Time (UTC)", "State", "By", "For", "Remark"],
+        ["13:03:20", "Draft", "simulator", "", ""],
+        ["13:03:21", "Draft → Queued", "FL server", "4.0 s", ""],
+        ["13:03:25", "Queued → Preparing", "FL server", "2.0 s", ""],
+        ["13:03:27", "Preparing → Training", "FL server", "38 s", ""],
+        ["13:04:05", "Training → Finished", "FL server", "", ""],
+    ]
+
+
+def test_a_chart_says_how_far_it_has_come(browser: Browser, tmp_path: Path) -> None:
+    """The last value, what five rounds have changed, the best round and since when nothing was better: numbers, and no
+    verdict without them."""
+    falling = [0.9, 0.5, 0.3, 0.2, 0.25, 0.26, 0.27, 0.28, 0.29, 0.3]
+    story = dashboard.finished()
+    plot = dashboard.curve(["Trust_1", "Trust_2"], 10, "loss", lambda k, n: falling[n - 1] + 0.01 * k)
+    report.write_report(story.model_copy(update={"plots": [plot]}), tmp_path / "flat.html")
+    _open(browser, tmp_path / "flat.html")
+    assert browser.js("document.querySelector('#plot-0 figcaption p').textContent") == (
+        "Round 10: 0.3100 to 0.3200, median 0.3150. +0.0500 since round 5. "
+        "Best 0.2150 in round 4; no improvement for 6 rounds."
+    )
+
+
+def test_results_are_told_whole_or_with_why_there_are_none(browser: Browser, pages: dict[str, Path]) -> None:
+    """Name, size, digest, time and the one command that fetches them; without results the reason in their place."""
+    _open(browser, pages["finished"])
+    stored = dashboard.finished().results
+    assert stored is not None
+    told = browser.js("[...document.querySelectorAll('#results dd')].map((e) => e.textContent)")
+    assert told[0] == "20261122_130405.zip"
+    assert told[1].startswith(stored.address)
+    assert told[2:] == ["48.2 kB", stored.sha256, "22 Nov 2026, 13:04:04 UTC"]
+    assert browser.js("document.querySelector('#results .command code').textContent") == (
+        f"flip-fl results get {dashboard.MODEL_ID}"
+    )
+    _open(browser, pages["ragged"])
+    told = browser.js("document.querySelector('#results').textContent")
+    assert "Not uploaded: the bucket refused the upload (403)." in told
+    assert "flip-fl results get" not in told
+
+
+def test_a_long_activity_is_scrolled_to_its_end(browser: Browser, tmp_path: Path) -> None:
+    """10,000 lines can all be reached, and each has a link of its own; rounds are marked on charts by steps."""
+    story = dashboard.ragged()
+    rows = [dashboard.feed(story.rounds)[k % 40].model_copy(update={"id": k + 1}) for k in range(10_000)]
+    report.write_report(story.model_copy(update={"feed": rows}), tmp_path / "long.html")
+    _open(browser, tmp_path / "long.html")
+    more = "[...document.querySelectorAll('#activity button')].find((b) => b.textContent === 'Show more')"
+    for _ in range(12):
+        browser.js(f"{more}.hidden || {more}.click()")
+    links = browser.js("[...document.querySelectorAll('#activity .feed li > a')].map((a) => a.getAttribute('href'))")
+    assert len(set(links)) == 10_000
+    browser.js("(() => { const f = document.querySelector('#activity .feed'); f.scrollTop = f.scrollHeight; })()")
+    assert browser.js(
+        "(() => { const f = document.querySelector('#activity .feed').getBoundingClientRect(),"
+        " last = document.querySelector('#activity .feed li:last-child').getBoundingClientRect();"
+        " return last.bottom <= f.bottom + 1 && last.top > f.top; })()"
+    )
+    assert browser.js("document.querySelectorAll('#plot-1 .rule.turn').length") == 9
+
+
 def test_who_is_awaited_is_named(browser: Browser, pages: dict[str, Path]) -> None:
     """An open round says whom it waits for, and the cell is not called missed yet."""
     _open(browser, pages["running"])

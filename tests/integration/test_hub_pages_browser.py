@@ -191,12 +191,13 @@ def test_a_page_catches_up_after_the_hub_was_away(browser: Browser, address: str
         browser.page.goto("about:blank")
 
 
-def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: WatchedHub) -> None:
-    """A proxy that cuts streams: the page asks with the same place, and says so."""
+@pytest.mark.parametrize("proxy", ["cuts", "holds back"])
+def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: WatchedHub, proxy: str) -> None:
+    """A proxy that cuts streams, or keeps what it should pass on: the page asks with the same place, and says so."""
     run = _under_way(hub, "polled")
     cut = (
         "delete window.SharedWorker; window.EventSource = class { addEventListener() {} close() {}"
-        " constructor() { setTimeout(() => this.onerror(), 1); } };"
+        f" constructor() {{ {'setTimeout(() => this.onerror(), 1);' if proxy == 'cuts' else ''} }} }};"
     )
     with browser.tab(cut) as tab:
         tab.visit(run.page)
@@ -205,6 +206,100 @@ def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: W
         tab.wait("document.querySelector('#top').textContent.includes('4 of 6')")
         ids = tab.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
         assert len(ids) == len(set(ids))
+
+
+def test_a_page_waits_for_a_hub_that_does_not_answer(browser: Browser, hub: WatchedHub) -> None:
+    """What is wrong, why that may be and what comes next, instead of an empty page; then the run, by itself."""
+    run = _under_way(hub, "cut off", rounds=1)
+    with browser.tab("") as tab:
+        tab.page.route("**/api/**", lambda route: route.abort())
+        tab.visit(run.page, ready="refused")
+        assert _text(tab, "h1") == "The hub does not answer"
+        assert "This page asks again every few seconds." in _text(tab, "main")
+        tab.page.unroute("**/api/**")
+        tab.wait("document.documentElement.dataset.ready === 'true' && document.querySelector('#plot-0 svg')")
+
+
+def test_news_is_drawn_and_said_at_a_calm_pace(browser: Browser, hub: WatchedHub) -> None:
+    """However much comes: at most two redraws a second, the screen reader hears at most a sentence in ten seconds, and
+    who wants no motion gets none."""
+    run = _under_way(hub, "busy", rounds=1)
+    browser.page.emulate_media(reduced_motion="reduce")
+    browser.visit(run.page)
+    browser.wait("document.querySelector('.link').textContent === 'Live'")
+    assert browser.js("getComputedStyle(document.querySelector('.lines')).transitionDuration") == "0s"
+    browser.js(
+        "(() => { window.said = 0; performance.clearMarks();"
+        " const heard = new MutationObserver(() => { said += 1; });"
+        " heard.observe(document.getElementById('said'), { childList: true }); })()"
+    )
+    begun = time.monotonic()
+    for number in range(2, 6):
+        run.round(number, 6)
+        time.sleep(0.4)
+    browser.wait("document.querySelector('#top').textContent.includes('5 of 6')")
+    drawn = browser.js("performance.getEntriesByName('drawn').length")
+    assert 1 <= drawn <= 2 * (time.monotonic() - begun) + 1
+    assert browser.js("said") <= 1
+    browser.page.emulate_media(reduced_motion="no-preference")
+
+
+def test_a_view_is_there_again_after_going_back(browser: Browser, hub: WatchedHub) -> None:
+    """What was chosen stands in the address: another page and back, or the link in another tab, show the same."""
+    run = _under_way(hub, "permanent", rounds=3)
+    browser.visit(run.page, width=1440)
+    browser.js(
+        "(() => { const [a] = document.querySelectorAll('.bounds input'); a.value = 2;"
+        " a.dispatchEvent(new Event('change')); document.querySelectorAll('.legend button')[1].click(); })()"
+    )
+    where = browser.js("location.href")
+    assert "hide=1" in where
+    assert "from=2" in where
+    shown = "document.querySelectorAll('#plot-0 .series').length === 4 && document.querySelector('#plot-0 .edge')"
+    browser.wait(shown)
+    browser.page.click("a.mark")
+    browser.wait("document.body?.dataset.page === 'runs' && document.documentElement.dataset.ready === 'true'")
+    browser.page.go_back()
+    browser.wait(f"document.querySelector('#plot-0') && {shown}")
+    assert browser.js("location.href") == where
+    with browser.tab("") as tab:
+        tab.visit(where, width=1440)
+        tab.wait(shown)
+
+
+def test_a_person_asks_to_be_told_of_the_end(browser: Browser, hub: WatchedHub) -> None:
+    """One notice of the browser, in the headline's words, when the run is over, and only where it was asked for."""
+    run = _under_way(hub, "notified", rounds=1)
+    told = (
+        "window.notices = []; window.Notification = class { static requestPermission() { return 'granted'; }"
+        " constructor(title, { body }) { notices.push([title, body]); } };"
+    )
+    with browser.tab(told) as tab, browser.tab(told) as quiet:
+        for each in (tab, quiet):
+            each.visit(run.page)
+            each.wait("document.querySelector('.link').textContent === 'Live'")
+        bell = "[...document.querySelectorAll('.bar button')].find((b) => b.textContent === 'Tell me')"
+        tab.js(f"{bell}.click()")
+        tab.wait(f"{bell}.getAttribute('aria-pressed') === 'true'")
+        run.round(2, 6)
+        run.status("RESULTS_UPLOADED")
+        tab.wait("notices.length")
+        quiet.wait("document.title.startsWith('✓')")
+        assert tab.js("notices") == [["notified", "Finished - results ready"]]
+        assert quiet.js("notices") == []
+
+
+def test_the_csv_of_a_live_chart_has_every_stored_row(browser: Browser, hub: WatchedHub) -> None:
+    """It comes from the hub, whole, whatever part of it is on screen: both attempts of a round that was begun again."""
+    run = _under_way(hub, "exported", rounds=2)
+    run.wait(60)
+    run.round(2, 6)
+    browser.visit(run.page + "?from=2&to=2", width=1440)
+    with browser.page.expect_download() as coming:
+        browser.js("document.querySelector('#plot-0 [aria-label$=\"as CSV\"]').click()")
+    lines = Path(coming.value.path()).read_text().splitlines()
+    assert {"round", "attempt", "value"} <= set(lines[0].split(","))
+    assert len(lines) == 1 + 3 * 5
 
 
 def test_all_tabs_of_a_browser_share_one_stream(
