@@ -148,7 +148,7 @@ def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Le
     labels: dict[str, int | str] = {}
     for name, value in returned.items():
         if name == LABEL_COUNTS and spec.task is Task.TRAIN and isinstance(value, Mapping):
-            labels = ledger.labels(value, session.gate.least_count)
+            labels = ledger.labels(value, session.gate.least_count, examples)
             continue
         if spec.task is Task.EVALUATE and is_supplementary(value):
             kept = book.supplementary(name, value)

@@ -123,9 +123,9 @@ class Ledger:
         """What of a list or a dictionary may leave with the result; None when the egress rules refuse it."""
         return self._supplements.take(label, value)
 
-    def labels(self, counts: Mapping[Any, Any], least: int) -> dict[str, int | str]:
+    def labels(self, counts: Mapping[Any, Any], least: int, examples: int) -> dict[str, int | str]:
         """What may leave of how often each label is among the examples; numbers below ``least`` are withheld."""
-        return labels_to_leave(counts, least, self._egress)
+        return labels_to_leave(counts, least, self._egress, examples)
 
     def declared(self, label: Any) -> bool:
         """Whether anything may leave under this name."""

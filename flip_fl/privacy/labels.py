@@ -28,10 +28,11 @@ def withheld_below(counts: Mapping[str, Told], threshold: int) -> dict[str, Told
     return told
 
 
-def labels_to_leave(given: Mapping[Any, Any], threshold: int, egress: Egress) -> dict[str, Told]:
+def labels_to_leave(given: Mapping[Any, Any], threshold: int, egress: Egress, examples: int) -> dict[str, Told]:
     """What may leave of the counts that an app returned; nothing, and a sentence that says why, where they are none.
 
-    One label that may not leave takes the others along: what is missing to the whole would be its count.
+    None is above the number of ``examples``, and each has as many digits as a metric of the site. One label that may
+    not leave takes the others along: what is missing to the whole would be its count.
     """
     if len(given) > MAX_LABELS:
         return _refused(egress, f"have more than {MAX_LABELS} labels")
@@ -43,8 +44,11 @@ def labels_to_leave(given: Mapping[Any, Any], threshold: int, egress: Egress) ->
             return _refused(egress, f"have a label that METRICS does not declare as {LABEL_COUNTS}@label")
         if isinstance(n, bool) or not hasattr(n, "__index__") or not 0 <= int(n) <= MAX_COUNT:
             return _refused(egress, "are not whole numbers from 0")
+        if int(n) > examples:
+            return _refused(egress, "are more than the examples")
         counts[label] = int(n)
-    return withheld_below(counts, threshold)
+    told = withheld_below(counts, threshold)
+    return {label: n if isinstance(n, str) else int(egress.rounded(n)) for label, n in told.items()}
 
 
 def _refused(egress: Egress, why: str) -> dict[str, Told]:

@@ -56,21 +56,28 @@ def test_what_was_withheld_at_the_site_stays_so_at_the_server() -> None:
         ({"a": 20, "b": 0.5}, "are not whole numbers from 0"),
         ({"a": 20, "b": -1}, "are not whole numbers from 0"),
         ({"a": True}, "are not whole numbers from 0"),
+        ({"a": 20, "b": 1001}, "are more than the examples"),
         ({f"c{n}": 20 for n in range(51)}, "have more than 50 labels"),
     ],
 )
 def test_counts_that_may_not_leave_are_told_as_a_sentence(given: dict[Any, Any], why: str) -> None:
     """One that may not leave takes the others along, and what it was is not repeated."""
     egress = Egress("round 1 (train)")
-    assert labels_to_leave(given, 10, egress) == {}
+    assert labels_to_leave(given, 10, egress, 1000) == {}
     assert egress.refusals() == [f"the label_counts of round 1 (train) {why}: not stored"]
 
 
 def test_where_names_are_declared_labels_are_too() -> None:
     """A site that lets declared names leave lets no label leave that the job did not declare."""
     declared = Egress("round 1 (train)", EgressPolicy(declared=frozenset({"loss", "label_counts@a"})))
-    assert labels_to_leave({"a": 20}, 10, declared) == {"a": 20}
-    assert labels_to_leave({"a": 20, "b": 30}, 10, declared) == {}
+    assert labels_to_leave({"a": 20}, 10, declared, 1000) == {"a": 20}
+    assert labels_to_leave({"a": 20, "b": 30}, 10, declared, 1000) == {}
+
+
+def test_a_count_has_as_many_digits_as_a_metric() -> None:
+    """A site that lets two digits of a number leave lets two of a count leave."""
+    egress = Egress("round 1 (train)", EgressPolicy(digits=2))
+    assert labels_to_leave({"a": 1234, "b": 87}, 10, egress, 2000) == {"a": 1200, "b": 87}
 
 
 TRAINER = """

@@ -6,13 +6,14 @@ function headline(model, view) {
   const { story } = model, head = story.headline, over = TERMINAL.has(story.status);
   const sites = story.sites.length || model.sites.length;
   const last = [...story.rounds].sort((a, b) => a.number - b.number).at(-1);
-  const full = story.rounds.filter((r) => r.expected && r.returned === r.expected).length;
+  // of a round that is open nobody knows yet
+  const closed = over ? story.rounds : story.rounds.filter((r) => r.aggregated_at), full = closed.filter((r) => r.expected && r.returned === r.expected).length;
   const what = evaluates(story) ? "model" : "round";
   const facts = [];
   const add = (name, value, note) => facts.push(h("div", {}, h("dt", {}, name), h("dd", {}, value, note ? h("small", {}, note) : null)));
   const complete = story.rounds.filter((r) => r.aggregated_at).length;
   add(what === "model" ? "Models" : "Rounds", story.total_rounds ? `${complete} of ${story.total_rounds}` : String(complete), complete < (last ? last.number : 0) ? `round ${last.number} ${over ? "not completed" : "under way"}` : complete ? "completed" : null);
-  add("Sites", String(sites), !story.rounds.length ? null : full === story.rounds.length ? `all in every ${what}` : `all in ${full} of ${plural(story.rounds.length, what)}`);
+  add("Sites", String(sites), !closed.length ? null : full === closed.length ? `all in every ${what}` : `all in ${full} of ${plural(closed.length, what)}`);
   if (Number.isFinite(model.end) && Number.isFinite(model.start) && model.end >= model.start && story.status !== "PENDING") {
     const begun = new Date(model.start).toISOString();
     add(over ? "Took" : "Running for", over ? duration((model.end - model.start) / 1000) : ago(begun, view.now(), ""), time(new Date(model.start).toISOString(), `${day(new Date(model.start).toISOString())}, ${clock(new Date(model.start).toISOString()).slice(0, 5)} UTC`));
