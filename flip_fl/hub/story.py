@@ -255,7 +255,7 @@ def _sites(
     for one in series:
         if one.slot is not None:
             trusts.setdefault(one.slot, (one.trust_name, one.trust_code))
-            newest = one.newest - lead
+            newest = min(one.newest - lead, utc_now())
             seen[one.slot] = max(newest, seen.get(one.slot, newest))
     return [
         StorySite(slot=slot, trust=name, code=code, last_seen=seen.get(slot))

@@ -63,8 +63,13 @@ class SiteClocks:
             self._off[slot] = known.off
             return known
 
-    def on_server_time(self, slot: str, items: Sequence[Any]) -> Sequence[Any]:
+    def on_server_time(self, slot: str, items: Sequence[Any], now: datetime | None = None) -> Sequence[Any]:
         """``items`` of ``slot`` with their times on this server's clock, where that of the site is known to be off."""
+        if slot not in self._off and items:
+            # Live reports come before the first result: one from the future proves as much.
+            lead = _between(_time_of(items[-1]), now or datetime.now(UTC))
+            if lead is not None and lead > WORTH_TELLING_S:
+                self._off[slot] = lead
         off = self._off.get(slot, 0.0)
         return [_moved(item, off) for item in items] if off else items
 
@@ -84,10 +89,18 @@ def _together(newest: Sequence[Ahead]) -> Ahead:
 
 def _moved(item: Any, off: float) -> Any:
     """A report as JSON types; one whose time cannot be read is left as it is, for whoever judges it."""
-    if not isinstance(item, dict) or not isinstance(item.get("at"), str):
+    at = _time_of(item)
+    try:
+        return item if at is None else {**item, "at": (at - timedelta(seconds=off)).isoformat()}
+    except OverflowError:
         return item
+
+
+def _time_of(item: Any) -> datetime | None:
+    if not isinstance(item, dict) or not isinstance(item.get("at"), str):
+        return None
     try:
         at = datetime.fromisoformat(item["at"])
-        return {**item, "at": (at - timedelta(seconds=off)).isoformat()}
-    except (ValueError, OverflowError):
-        return item
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -48,6 +48,17 @@ def test_times_of_a_clock_that_is_off_are_put_on_the_servers() -> None:
     assert clocks.on_server_time("Trust_2", odd) is odd
 
 
+def test_a_live_report_from_the_future_is_put_right_before_any_result() -> None:
+    """Live reports come first: one that is stamped an hour from now is stored as of now; a result says it better."""
+    clocks = SiteClocks()
+    assert clocks.on_server_time("Trust_1", [{"at": "2026-11-22T12:59:00Z"}], NOW) == [{"at": "2026-11-22T12:59:00Z"}]
+    items = [{"at": "2026-11-22T13:59:58Z"}, {"at": "2026-11-22T14:00:00Z"}]
+    moved = clocks.on_server_time("Trust_1", items, NOW)
+    assert [each["at"] for each in moved] == ["2026-11-22T12:59:58+00:00", "2026-11-22T13:00:00+00:00"]
+    clocks.heard("Trust_1", *_said(0.0))
+    assert clocks.on_server_time("Trust_1", items, NOW) is items
+
+
 def test_a_clock_that_was_set_right_is_right() -> None:
     """What an earlier answer proved does not outlive a correction."""
     clocks = SiteClocks()
