@@ -806,6 +806,15 @@ _ENTRIES = (
         retryable=True,
     ),
     Entry(
+        "E0619",
+        ExitCode.REFUSED,
+        "{slot} is connected to {host} already, with this kit's key",
+        "of two that run one kit the server keeps the first, and tells its operator of the other",
+        "stop the other copy of the kit, then {folder}/startup/start.sh",
+        "A kit may run once. One that was killed is known to be gone after a minute, which was waited for. If none of "
+        "yours runs another copy, somebody else has the key: have the kit revoked, and ask for a new slot.",
+    ),
+    Entry(
         "E0512",
         ExitCode.REFUSED,
         "a run is using {folder}",

@@ -59,6 +59,10 @@ def event_text(event_type: str, *, global_round: int | None, details: Mapping[st
         case EventType.RESULTS_STORED:
             address = details.get("address")
             return f"Results stored{_sized(details)}" + (f" at {address}" if address else "")
+        case EventType.CLOCK_DIFFERS:
+            ahead = number(details.get("ahead_s"))
+            way = "differs from" if ahead is None else f"is {_off(ahead)} of" if ahead > 0 else f"is {_off(ahead)}"
+            return f"The clock of {site} {way} the FL server's"
         case _:
             parts = [event_type]
             if global_round is not None:
@@ -103,6 +107,12 @@ def whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
+def number(value: object) -> float | None:
+    """``value`` if it is a finite number, as details should hold; else None."""
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if sound and isinstance(value, int | float) else None
+
+
 def stage_of(details: Mapping[str, Any]) -> str | None:
     """The stage of its job that an event belongs to; None where details name none that can be shown."""
     stage = details.get("stage")
@@ -128,3 +138,9 @@ def _waiting(site: str, details: Mapping[str, Any]) -> str:
     wish = f" (requested: {json.dumps(requested, ensure_ascii=False)})" if requested else ""
     last = "; this was the last attempt" if details.get("final") is True else ""
     return f"Waiting for resources at {site}{count}{wish}{last}"
+
+
+def _off(ahead_s: float) -> str:
+    size = abs(ahead_s)
+    amount = f"{size:.0f} s" if size < 120 else f"{size / 60:.0f} min" if size < 7200 else f"{size / 3600:.1f} h"
+    return f"{amount} {'ahead' if ahead_s > 0 else 'behind'}"

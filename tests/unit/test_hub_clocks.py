@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from flip_fl.dashboard.story import Skew
@@ -39,3 +40,20 @@ def test_sites_have_clocks_of_their_own() -> None:
     assert [skew.slot for skew in Clocks(rows).skews()] == ["Trust_2", "Trust_10"]
     server = [_row(-95.0, "Trust_2", "CLIENT_RESULT_RECEIVED"), _row(-94.0, "Trust_3"), _row(-300.0, "Trust_4")]
     assert [skew.slot for skew in Clocks(server).skews()] == [None, "Trust_4"]
+
+
+def test_the_server_says_how_far_a_site_s_clock_is_from_its_own() -> None:
+    """What a site reports comes by way of the FL server, at its times: it alone has seen the site's clock."""
+
+    def told(slot: str, ahead: object) -> LogRow:
+        return replace(_row(0.1, slot, "CLOCK_DIFFERS"), details={"ahead_s": ahead})
+
+    assert Clocks([told("Trust_2", 3600.5), told("Trust_1", -90)]).skews() == [
+        Skew(slot="Trust_1", seconds=-90.0),
+        Skew(slot="Trust_2", seconds=3600.5),
+    ]
+    # The server's own error is part of it, and a site that is right beside a server that is wrong is not blamed.
+    server = [_row(-95.0)]
+    assert Clocks([*server, told("Trust_1", -95.0)]).skews() == [Skew(slot=None, seconds=95.0)]
+    assert Clocks([*server, told("Trust_1", 40.0)]).skews()[1:] == [Skew(slot="Trust_1", seconds=135.0)]
+    assert Clocks([told("Trust_1", "soon"), told("Trust_2", float("nan"))]).skews() == []

@@ -88,6 +88,9 @@ def test_sizes_are_read_by_people(size: int, text: str) -> None:
         ("QUEUE_POSITION", None, {"position": 3}, "Queued at position 3"),
         ("QUEUE_POSITION", None, {}, "Queued"),
         ("RESULTS_STORED", 5, {"address": "s3://b/k", "size_bytes": 10}, "Results stored, 10 B at s3://b/k"),
+        ("CLOCK_DIFFERS", None, {"ahead_s": 3605.2}, "The clock of KCH is 60 min ahead of the FL server's"),
+        ("CLOCK_DIFFERS", None, {"ahead_s": -95}, "The clock of KCH is 95 s behind the FL server's"),
+        ("CLOCK_DIFFERS", None, {"ahead_s": "much"}, "The clock of KCH differs from the FL server's"),
         ("NEW", None, {}, "NEW · KCH"),
     ],
 )
