@@ -19,9 +19,9 @@ from nvflare.widgets.widget import Widget
 
 from flip_fl.errors import FlipError
 from flip_fl.jobs.hub_model import HubAway, HubModel
+from flip_fl.jobs.lost_runs import STARTED_ANEW, end_lost_run, end_lost_runs
 from flip_fl.nvflare.model_id import model_of
-from flip_fl.reporting.lost_runs import CLOSE_TIMEOUT_S, STARTED_ANEW, end_lost_runs
-from flip_fl.reporting.session import OUTBOX_FOLDER, open_reporting
+from flip_fl.reporting.session import OUTBOX_FOLDER
 from flip_fl.settings import ServerSettings, load_server, settings_file
 from flip_fl.values import SERVER_NAME
 
@@ -64,23 +64,19 @@ def _tell_hub(root: Path, models: list[UUID]) -> None:
     if settings is None:
         return
     state = settings.state_dir or root / "state"
+    # Of these nothing is here: they had not begun to report, or the hub has had their last word.
     silent = [model_id for model_id in models if not (state / OUTBOX_FOLDER / f"{model_id}.sqlite").exists()]
-    end_lost_runs(state, settings, STARTED_ANEW, stop=threading.Event())
+    end_lost_runs(state, settings, STARTED_ANEW, models=models, stop=threading.Event())
     for model_id in silent:
         _end_silent(model_id, settings, state)
 
 
 def _end_silent(model_id: UUID, settings: ServerSettings, state: Path) -> None:
-    """End a run of which nothing is here: it had not begun to report, or the hub has had its last word."""
     hub = HubModel(settings, model_id)
     try:
-        if hub.state().status.is_terminal:
-            return
-        reporting = open_reporting(settings, model_id, state)
-        reporting.lifecycle.fail(STARTED_ANEW)
-        reporting.lifecycle.finish()
-        reporting.close(CLOSE_TIMEOUT_S)
+        if not hub.state().status.is_terminal:
+            end_lost_run(model_id, settings, state, STARTED_ANEW)
     except (FlipError, HubAway) as error:
-        logger.error("the end of model %s could not be told: %s", model_id, error)
+        logger.error("how model %s stands at the hub is not known, nothing was told: %s", model_id, error)
     finally:
         hub.close()

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flip_fl.errors import FlipError
+from flip_fl.jobs.lost_runs import STARTED_ANEW, STOPPED_IN_RUN, end_lost_runs
 from flip_fl.provision.extras import LOCAL
 from flip_fl.provision.kit import NODES, Kit, KitRole, load_certificate, read_kit
 from flip_fl.provision.kit_process import STATE, alone, status, stop, tell, while_running
 from flip_fl.provision.nodes import NODES_FILE, Nodes, slots_by_key
 from flip_fl.provision.serve_site import run_site
 from flip_fl.provision.site_policy import policy_of
-from flip_fl.reporting.lost_runs import STARTED_ANEW, STOPPED_IN_RUN, end_lost_runs
 from flip_fl.reporting.session import OUTBOX_FOLDER
 from flip_fl.reporting.site_news import SiteNews
 from flip_fl.settings import ServerSettings, load_server

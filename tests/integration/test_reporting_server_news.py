@@ -13,14 +13,17 @@ from uuid import UUID
 import pytest
 
 from flip_fl.hub import admin
+from flip_fl.jobs.lost_runs import STARTED_ANEW, end_lost_runs
 from flip_fl.reporting import Reporting, open_reporting
-from flip_fl.reporting.lost_runs import STARTED_ANEW, end_lost_runs
+from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.sender import Pace
 from flip_fl.reporting.session import OUTBOX_FOLDER
 from flip_fl.reporting.site_news import SiteNews, read
 from flip_fl.settings import ServerSettings
+from flip_fl.values import ModelStatus
 from tests.support.hub import RunningHub, running_hub, world
-from tests.support.reporting import settings, wait_until
+from tests.support.reporting import put, settings, wait_until
+from tests.support.reporting import status as status_item
 
 QUICK = Pace(flush_s=0.05, heartbeat_s=0.2, request_timeout_s=5.0)
 
@@ -84,6 +87,28 @@ def test_runs_that_went_down_with_their_server_are_ended_by_the_next_one(hub: Ru
     assert "Trust_2: out of memory" in feed(hub, second)
     assert STARTED_ANEW not in feed(hub, second)
     assert list((tmp_path / OUTBOX_FOLDER).iterdir()) == []
+
+
+def test_a_run_that_ended_while_the_hub_was_away_keeps_its_end(hub: RunningHub, tmp_path: Path) -> None:
+    """Its last word still waits to be delivered: a server that starts must not make a failure of a success."""
+    pid = os.fork()
+    if pid == 0:
+        away = settings("http://127.0.0.1:9/api", hub.key)
+        reporting = Reporting(away, hub.world.model_id, tmp_path, pace=QUICK)
+        reporting.lifecycle.round_started(1, 1)
+        reporting.lifecycle.uploaded("s3://results/x.zip", "ab" * 32, 4096, 1)
+        reporting.lifecycle.finish()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert end_lost_runs(tmp_path, to(hub), STARTED_ANEW, stop=threading.Event()) == []
+    assert status(hub, hub.world.model_id) == "RESULTS_UPLOADED"
+    # Of one of which only the last word is left, too.
+    second = another_model(hub)
+    only = Outbox(tmp_path / OUTBOX_FOLDER / f"{second}.sqlite")
+    put(only, status_item(ModelStatus.RESULTS_UPLOADED))
+    only.close()
+    assert end_lost_runs(tmp_path, to(hub), STARTED_ANEW, stop=threading.Event()) == []
+    assert status(hub, second) == "RESULTS_UPLOADED"
 
 
 def test_a_run_whose_process_lives_has_its_own_word(hub: RunningHub, tmp_path: Path) -> None:
