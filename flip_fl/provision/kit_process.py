@@ -1,4 +1,4 @@
-"""The one process that runs a Flower kit on this machine: its lock, and how it is found and stopped."""
+"""The one process that runs a kit on this machine: its lock, and how it is found, started behind and stopped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +21,10 @@ STATE = "state"
 LOCK = "serve.lock"
 STOPPED = 0
 STOP_TIMEOUT_S = 40.0
+# What starts in the background writes here; a start that fails does so within the time that it takes to look around.
+OUTPUT = "serve.log"
+START_TIMEOUT_S = 60.0
+SETTLE_S = 3.0
 
 
 @contextlib.contextmanager
@@ -50,6 +55,33 @@ def _running(kit: Kit) -> int | None:
     except (FileNotFoundError, ValueError):
         pass
     return None
+
+
+def start_behind(kit: Kit) -> int:
+    """Start what runs this kit in the background: 0 it runs, else its exit code, and what it said is said here."""
+    log = kit.folder / STATE / OUTPUT
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+    begun = log.stat().st_size if log.exists() else 0
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flip_fl.provision.serve", str(kit.folder)],
+            cwd=kit.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    settled = None
+    while process.poll() is None:
+        if settled is None and _running(kit) == process.pid:
+            settled = time.monotonic() + SETTLE_S
+        if time.monotonic() > (settled or deadline):
+            tell(f"{kit.name} runs in the background (process {process.pid}); its output is {STATE}/{OUTPUT}")
+            return 0
+        time.sleep(0.1)
+    tell(log.read_bytes()[begun:].decode(errors="replace").rstrip())
+    return process.returncode or 1
 
 
 def status(kit: Kit) -> int:

@@ -1,6 +1,7 @@
-"""What a Flower kit's start.sh runs: the server's SuperLink behind its gate, or a site's SuperNode, until stopped.
+"""What a kit's start.sh runs until it is stopped, on either engine.
 
-``python -m flip_fl.provision.serve KIT [--stop | --status]``. Everything it writes is in the kit's ``state/``.
+``python -m flip_fl.provision.serve KIT [--background | --stop | --status]``. Flower: the server's SuperLink behind its
+gate, or a site's SuperNode; everything that they write is in the kit's ``state/``. NVFLARE: see ``serve_nvflare``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from flip_fl.errors import FlipError
 from flip_fl.jobs.lost_runs import STARTED_ANEW, STOPPED_IN_RUN, end_lost_runs
 from flip_fl.provision.extras import LOCAL
 from flip_fl.provision.kit import NODES, Kit, KitRole, load_certificate, read_kit
-from flip_fl.provision.kit_process import STATE, alone, status, stop, tell, while_running
+from flip_fl.provision.kit_process import STATE, alone, start_behind, status, stop, tell, while_running
+from flip_fl.provision.local_settings import check_settings
 from flip_fl.provision.nodes import NODES_FILE, Nodes, slots_by_key
+from flip_fl.provision.serve_nvflare import run_nvflare
 from flip_fl.provision.serve_site import run_site
 from flip_fl.provision.site_policy import policy_of
 from flip_fl.reporting.session import OUTBOX_FOLDER
@@ -44,19 +47,21 @@ def main(words: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--stop", action="store_true")
     what.add_argument("--status", action="store_true")
+    what.add_argument("--background", action="store_true")
     chosen = parser.parse_args(words)
     try:
         kit = read_kit(chosen.kit.resolve())
-        if kit.record is None or kit.record.engine != "flower":
-            raise FlipError(
-                "E0610", path=chosen.kit, problem="it is a kit for NVFLARE", suggestion="run its startup/start.sh"
-            )
+        if kit.record is None:
+            raise FlipError("E0610", path=chosen.kit, problem="it has no kit.json", suggestion="give the kit's folder")
         if chosen.stop:
             return stop(kit)
         if chosen.status:
             return status(kit)
         if kit.role is KitRole.SITE:
             policy_of(kit)
+            check_settings(kit)
+        if chosen.background:
+            return start_behind(kit)
         with alone(kit):
             return _serve(kit)
     except FlipError as error:
@@ -68,6 +73,8 @@ def _serve(kit: Kit) -> int:
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
+    if kit.record is not None and kit.record.engine == "nvflare":
+        return run_nvflare(kit, over)
     settings = {SETTINGS: str(kit.folder / LOCAL), "FLIP_STATE_DIR": str(kit.folder / STATE)}
     home = Home.make(kit.folder / STATE / "flwr", **settings)
     # What is left of one that was killed has its key and its database.

@@ -28,6 +28,7 @@ from flip_fl.simulate.processes import Child, start, wait_until
 from tests.support.cli import flip_fl
 from tests.support.flower_deployment import eventually, write_app
 from tests.support.ports import later_port
+from tests.support.provision import fill_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("flower_kits")]
 
@@ -101,6 +102,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kits]:
     )
     out = base / "kits"
     make.provision(load_federation(base / "federation.yaml"), out)
+    fill_in(out)
     kits = Kits(out, port, None, {})  # type: ignore[arg-type]
     with contextlib.ExitStack() as parts:
         kits.server = kits.start(out / "server")
@@ -187,6 +189,7 @@ def test_a_key_without_this_federations_certificate_is_kept_out(running: Kits, t
 def test_a_slot_added_later_joins_and_a_removed_one_is_out(running: Kits, job: Path) -> None:
     """Nobody else's kit changes, and the server is not started again, neither for a new slot nor for one that goes."""
     before = {path: path.read_bytes() for path in running.folder.glob("Trust_[12]/startup/*")}
+    fill_in(running.folder)
     make.add(running.folder, 1)
     shutil.copy(
         running.folder / "Trust_4" / "startup" / "client.crt", running.folder / "server" / "nodes" / "Trust_4.crt"

@@ -25,7 +25,7 @@ from tests.support.small_apps import write_app
 # What each engine's programs in a kit say when they are ready, and where they say it.
 _READY = {"nvflare": ("out.log", "Server started"), "flower": ("out.log", "the SuperLink answers sites")}
 _JOBS = {"nvflare": "worker_process", "flower": "flwr-clientapp"}
-_FOREGROUND = {"nvflare": ["startup/sub_start.sh", "--once"], "flower": ["startup/start.sh"]}
+_FOREGROUND = {"nvflare": ["startup/sub_start.sh"], "flower": ["startup/start.sh"]}
 _SETTINGS = {"nvflare": "flip.env", "flower": "{name}.env"}
 
 
