@@ -769,7 +769,8 @@ _ENTRIES = (
         "this clock is {difference} by {reference}",
         "a certificate counts by the clock of who looks at it, and the run's story by the clock of who tells it",
         "set this clock by NTP",
-        "More than 30 s are a warning, more than 5 min a failure. Any web server's Date can be the other clock.",
+        "More than 30 s are a warning, more than 5 min a failure. Flower lets no site in that is more than 5 s ahead "
+        "of its server, or 5 min behind. Any web server's Date can be the other clock.",
     ),
     Entry(
         "E0615",
