@@ -20,6 +20,7 @@ from flip_fl.flower.attribution import (
     of_error,
     of_refused_push,
     of_rejection,
+    of_restart,
     of_silence,
 )
 from flip_fl.flower.identity import mismatch
@@ -139,6 +140,14 @@ class Arrivals:
         if self._open is not None:
             open_, self._open = self._open, None
             open_.close()
+
+    def started_anew(self, slots: Collection[str]) -> None:
+        """The tasks of ``slots`` went down with their SuperNodes: nothing more is awaited of them."""
+        for message_id, asked in list(self._pending.items()):
+            if asked.slot in slots:
+                del self._pending[message_id]
+                self._fail(asked, of_restart(slot=asked.slot, task=asked.task, number=asked.number))
+                self._late[message_id] = replace(asked, message=None)
 
     def end_phase(self, task: Task, number: int, waited_s: float, stage: str | None = None) -> Phase:
         """What became of the phase. Who has not replied by now has failed; a later reply is told and dropped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -34,6 +34,8 @@ STOP_POLL_S = 0.25
 # The hub says so in its answer to the very report of the abort, which leaves at once.
 STOP_NEWS_S = 5.0
 DISMISS_S = 5.0
+# A SuperLink that has lost a node says so in its place, but not when the node is back before it is asked.
+LOOK_EVERY_S = 5.0
 # Beyond Flower's 12 hours a reply would be thrown away although it is still waited for.
 TTL_MARGIN_S = 60.0
 _TASKS = {MessageType.TRAIN: Task.TRAIN, MessageType.EVALUATE: Task.VALIDATE}
@@ -212,10 +214,18 @@ class FlipGrid(Grid):
 
     def _receive(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
+        before = self.roster.activations()
+        look_at = time.monotonic() + LOOK_EVERY_S
         try:
             while not self._arrivals.complete:
                 self._obey_stop()
+                anew: set[str] = set()
+                if before and time.monotonic() >= look_at:
+                    look_at = time.monotonic() + LOOK_EVERY_S
+                    anew = self._started_anew(before)
                 useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
+                # What they had done before has just been taken.
+                self._arrivals.started_anew(anew)
                 now = time.monotonic()
                 if self._arrivals.complete or now >= deadline:
                     return
@@ -225,6 +235,12 @@ class FlipGrid(Grid):
                     self._await_reply(min(self._patience.poll_s, deadline - now))
         finally:
             self._arrivals.settle()
+
+    def _started_anew(self, before: Mapping[str, str]) -> set[str]:
+        """Whose SuperNode is not the one that was there when the phase began."""
+        self.roster.connected()
+        now = self.roster.activations()
+        return {slot for slot, since in before.items() if now.get(slot, since) != since}
 
     def _judge(self, phase: Phase) -> None:
         # Of the job's sites, not of those that the strategy asked: what it asks is part of what is judged.

@@ -63,6 +63,14 @@ class Roster:
         """The nodes that have been the job's sites, with their slots."""
         return dict(self._slot_of)
 
+    def activations(self) -> dict[str, str]:
+        """Since when each site's SuperNode is there, as the SuperLink said last; without those of which it does not."""
+        return {
+            self._slot_of[node.node_id]: str(node.last_activated_at)
+            for node in self._last
+            if node.node_id in self._slot_of and node.last_activated_at
+        }
+
     def slot_of(self, node_id: int) -> str:
         """The site behind a node that was a participant once. Raises ``RoundFailed`` for any other."""
         slot = self._slot_of.get(node_id)

@@ -36,7 +36,8 @@ from flip_fl.reporting.session import Reporting, open_reporting
 from flip_fl.settings import ServerSettings, load_server, says_dev, settings_file
 from flip_fl.values import SERVER_NAME, natural_key
 
-ENDED_BY_ENGINE = "ended by the engine: a client or the server process was lost"
+ENDED = "ended by the engine"
+ENDED_BY_ENGINE = f"{ENDED}: a client or the server process was lost"
 NO_HUB = "set FLIP_API_INTERNAL_URL, INTERNAL_SERVICE_KEY and UPLOADED_FEDERATED_DATA_BUCKET in local/flip.env"
 STOPPED_AT_HUB = "stopped at the hub"
 # What NVFLARE says when the sites that are left are fewer than the job's minimum, whoever is gone.
@@ -179,7 +180,7 @@ class FlipReporter(Widget):
         lifecycle = self.reporting.lifecycle
         signal = fl_ctx.get_run_abort_signal()
         if lifecycle.cause is None and signal is not None and signal.triggered:
-            lifecycle.fail(ENDED_BY_ENGINE)
+            lifecycle.fail(self._ending())
         self.inbox.close()
         status = lifecycle.finish()
         self.log_info(fl_ctx, f"the run ends {status.value}")
@@ -200,17 +201,23 @@ class FlipReporter(Widget):
                 return
             if abort_signal is not None and abort_signal.triggered:
                 if reporting.lifecycle.cause is None:
-                    reporting.lifecycle.fail(ENDED_BY_ENGINE)
+                    reporting.lifecycle.fail(self._ending())
                 return
             self.inbox.tick()
             time.sleep(WATCH_POLL_S)
+
+    def _ending(self) -> str:
+        """Why the engine has aborted the run: it says it to its own process alone."""
+        lost = self.reporting.lost
+        return f"{ENDED}: {lost}" if lost else ENDED_BY_ENGINE
 
     def _fatal_error(self, fl_ctx: FLContext) -> None:
         reason = str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, default=""))
         self._fatal = True
         if POLICY_VIOLATED in reason and self._away:
             slots = ", ".join(sorted(self._away, key=natural_key))
-            reason = f"too few sites are left: {slots} disconnected, the server has not heard from them any more"
+            why = self.reporting.lost or "the server has not heard from them any more"
+            reason = f"too few sites are left: {slots} disconnected, {why}"
         if reason != STOPPED_AT_HUB:  # our own way of telling the engine; the cause is known
             self.reporting.lifecycle.fail(reason or "the engine gave no reason")
 
