@@ -189,8 +189,8 @@ def test_a_key_without_this_federations_certificate_is_kept_out(running: Kits, t
 def test_a_slot_added_later_joins_and_a_removed_one_is_out(running: Kits, job: Path) -> None:
     """Nobody else's kit changes, and the server is not started again, neither for a new slot nor for one that goes."""
     before = {path: path.read_bytes() for path in running.folder.glob("Trust_[12]/startup/*")}
-    fill_in(running.folder)
     make.add(running.folder, 1)
+    fill_in(running.folder)
     shutil.copy(
         running.folder / "Trust_4" / "startup" / "client.crt", running.folder / "server" / "nodes" / "Trust_4.crt"
     )
