@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -15,6 +15,8 @@ from flwr.serverapp import Grid
 from flip_fl.flower.align import align
 from flip_fl.flower.arrivals import Arrivals, Asked
 from flip_fl.flower.attribution import ABORTED_AT_SITE
+from flip_fl.flower.consulted import answers_of
+from flip_fl.flower.identity import in_order
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Phase, Quorum, RoundFailed, RunStopped, judge
 from flip_fl.flower.private import NodeInfo, Run
 from flip_fl.flower.protocol import CONFIG, NUM_EXAMPLES, QUERY_END, SERVER_ROUND, TaskNote, with_task
@@ -37,6 +39,8 @@ DISMISS_S = 5.0
 # Beyond Flower's 12 hours a reply would be thrown away although it is still waited for.
 TTL_MARGIN_S = 60.0
 _TASKS = {MessageType.TRAIN: Task.TRAIN, MessageType.EVALUATE: Task.VALIDATE}
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -109,6 +113,36 @@ class FlipGrid(Grid):
             ]
             self._inner.send_and_receive(messages, timeout=DISMISS_S)
 
+    def consult(
+        self,
+        messages: Sequence[Message],
+        number: int,
+        what: str,
+        read: Callable[[str, RecordDict], T],
+        *,
+        least: int = 0,
+    ) -> dict[str, T]:
+        """What ``read`` makes of each site's reply to query ``messages`` of round ``number``, in slot order.
+
+        A site that does not answer, or of whose reply ``read`` raises ``ValueError``, has failed as in training: the
+        hub is told, and the run goes on without it where that may be and at least ``least`` others answer. ``what``
+        is being done, in words. Raises ``RoundFailed`` and ``RunStopped``.
+        """
+        limit_s = self._patience.phase_timeout_s
+        asked = {self.roster.slot_of(message.metadata.dst_node_id): message for message in messages}
+        for slot, message in asked.items():
+            message.content = with_task(message.content, TaskNote(slot, number, self._total_rounds))
+            message.metadata.ttl = max(message.metadata.ttl, limit_s + TTL_MARGIN_S)
+        taken, replies = self._ask(messages, limit_s)
+        checks = self.roster.checks_claims
+        found = answers_of(asked, taken, replies, read, number=number, waited_s=limit_s, checks_claims=checks)
+        for slot, told in found.missing.items():
+            self._reporting.reporter.failure(slot, told.text, global_round=told.round)
+        given = {slot: asked[slot] for slot in found.given}
+        failures = {slot: told.why for slot, told in found.missing.items()}
+        self._judge(Phase(Task.TRAIN, number, tuple(in_order(asked)), given, failures, what=what), least)
+        return found.given
+
     # -- Flower's Grid --------------------------------------------------------------------------------------------
 
     @property
@@ -174,7 +208,7 @@ class FlipGrid(Grid):
         kind = messages[0].metadata.message_type.partition(".")[0] if messages else ""
         expected, self._expected = self._expected, None
         if messages and kind not in _TASKS:
-            return self._query(messages, self._limit(timeout))
+            return self._ask(messages, self._limit(timeout))[1]
         task, number = expected or self._guess(kind, messages)
         if not messages:
             self.phase = Phase(task, number)
@@ -226,15 +260,17 @@ class FlipGrid(Grid):
         finally:
             self._arrivals.settle()
 
-    def _judge(self, phase: Phase) -> None:
+    def _judge(self, phase: Phase, least: int = 0) -> None:
         # Of the job's sites, not of those that the strategy asked: what it asks is part of what is judged.
-        note = judge(phase, self._quorum, len(self.roster.slots) or len(phase.asked))
+        note = judge(phase, self._quorum, len(self.roster.slots) or len(phase.asked), least)
         if note is not None:
             logger.warning("going on without: %s", note)
 
-    def _query(self, messages: Sequence[Message], limit_s: float) -> list[Message]:
-        self.push_messages(messages)
-        pending = {message.metadata.message_id for message in messages}
+    def _ask(self, messages: Sequence[Message], limit_s: float) -> tuple[set[str], list[Message]]:
+        """The ids of the messages that were taken, and the replies to them."""
+        self._obey_stop()
+        taken = {message_id for message_id in self.push_messages(messages) if message_id}
+        pending = set(taken)
         deadline = time.monotonic() + limit_s
         replies: list[Message] = []
         while True:
@@ -244,7 +280,7 @@ class FlipGrid(Grid):
                     replies.append(reply)
             left = deadline - time.monotonic()
             if not pending or left <= 0:
-                return replies
+                return taken, replies
             self._await_reply(min(self._patience.poll_s, left))
 
     def _for_strategy(self, task: Task, number: int) -> list[Message]:
