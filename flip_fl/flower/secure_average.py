@@ -17,11 +17,12 @@ from flip_fl.flower.average import SlotOrderFedAvg, examples_of, metrics_of, to_
 from flip_fl.flower.grid import FlipGrid
 from flip_fl.flower.npy import NpyError, view
 from flip_fl.flower.phase import RoundFailed
-from flip_fl.flower.protocol import NUM_EXAMPLES, reply_slot
+from flip_fl.flower.protocol import NUM_EXAMPLES, PARAMS_RECORD, reply_slot
 from flip_fl.flower.quarantine import Quarantine, records_of
 from flip_fl.flower.secure_exchange import Exchange, begin_exchange, vector_of
 from flip_fl.flower.secure_messages import put_secure
 from flip_fl.flower.secure_site import MASKED
+from flip_fl.values import Task
 
 logger = logging.getLogger("flip_fl.flower")
 
@@ -80,6 +81,11 @@ class SecureAverage(SlotOrderFedAvg):
 
 class MaskedQuarantine(Quarantine):
     """A quarantine for masked updates: their length, and the number of examples. Of the update nobody can tell more."""
+
+    def __call__(self, sent: Message, reply: Message, task: Task) -> str | None:
+        if task is Task.TRAIN and reply.has_content() and PARAMS_RECORD in reply.content:
+            return "its update is a plain difference, and the job says SECURE_AGGREGATION"
+        return super().__call__(sent, reply, task)
 
     def _check_arrays(self, sent: Message, returned: ArrayRecord, metrics: MetricRecord) -> str | None:
         examples: Any = metrics[NUM_EXAMPLES]

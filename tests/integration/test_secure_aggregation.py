@@ -115,6 +115,7 @@ class TestInProcess:
         assert [row.slots for row in outcome.story.failures] == [["Trust_4"]]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.soak
 @pytest.mark.xdist_group("simulate_flower")
 @pytest.mark.parametrize("runtime", ["ray", "deployment"])

@@ -16,7 +16,7 @@ from flip_fl.aggregate.optimizers import ServerOptimizer, read_optimizer
 from flip_fl.flower.average import SlotOrderFedAvg
 from flip_fl.flower.grid import RoundFailed
 from flip_fl.flower.phase import Quorum, RunStopped
-from flip_fl.flower.protocol import QUERY_KEYS, QUERY_SEAL, QUERY_TELL, SECURE_RECORD
+from flip_fl.flower.protocol import QUERY_KEYS, QUERY_SEAL, QUERY_TELL, SECURE_RECORD, mark_difference
 from flip_fl.flower.secure_average import SecureAverage
 from flip_fl.flower.secure_site import MASKED
 from tests.support.flower import initial, numpy_client
@@ -196,6 +196,19 @@ class TestWhatASiteSendsIsChecked:
         with pytest.raises(RoundFailed, match="Trust_2 in train, round 1: result rejected: its masked update"):
             secure_run(tmp_path, sites, 3, rounds=1)
 
+    def test_a_masked_update_that_says_it_is_a_difference(self, tmp_path: Path) -> None:
+        """What only plain updates say of themselves is refused, before anything is added to the model with it."""
+        sites = Sites(secure_client(config_of()))
+
+        def answer(name: str, message: Message) -> Message:
+            reply = sites.honest(name, message)
+            mark_difference(reply.content)
+            return reply
+
+        sites.faults = {("Trust_2", "train"): answer}
+        with pytest.raises(RoundFailed, match="Trust_2 in train, round 1: result rejected: its update is a plain"):
+            secure_run(tmp_path, sites, 3, rounds=1)
+
     def test_a_number_of_examples_that_is_not_the_masked_one(self, tmp_path: Path) -> None:
         """A sum whose weights are not those that were told is no model: the run ends, and nothing wrong is kept."""
         sites = Sites(secure_client(config_of()))
@@ -271,6 +284,22 @@ def test_a_site_that_was_started_anew_says_so(tmp_path: Path) -> None:
     sites.faults = {("Trust_3", "train"): forgetful}
     with pytest.raises(RoundFailed, match=r"Trust_3 in train, round 1: .*no keys of the round"):
         secure_run(tmp_path, sites, 3, rounds=1)
+
+
+def test_a_run_that_begins_again_has_new_keys(tmp_path: Path) -> None:
+    """A server that was lost in the middle of a round begins it anew: what sites remember of before is in no way."""
+    sites = Sites(secure_client(config_of()), {("Trust_1", QUERY_TELL): dies})
+    with pytest.raises(RoundFailed):
+        secure_run(tmp_path / "a", sites, 3, rounds=1)
+    before = len(sites.received)
+    sites.faults = {}
+    secure = secure_run(tmp_path / "b", sites, 3, rounds=1)
+    assert_same(secure.arrays, plain_run(tmp_path / "c", 3, rounds=1).arrays)
+    vectors = [
+        _arrays(reply)[MASKED] for _, reply in sites.received if reply.has_content() and MASKED in _arrays(reply)
+    ]
+    assert (len(vectors), before < len(sites.received)) == (6, True)
+    assert not (vectors[0] == vectors[3]).any()
 
 
 @pytest.mark.parametrize("step", STEPS)
