@@ -14,12 +14,14 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from flip_fl.app.config import DIFF, AppConfig, load_config
+from flip_fl.app.forms import form_of
 from flip_fl.app.isolation.call import IsolatedCall
 from flip_fl.app.isolation.choice import isolated, level_for, to_tell
 from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.packages import is_package
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
+from flip_fl.app.secure import secure_problems
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.stop import StopFlag, stop_file
 from flip_fl.app.tensors import Arrays
@@ -186,9 +188,13 @@ class _Sites:
         return load_config(self._folder(context))
 
     def secure(self, message: Message, context: Context) -> Message:
-        """What secure aggregation asks of the site around a round. Raises ``FlipError`` E0553."""
+        """What secure aggregation asks of the site around a round. Raises ``FlipError`` E0553, E0303."""
+        config, form = self.config(context), form_of(self._folder(context))
+        # A Flower package would be given the node's state, and with it the secrets.
+        for problem in secure_problems(form, config):
+            raise problem
         slot = claimed_slot(context.node_config, context.run_config, protocol.get_task(message.content).slot)
-        return answer_secure(message, context, slot, self.config(context))
+        return answer_secure(message, context, slot, config)
 
     def stay(self, message: Message, context: Context) -> None:
         """The run goes on without this site for a while: what it has fetched is kept."""

@@ -315,3 +315,15 @@ def test_a_stop_at_the_hub_is_obeyed_in_every_step(step: str, tmp_path: Path) ->
     patience = Patience(start_timeout_s=2, phase_timeout_s=60, poll_s=0.01)
     with pytest.raises(RunStopped):
         secure_run(tmp_path, sites, 3, rounds=1, prepare=stopped.append, patience=patience)
+
+
+def test_a_question_that_the_superlink_does_not_take_is_not_waited_for(tmp_path: Path) -> None:
+    """A site that nobody can reach falls out at once, and not after a phase's time."""
+    link = ScriptedLink(slots_of(4), Sites(secure_client(config_of())))
+    link.refuses = {"Trust_4"}
+    patience = Patience(start_timeout_s=2, phase_timeout_s=300, poll_s=0.01)
+    ran = run_rounds(SecureAverage(REACH), link, tmp_path, 4, 1, quorum=GO_ON, patience=patience)
+    assert ran.failures[0] == (
+        "Trust_4",
+        "Trust_4 in train, round 1: the SuperLink did not take the message",
+    )

@@ -21,10 +21,13 @@ from flip_fl.flower.client import client_app
 from flip_fl.flower.local_grid import LocalGrid
 from flip_fl.flower.local_site import DirectSite
 from flip_fl.flower.mods import FilterContext, filters
+from flip_fl.flower.protocol import QUERY_KEYS, QUERY_SEAL, QUERY_TELL, get_report
 from flip_fl.flower.secure_average import SecureAverage
 from flip_fl.flower.secure_site import MASKED
 from tests.support.flower import direct_grid, initial
-from tests.support.flower_client import settle
+from tests.support.flower_client import ask, settle, task_message
+from tests.support.flower_client import context as at_node
+from tests.support.flower_packages import write_package
 from tests.support.small_apps import write_app
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -126,3 +129,17 @@ def test_the_range_of_the_app_is_the_strategy_s(tmp_path: Path) -> None:
     made = house_strategy(load_config(app))
     assert isinstance(made, SecureAverage)
     assert made.reach == 8.0
+
+
+@pytest.mark.parametrize("kind", [QUERY_KEYS, QUERY_SEAL, QUERY_TELL, "train"])
+def test_a_flower_package_has_no_part_in_it(kind: str, tmp_path: Path) -> None:
+    """A package is given its node's state: no secret is put there for it, and its plain update does not leave."""
+    package = write_package(tmp_path / "package", SECURE_AGGREGATION=True) / "app"
+    at = at_node()
+    reply = ask(client_app(package), task_message(kind), at)
+    assert reply.has_error()
+    words = "the update is not sent" if kind == "train" else "SECURE_AGGREGATION is true; it must be absent"
+    failure = get_report(reply).failure
+    assert failure is not None
+    assert words in failure.text
+    assert not at.state
