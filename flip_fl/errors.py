@@ -793,7 +793,8 @@ _ENTRIES = (
         "this clock is {difference} by {reference}",
         "a certificate counts by the clock of who looks at it, and the run's story by the clock of who tells it",
         "set this clock by NTP",
-        "More than 30 s are a warning, more than 5 min a failure. Any web server's Date can be the other clock.",
+        "More than 30 s are a warning, more than 5 min a failure. Flower lets no site in that is more than 5 s ahead "
+        "of its server, or 5 min behind. Any web server's Date can be the other clock.",
     ),
     Entry(
         "E0615",
@@ -828,6 +829,15 @@ _ENTRIES = (
         "{fix}",
         "The server's name and certificate are checked as the engine checks them, with the CA in the kit.",
         retryable=True,
+    ),
+    Entry(
+        "E0619",
+        ExitCode.REFUSED,
+        "{slot} is connected to {host} already, with this kit's key",
+        "of two that run one kit the server keeps the first, and tells its operator of the other",
+        "stop the other copy of the kit, then {folder}/startup/start.sh",
+        "A kit may run once. One that was killed is known to be gone after a minute, which was waited for. If none of "
+        "yours runs another copy, somebody else has the key: have the kit revoked, and ask for a new slot.",
     ),
     Entry(
         "E0512",

@@ -91,6 +91,8 @@ class JobType(StrEnum):
 class EventType(StrEnum):
     """The typed events that a sender may report; the hub words them when it serves them."""
 
+    RUN_CONFIGURED = "RUN_CONFIGURED"
+    SITES_AWAITED = "SITES_AWAITED"
     ROUND_STARTED = "ROUND_STARTED"
     CLIENT_RESULT_RECEIVED = "CLIENT_RESULT_RECEIVED"
     ROUND_AGGREGATED = "ROUND_AGGREGATED"
@@ -154,6 +156,8 @@ DEFAULT_X_LABEL = "Global Rounds"
 MIN_COUNT = 10
 # What stands in the place of such a count.
 WITHHELD = "withheld"
+# How many labels a site may tell the numbers of.
+MAX_LABELS = 50
 # How the text of a manifest begins in which a few studies are skipped: a site's row, and no failure.
 SKIPPING = re.compile(r"[\d,]+ (study|studies), [\d,]+ skipped: ")
 SERVER_NAME = "server"

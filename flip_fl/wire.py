@@ -14,9 +14,18 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from flip_fl.values import DEFAULT_X_LABEL, ROUNDLESS_EVENTS, EventType, HubDialect, ModelStatus, SqlReason
+from flip_fl.values import DEFAULT_X_LABEL, MAX_LABELS, ROUNDLESS_EVENTS, EventType, HubDialect, ModelStatus, SqlReason
 
 MAX_DETAILS_BYTES = 8192
 MAX_BATCH_ITEMS = 500
@@ -328,12 +337,36 @@ class BatchOut(Wire):
 Count = Annotated[int, Field(ge=0, le=10**9)]
 
 
+LabelCount = Annotated[int, Field(ge=0, le=10**12)] | Literal["withheld"]
+
+
+class SiteFacts(Wire):
+    """What a site says of its own work on a task, with the task's result.
+
+    ``seconds``: how long it worked, by a clock that only runs forward; ``began`` and ``ended`` are by the clock on its
+    wall. ``labels``: how often each label is among the examples that it trained on, small numbers withheld.
+    """
+
+    seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    began: AwareDatetime | None = None
+    ended: AwareDatetime | None = None
+    labels: Annotated[dict[ShortName, LabelCount], Field(max_length=MAX_LABELS)] = {}
+
+    @classmethod
+    def read(cls, raw: object) -> SiteFacts | None:
+        """``raw`` as facts; None where it is none: what a site says of itself is never a reason to lose its reports."""
+        try:
+            return raw if isinstance(raw, cls) else cls.model_validate(raw)
+        except (ValidationError, TypeError, RecursionError):
+            return None
+
+
 class SiteBatch(Wire):
     """What a site reports of one of its tasks, all of it or a part, inside an engine's messages.
 
     The task's reports are numbered at the site, from 0; ``items`` (as JSON types, not looked into) are the numbers
     ``first``, ``first`` + 1, …. ``task_id`` is made there, anew for each task. ``made``: how many reports the task has
-    made; it is said with the task's result only.
+    made; it is said with the task's result only, as are ``facts``.
     """
 
     task_id: UUID = Field(default_factory=new_event_id)
@@ -342,6 +375,7 @@ class SiteBatch(Wire):
     round: Round = 0
     first: Count = 0
     made: Count | None = None
+    facts: Annotated[SiteFacts | None, BeforeValidator(SiteFacts.read)] = None
     items: list[Any] = Field(default_factory=list)
 
 

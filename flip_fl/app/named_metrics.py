@@ -11,6 +11,7 @@ from flip_fl.app.forms import Form, FormKind
 from flip_fl.app.metric_key import metric_key
 from flip_fl.app.runner import BOOKKEEPING
 from flip_fl.app.syntax import functions, last_name, reachable, text_of
+from flip_fl.privacy.labels import LABEL_COUNTS
 
 # Calls whose first argument is a metric's name, and those that are given a dict of them.
 _NAMED = frozenset({"log", "log_metric", "add_scalar", "send_metrics_value"})
@@ -79,6 +80,8 @@ def _named(tree: ast.Module, kind: FormKind) -> Iterator[str | None]:
         for name, function in functions(tree).items():
             if name in _RETURNING:
                 for key in _returned(function):
+                    if key == LABEL_COUNTS and name == "train":
+                        continue  # a table of the page, and no metric
                     yield key if key is None or key in BOOKKEEPING else f"{_RETURNING[name]}{key}"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,10 @@ from flip_fl.app.site import Ledger, SiteSpec
 from flip_fl.app.tensors import Arrays
 from flip_fl.privacy.egress import EPSILON_METRIC, Egress
 from flip_fl.privacy.gate import Asked
+from flip_fl.privacy.labels import LABEL_COUNTS
 from flip_fl.privacy.supplementary import is_supplementary
 from flip_fl.values import JobType, Task
-from flip_fl.wire import SiteBatch
+from flip_fl.wire import SiteBatch, SiteFacts
 
 __all__ = ["BOOKKEEPING", "Failure", "Result", "Session", "derived_seed", "run_task", "seed_everything"]
 
@@ -38,6 +41,8 @@ class Result:
 
     ``arrays`` are what of the model travels: as it is (``params_type`` FULL), or what training changed of it (DIFF).
 
+    ``labels`` (train only): how often each label is among the examples, as far as that may leave.
+
     ``reports`` are the wire items of the task as JSON-able mappings, the ones that were published live included,
     under the same ids and numbers. ``failure`` is set for an exception, ``aborted`` when the run was stopped.
     """
@@ -48,6 +53,7 @@ class Result:
     num_examples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     supplementary: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, int | str] = field(default_factory=dict)
     reports: SiteBatch | None = None
     failure: Failure | None = None
     aborted: bool = False
@@ -56,6 +62,11 @@ class Result:
     def events(self) -> list[dict[str, Any]]:
         """The items of ``reports``."""
         return self.reports.items if self.reports is not None else []
+
+    @property
+    def facts(self) -> SiteFacts | None:
+        """What the site says of its own work on the task."""
+        return self.reports.facts if self.reports is not None else None
 
     @property
     def made(self) -> int:
@@ -93,6 +104,7 @@ def reported(spec: SiteSpec, session: Session, work: Callable[[Ledger], Result])
     # Not validated here, where it could raise: an odd round is told by the first metric that has it.
     reports = SiteBatch.model_construct(task=spec.task.value, stage=spec.stage, round=spec.round)
     gate = session.gate
+    began, since = datetime.now(UTC), time.monotonic()
     # What must not leave of a small cohort cannot leave before it is known how small it is.
     batcher = Batcher(None if gate.holds_back else session.publish, reports)
     egress = Egress(spec.where())
@@ -117,7 +129,10 @@ def reported(spec: SiteSpec, session: Session, work: Callable[[Ledger], Result])
     if gate.holds_back and not outcome.ok:
         batcher.forget_metrics()
     ledger.close()
-    return replace(outcome, reports=batcher.kept)
+    facts = SiteFacts.read(
+        {"seconds": time.monotonic() - since, "began": began, "ended": datetime.now(UTC), "labels": outcome.labels}
+    )
+    return replace(outcome, reports=batcher.kept.model_copy(update={"facts": facts}))
 
 
 def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Ledger, call: Call) -> Result:
@@ -130,7 +145,11 @@ def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Le
     book = ledger.of(replace(spec, round=spec.round - 1, task=Task.VALIDATE)) if made.measured_before else ledger
     metrics: dict[str, float] = {}
     supplementary: dict[str, Any] = {}
+    labels: dict[str, int | str] = {}
     for name, value in returned.items():
+        if name == LABEL_COUNTS and spec.task is Task.TRAIN and isinstance(value, Mapping):
+            labels = ledger.labels(value, session.gate.least_count, examples)
+            continue
         if spec.task is Task.EVALUATE and is_supplementary(value):
             kept = book.supplementary(name, value)
             if kept is not None:
@@ -152,6 +171,7 @@ def _run(spec: SiteSpec, arrays: Mapping[str, Any], session: Session, ledger: Le
         num_examples=examples,
         metrics=metrics,
         supplementary=supplementary,
+        labels=labels,
         aborted=aborted,
     )
 

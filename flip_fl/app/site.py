@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,6 +16,7 @@ from flip_fl.data.images import Studies, fetch_studies
 from flip_fl.data.index import derived_dir
 from flip_fl.data.uploads import UploadOutcome, make_upload_dir, named_from, upload, upload_dir
 from flip_fl.privacy.egress import Egress, as_number
+from flip_fl.privacy.labels import labels_to_leave
 from flip_fl.privacy.supplementary import Plain, Supplements
 from flip_fl.values import DEFAULT_X_LABEL, ResourceType, Task
 from flip_fl.wire import LogItem, MetricItem
@@ -121,6 +122,10 @@ class Ledger:
     def supplementary(self, label: Any, value: Any) -> Plain | None:
         """What of a list or a dictionary may leave with the result; None when the egress rules refuse it."""
         return self._supplements.take(label, value)
+
+    def labels(self, counts: Mapping[Any, Any], least: int, examples: int) -> dict[str, int | str]:
+        """What may leave of how often each label is among the examples; numbers below ``least`` are withheld."""
+        return labels_to_leave(counts, least, self._egress, examples)
 
     def declared(self, label: Any) -> bool:
         """Whether anything may leave under this name."""

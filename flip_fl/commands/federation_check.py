@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from flip_fl.provision.agreement import HubSlot
 
 
+_SHOWN = 8
+_RECENT = timedelta(days=7)
 _OPERATOR = "flip-fl hub token add NAME --role operator, and set FLIP_HUB_TOKEN to what it shows"
 
 
@@ -45,7 +47,7 @@ def federation(settings: ServerSettings, kits: Path) -> tuple[list[Check], list[
     connected, note = _connected(kits)
     found = compare(Sides(ledger, slots, revoked, connected), kits, datetime.now(UTC))
     rows = [Check(each.name, each.state, each.what, each.why or None, each.fix or None) for each in found]
-    return [*rows, *notes, *([note] if note else [])], []
+    return [*rows, *notes, *([note] if note else []), *_news(kits)], []
 
 
 def settings_file(kits: Path) -> Path | None:
@@ -98,6 +100,31 @@ def _connected(kits: Path) -> tuple[list[str] | None, Check | None]:
         return None, Check("connected", "warn", f"not known: {error.what}", None, error.fix or None)
     finally:
         engine.close()
+
+
+def _news(kits: Path) -> Iterator[Check]:
+    """What the server has noted of its sites, where its kit is on this machine."""
+    from flip_fl.commands.job_engines import controlling_kit
+    from flip_fl.provision.clock import difference
+    from flip_fl.provision.kit import SERVER
+    from flip_fl.reporting.site_news import read
+
+    try:
+        beside = controlling_kit(kits).folder.resolve().parent
+    except FlipError:
+        return
+    known = read(beside / SERVER / "state")
+    since = datetime.now(UTC) - _RECENT
+    recent = [one for one in known.second_holders if datetime.fromisoformat(one.last) > since]
+    for one in recent[-_SHOWN:]:
+        many = f"{one.times} times from {one.first} to {one.last}" if one.times > 1 else f"at {one.last}"
+        why = "whoever has the key is that site: it is the trust's own second machine, or somebody else's"
+        fix = f"stop one of the two; if the trust knows of none: flip-fl kit revoke {one.slot}"
+        yield Check("copies", "warn", f"{one.words}; {many}", why, fix)
+    for clock in known.clocks:
+        way = f"{difference(clock.ahead_s)}{' of' if clock.ahead_s > 0 else ''}"
+        what = f"the clock of {clock.slot} is {way} the server's"
+        yield Check("clocks", "warn", f"{what}, as of {clock.seen}", "its times look wrong", "set it by NTP there")
 
 
 @contextlib.contextmanager

@@ -46,7 +46,9 @@ def verify(
     clock: Annotated[
         str | None, typer.Option(metavar="URL", help="Compare this clock with the Date of this web server.")
     ] = None,
-    connect: Annotated[bool, typer.Option("--connect", help="Try the server, too, as the kit's holder.")] = False,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Try the server, as the kit's holder, and the trust's services.")
+    ] = False,
 ) -> Any:
     """Check a kit: its key, certificate, names, dates, file modes and versions, and that no foreign key is in it.
 
@@ -58,6 +60,7 @@ def verify(
     from flip_fl.provision.clock import compare
     from flip_fl.provision.kit import read_kit
     from flip_fl.provision.reach import reach
+    from flip_fl.provision.trust_reach import reach_services
     from flip_fl.provision.verify import verdict
     from flip_fl.provision.verify import verify as look
 
@@ -65,7 +68,7 @@ def verify(
     kit = read_kit(folder)
     findings = look(kit, host=host, clock=compare(clock) if clock is not None else None)
     if connect:
-        findings.append(reach(kit, host))
+        findings += [reach(kit, host), *reach_services(kit)]
     answer = KitVerified(folder, kit.name, kit.role.value, kit.net, host or kit.host, [_check(f) for f in findings])
     error = verdict(kit, findings)
     if error is None:

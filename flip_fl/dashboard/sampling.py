@@ -27,6 +27,10 @@ class Curve:
     def __len__(self) -> int:
         return len(self.x)
 
+    def part(self, where: slice) -> Curve:
+        """The points of one stretch, without a copy."""
+        return Curve(self.x[where], self.y[where], self.rounds[where])
+
     def take(self, picked: Integers) -> Curve:
         """The points at these positions."""
         return Curve(self.x[picked], self.y[picked], self.rounds[picked])
@@ -64,12 +68,16 @@ def sampled(curve: Curve, plot_rounds: Integers, most: int) -> Sampled:
 
 def window(curve: Curve, low: float, high: float) -> Curve:
     """The points from ``low`` to ``high`` and one on either side, to which the line goes on."""
+    return curve.part(span(curve, low, high))
+
+
+def span(curve: Curve, low: float, high: float) -> slice:
+    """Where the points of a ``window`` are."""
     if low == -math.inf and high == math.inf:
-        return curve
+        return slice(0, len(curve))
     first = int(np.searchsorted(curve.x, low, side="left"))
     last = int(np.searchsorted(curve.x, high, side="right"))
-    kept = slice(max(0, first - 1), min(len(curve), last + 1))
-    return Curve(curve.x[kept], curve.y[kept], curve.rounds[kept])
+    return slice(max(0, first - 1), min(len(curve), last + 1))
 
 
 def gaps(curve: Curve, plot_rounds: Integers) -> NDArray[np.bool_]:

@@ -189,8 +189,13 @@ def _differences(story: Story) -> str:
         ]
         for one in newest.updates
     ]
+    if any(one.labels for one in newest.updates):
+        for row, one in zip(rows, newest.updates, strict=True):
+            row.append(text(", ".join(f"{label} {count}" for label, count in one.labels.items()) or "\u2013"))
     mean = "mean of all sites alike" if newest.mean == "plain" else "weighted mean"
     heads = ["Site", "Examples", "Share of those told", "Update norm", f"Cosine to the {mean}"]
+    if rows and len(rows[0]) > len(heads):
+        heads.append("Labels")
     drawn = table(heads, rows, numbers_from=1)
     return section(f"Differences between sites, round {newest.number}", drawn)
 

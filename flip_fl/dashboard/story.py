@@ -42,6 +42,7 @@ def _finite_or_none(value: object) -> object:
 UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
 # Longer than any picture of 64 by 64 pixels in three colours.
 Picture = Annotated[str, Field(pattern=r"^data:image/png;base64,[A-Za-z0-9+/]+=*$", max_length=20_000)]
+Count = Annotated[int, Field(ge=0)] | Literal["withheld"]
 Measured = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 
@@ -50,13 +51,17 @@ class _Part(BaseModel):
 
 
 class StoryModel(_Part):
-    """Which run this is. ``facts`` are short details worth showing: engine, job type, seed, and the like."""
+    """Which run this is. ``facts`` are short details worth showing: engine, job type, seed, and the like.
+
+    ``settings`` are those of its configuration, as its FL server told them.
+    """
 
     id: str
     name: str
     description: str = ""
     project: str = ""
     facts: Mapping[str, str] = {}
+    settings: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Transition(_Part):
@@ -82,7 +87,8 @@ class StorySite(_Part):
 class Cell(_Part):
     """What one site did in one round. ``size_bytes`` is the result's size, ``seconds`` since the round began.
 
-    ``worked`` are the seconds from asking the site to its answer: work at the site and both ways.
+    ``worked`` are the seconds from asking the site to its answer: work at the site and both ways. ``computed`` are
+    those of the work alone, as the site says.
     """
 
     slot: str
@@ -91,19 +97,21 @@ class Cell(_Part):
     size_bytes: int | None = None
     seconds: float | None = None
     worked: float | None = None
+    computed: float | None = None
 
 
 class SiteUpdate(_Part):
     """What one site contributed to a round, as far as its FL server told it.
 
     ``norm`` is the L2 norm of its update, ``cosine`` that of the angle to the mean of all updates. ``examples`` is the
-    number behind it, or "withheld" where that is small.
+    number behind it, or "withheld" where that is small. ``labels``: how often each label is among them, likewise.
     """
 
     slot: str
     norm: Annotated[FiniteFloat, Field(ge=0)] | None = None
     cosine: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
-    examples: Annotated[int, Field(ge=0)] | Literal["withheld"] | None = None
+    examples: Count | None = None
+    labels: dict[str, Count] = Field(default_factory=dict)
 
 
 class StoryRound(_Part):
@@ -146,7 +154,7 @@ class Series(_Part):
     """One site's points in stable x order; ``name`` is what people read.
 
     Where not all points are shown ``total`` is how many there are, and ``breaks`` are the positions of those before
-    which the line is cut.
+    which the line is cut. Of a part of the axis ``before`` and ``after`` are how many lie beyond its points.
     ``earlier`` are points of rounds that were started again and measured again: they are shown, and count no more.
     """
 
@@ -155,6 +163,8 @@ class Series(_Part):
     points: list[Point]
     total: int | None = None
     breaks: list[int] = Field(default_factory=list)
+    before: int = 0
+    after: int = 0
     earlier: list[Point] = Field(default_factory=list)
 
 
@@ -208,6 +218,18 @@ class Silence(_Part):
     ends_at: UtcTime | None = None
 
 
+class Awaited(_Part):
+    """For whom the run waits before its first round: ``needs`` sites in all, and ``until`` then.
+
+    ``awaited`` is empty where whoever comes may take part.
+    """
+
+    there: list[str]
+    awaited: list[str]
+    needs: int
+    until: UtcTime | None = None
+
+
 class Loss(_Part):
     """Reports that never reached the hub, as whoever counted them says it; ``slot`` is the site's that made them."""
 
@@ -220,11 +242,13 @@ class Loss(_Part):
 class Skew(_Part):
     """By how many seconds the clock of ``slot`` (None: the FL server's) is ahead of the hub's; below 0 it is behind.
 
-    Ahead is at least so much; behind is at most so much, because what came late may have been held up.
+    It is at least so much. Where it is not ``proven`` it is behind, and at most so much: what came late may have been
+    held up.
     """
 
     slot: str | None
     seconds: FiniteFloat
+    proven: bool = True
 
 
 class BaselineRow(_Part):
@@ -287,8 +311,9 @@ class Story(_Part):
     """Everything that can be told about a run.
 
     ``cursor`` is the place in the hub's rows up to which it is told: what comes later can be asked for by it.
-    ``queue_position`` is there while the run waits for its turn, ``feed_more`` when the feed has older lines still, and
-    ``partial`` is told of a big run at once: rounds, activity and failures are not in it.
+    ``queue_position`` is there while the run waits for its turn, ``awaited`` while it waits for its sites,
+    ``feed_more`` when the feed has older lines still, and ``partial`` is told of a big run at once: rounds, activity
+    and failures are not in it.
     """
 
     schema_: Literal["flip-fl.story/1"] = Field(SCHEMA, alias="schema")
@@ -308,6 +333,7 @@ class Story(_Part):
     samples: Samples | None = None
     privacy: PrivacyCurve | None = None
     unreachable: Silence | None = None
+    awaited: Awaited | None = None
     losses: list[Loss] = []
     skews: list[Skew] = []
     cursor: str | None = None

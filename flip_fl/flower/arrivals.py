@@ -20,6 +20,7 @@ from flip_fl.flower.attribution import (
     of_error,
     of_refused_push,
     of_rejection,
+    of_restart,
     of_silence,
 )
 from flip_fl.flower.identity import mismatch
@@ -40,6 +41,7 @@ from flip_fl.flower.roster import Roster
 from flip_fl.reporting.gaps import Missing
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting
+from flip_fl.reporting.site_clocks import Ahead, SiteClocks
 from flip_fl.values import Task, natural_key
 
 logger = logging.getLogger("flip_fl.flower")
@@ -70,6 +72,7 @@ class Arrivals:
         self._reporter = reporting.reporter
         self._check = check
         self._roster = roster
+        self._clocks = SiteClocks()
         # The slots that were asked, in natural order.
         self._places: dict[str, int] = {}
         self._pending: dict[str, Asked] = {}
@@ -138,6 +141,14 @@ class Arrivals:
             open_, self._open = self._open, None
             open_.close()
 
+    def started_anew(self, slots: Collection[str]) -> None:
+        """The tasks of ``slots`` went down with their SuperNodes: nothing more is awaited of them."""
+        for message_id, asked in list(self._pending.items()):
+            if asked.slot in slots:
+                del self._pending[message_id]
+                self._fail(asked, of_restart(slot=asked.slot, task=asked.task, number=asked.number))
+                self._late[message_id] = replace(asked, message=None)
+
     def end_phase(self, task: Task, number: int, waited_s: float, stage: str | None = None) -> Phase:
         """What became of the phase. Who has not replied by now has failed; a later reply is told and dropped."""
         with self._reporter.together():
@@ -178,6 +189,8 @@ class Arrivals:
         if told is not None:
             self._fail(asked, told)
             return
+        took = time.monotonic() - asked.since
+        clock = self._clocks.heard(slot, report.facts, took)
         self._store(asked, reply, report)
         if reply.has_error():
             self._fail(asked, of_error(reply.error, report, slot=slot, task=task, number=number))
@@ -190,7 +203,7 @@ class Arrivals:
         stamp_slot(reply.content, slot)
         self._usable.append((slot, reply))
         if task is not Task.VALIDATE:
-            self._tell_result(asked, reply)
+            self._tell_result(asked, reply, report, took, clock)
 
     def _too_late(self, asked: Asked, reply: Message) -> None:
         if reply.has_error() and reply.error.code in _NOTHING_NEW:
@@ -202,15 +215,16 @@ class Arrivals:
         else:
             told = of_rejection(reason, slot=asked.slot, number=asked.number)
         if told is None:
+            took = time.monotonic() - asked.since
+            clock = self._clocks.heard(asked.slot, report.facts, took)
             self._store(asked, reply, report)
             if reply.has_error():
                 told = of_error(reply.error, report, slot=asked.slot, task=asked.task, number=asked.number)
             else:
-                took = time.monotonic() - asked.since
                 told = of_delay(slot=asked.slot, task=asked.task, number=asked.number, took_s=took)
                 if asked.task is not Task.VALIDATE:
                     # The hub shows a result that comes after its round was aggregated as late.
-                    self._tell_result(asked, reply)
+                    self._tell_result(asked, reply, report, took, clock)
         self._reporter.failure(asked.slot, told.text, global_round=told.round)
 
     def _mismatch(self, asked: Asked, report: SiteReport) -> Told | None:
@@ -234,16 +248,17 @@ class Arrivals:
                     items = [*items, *metrics_by_grammar(record, slot=slot, round=number, task=task)]
         if items:
             # Each message has one reply, and no other copy of what is in it.
-            self._reporter.from_site(slot, items, once=True)
+            self._reporter.from_site(slot, self._clocks.on_server_time(slot, items), once=True)
         for reason, count in report.refused.items():
             self._reporter.refused(asked.slot, count, reason, asked.number)
         if report.missing:
             self._reporter.missing(Missing(asked.slot, asked.task.value, asked.number, report.missing))
 
-    def _tell_result(self, asked: Asked, reply: Message) -> None:
-        took = time.monotonic() - asked.since
+    def _tell_result(self, asked: Asked, reply: Message, report: SiteReport, took: float, clock: Ahead) -> None:
         size = array_bytes(reply) if asked.task is Task.TRAIN else None
-        self._reporting.lifecycle.client_result(asked.slot, asked.number, size, seconds=took, stage=asked.stage)
+        self._reporting.lifecycle.client_result(
+            asked.slot, asked.number, size, seconds=took, stage=asked.stage, facts=report.facts, clock=clock
+        )
 
     def _fail(self, asked: Asked, told: Told) -> None:
         self._failures[asked.slot], self._codes[asked.slot] = told.why, told.code

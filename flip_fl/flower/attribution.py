@@ -80,6 +80,11 @@ def of_silence(*, slot: str, task: Task, number: int, waited_s: float) -> Told:
     return Told(f"no reply (waited at most {waited_s:g} s)", text, number or None, NO_REPLY)
 
 
+def of_restart(*, slot: str, task: Task, number: int) -> Told:
+    """A site whose SuperNode was started anew while it had a task: the message is gone with the one before."""
+    return _told("the site was started anew in the middle of its task", slot, task, number)
+
+
 def of_delay(*, slot: str, task: Task, number: int, took_s: float) -> Told:
     """A reply that came after its phase had ended."""
     return _told(f"replied after {took_s:.0f} s, too late: dropped", slot, task, number)

@@ -306,5 +306,5 @@ def _reply(result: Result, task: Task, slot: str, key: str, message: Message) ->
     examples = min(result.num_examples, _MAX_INT)
     content[METRICS] = MetricRecord({NUM_EXAMPLES: examples, **result.metrics})
     protocol.put_supplementary(content, result.supplementary)
-    protocol.put_report(content, slot, result.events, made=result.made)
+    protocol.put_report(content, slot, result.events, made=result.made, facts=result.facts)
     return Message(content, reply_to=message)

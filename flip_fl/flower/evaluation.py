@@ -7,6 +7,7 @@ import logging
 from flwr.app import ConfigRecord, Message, MessageType
 
 from flip_fl.app.evaluation import NO_REPLY, NotEvaluated, load_model, not_evaluated
+from flip_fl.app.settings_told import settings_told
 from flip_fl.flower.average import to_each
 from flip_fl.flower.grid import FlipGrid
 from flip_fl.flower.host import Host
@@ -63,6 +64,7 @@ class _Evaluating:
             found = None
         if found is None:
             self._lifecycle.initiated()
+            self._lifecycle.configured(settings_told(self._facts.app.raw, "Flower", "flwr"))
         else:
             self._lifecycle.resumed(found.done)
             if found.done == len(models):

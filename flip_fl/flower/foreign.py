@@ -66,7 +66,7 @@ def answer(
         return Message(Error(code, reason), reply_to=message)
     (reply,) = replies
     if reply.has_content():
-        protocol.put_report(reply.content, spec.slot, told.events, made=told.made)
+        protocol.put_report(reply.content, spec.slot, told.events, made=told.made, facts=told.facts)
     return reply
 
 

@@ -15,12 +15,13 @@ from flwr.serverapp import Grid
 from flip_fl.flower.align import align
 from flip_fl.flower.arrivals import Arrivals, Asked
 from flip_fl.flower.attribution import ABORTED_AT_SITE
-from flip_fl.flower.consulted import answers_of
+from flip_fl.flower.consulted import Asking, answers_of
 from flip_fl.flower.identity import in_order
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Phase, Quorum, RoundFailed, RunStopped, judge
 from flip_fl.flower.private import NodeInfo, Run
 from flip_fl.flower.protocol import CONFIG, NUM_EXAMPLES, QUERY_END, SERVER_ROUND, TaskNote, with_task
 from flip_fl.flower.quarantine import Quarantine, ReplyCheck, records_of
+from flip_fl.flower.restarts import Restarts
 from flip_fl.flower.roster import Roster
 from flip_fl.flower.stay import Stay
 from flip_fl.reporting.local import LocalReporting
@@ -133,13 +134,13 @@ class FlipGrid(Grid):
         for slot, message in asked.items():
             message.content = with_task(message.content, TaskNote(slot, number, self._total_rounds))
             message.metadata.ttl = max(message.metadata.ttl, limit_s + TTL_MARGIN_S)
-        taken, replies = self._ask(messages, limit_s)
-        checks = self.roster.checks_claims
-        found = answers_of(asked, taken, replies, read, number=number, waited_s=limit_s, checks_claims=checks)
+        taken, restarted, replies = self._ask(messages, limit_s)
+        about = Asking(number, limit_s, self.roster.checks_claims)
+        found = answers_of(asked, taken, restarted, replies, read, about)
         for slot, told in found.missing.items():
             self._reporting.reporter.failure(slot, told.text, global_round=told.round)
-        given = {slot: asked[slot] for slot in found.given}
         failures = {slot: told.why for slot, told in found.missing.items()}
+        given = {slot: asked[slot] for slot in found.given}
         self._judge(Phase(Task.TRAIN, number, tuple(in_order(asked)), given, failures, what=what), least)
         return found.given
 
@@ -208,7 +209,7 @@ class FlipGrid(Grid):
         kind = messages[0].metadata.message_type.partition(".")[0] if messages else ""
         expected, self._expected = self._expected, None
         if messages and kind not in _TASKS:
-            return self._ask(messages, self._limit(timeout))[1]
+            return self._ask(messages, self._limit(timeout))[2]
         task, number = expected or self._guess(kind, messages)
         if not messages:
             self.phase = Phase(task, number)
@@ -246,10 +247,14 @@ class FlipGrid(Grid):
 
     def _receive(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
+        restarts = Restarts(self.roster)
         try:
             while not self._arrivals.complete:
                 self._obey_stop()
+                anew = restarts.seen()
                 useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
+                # What they had done before has just been taken.
+                self._arrivals.started_anew(anew)
                 now = time.monotonic()
                 if self._arrivals.complete or now >= deadline:
                     return
@@ -266,21 +271,26 @@ class FlipGrid(Grid):
         if note is not None:
             logger.warning("going on without: %s", note)
 
-    def _ask(self, messages: Sequence[Message], limit_s: float) -> tuple[set[str], list[Message]]:
-        """The ids of the messages that were taken, and the replies to them."""
+    def _ask(self, messages: Sequence[Message], limit_s: float) -> tuple[set[str], set[str], list[Message]]:
+        """The ids of the messages that were taken, the slots that were started anew meanwhile, and the replies."""
         self._obey_stop()
+        restarts = Restarts(self.roster)
         taken = {message_id for message_id in self.push_messages(messages) if message_id}
-        pending = set(taken)
+        envelopes = [message.metadata for message in messages if message.metadata.message_id in taken]
+        pending = {each.message_id: self.roster.slot_of(each.dst_node_id) for each in envelopes}
         deadline = time.monotonic() + limit_s
+        restarted: set[str] = set()
         replies: list[Message] = []
         while True:
+            anew = restarts.seen()
             for reply in self.pull_messages(list(pending)):
-                if reply.metadata.reply_to_message_id in pending:
-                    pending.discard(reply.metadata.reply_to_message_id)
+                if pending.pop(reply.metadata.reply_to_message_id, None) is not None:
                     replies.append(reply)
+            restarted |= anew & set(pending.values())
+            pending = {message_id: slot for message_id, slot in pending.items() if slot not in anew}
             left = deadline - time.monotonic()
             if not pending or left <= 0:
-                return taken, replies
+                return taken, restarted, replies
             self._await_reply(min(self._patience.poll_s, left))
 
     def _for_strategy(self, task: Task, number: int) -> list[Message]:

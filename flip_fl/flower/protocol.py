@@ -19,6 +19,7 @@ from flip_fl.flower.columns import columns_of, items_of
 from flip_fl.flower.grammar import metrics_by_grammar as metrics_by_grammar
 from flip_fl.flower.grammar import plain_metrics as plain_metrics
 from flip_fl.privacy.egress import sane_name
+from flip_fl.wire import SiteFacts
 
 # Records of Flower's own strategies.
 ARRAYS = "arrays"
@@ -136,7 +137,8 @@ class SiteReport:
 
     ``claim``: whom the client says it is (None: it does not say); ``also``: whom an app that is not ours says it is.
     ``items``: wire items as JSON-able mappings, unread but for whom they name. ``refused``: what was left out, as
-    counts by reason. ``made``: how many items the task has made (None: it does not say).
+    counts by reason. ``made``: how many items the task has made (None: it does not say). ``facts``: what it says of its
+    own work.
     """
 
     claim: str | None = None
@@ -146,6 +148,7 @@ class SiteReport:
     aborted: bool = False
     refused: dict[str, int] = field(default_factory=dict)
     made: int | None = None
+    facts: SiteFacts | None = None
 
     @property
     def missing(self) -> int:
@@ -153,14 +156,26 @@ class SiteReport:
         return max(0, (self.made or 0) - len(self.items) - sum(self.refused.values()))
 
 
-def put_report(content: RecordDict, slot: str, items: Iterable[Mapping[str, Any]], *, made: int | None = None) -> None:
+def put_report(
+    content: RecordDict,
+    slot: str,
+    items: Iterable[Mapping[str, Any]],
+    *,
+    made: int | None = None,
+    facts: SiteFacts | None = None,
+) -> None:
     """Add the claimed slot and the task's wire items (JSON-able mappings with ids) to a reply's content.
 
-    ``made`` is how many items the task has made. Metrics travel as columns of numbers, everything that does not fit
-    there exactly as JSON.
+    ``made`` is how many items the task has made, ``facts`` what the site says of its work. Metrics travel as columns of
+    numbers, everything that does not fit there exactly as JSON.
     """
     columns, rows = columns_of(items, slot)
-    content[SITE_RECORD] = ConfigRecord({"slot": slot} if made is None else {"slot": slot, "made": made})
+    said: dict[str, str | int] = {"slot": slot}
+    if made is not None:
+        said["made"] = made
+    if facts is not None:
+        said["facts"] = facts.model_dump_json()
+    content[SITE_RECORD] = ConfigRecord({**said})
     # Flower cannot tell the size of a record with an empty list.
     content[SERIES_RECORD] = ConfigRecord({name: column for name, column in columns.items() if column})
     content[ROWS_RECORD] = ConfigRecord({"json": json.dumps(rows)})
@@ -251,6 +266,7 @@ def get_report(reply: Message) -> SiteReport:
         items=_bounded(items, refused),
         refused=refused,
         made=_made(site),
+        facts=SiteFacts.read(_parsed(site["facts"])) if "facts" in site else None,
     )
 
 

@@ -13,6 +13,7 @@ from flip_fl.flower.phase import Patience, Quorum, RoundFailed
 from flip_fl.flower.private import NodeInfo
 from flip_fl.flower.simulated import SimulatedNames
 from flip_fl.reporting.reporter import Reporter
+from flip_fl.reporting.sites_awaited import SitesAwaited
 
 logger = logging.getLogger("flip_fl.flower")
 
@@ -62,6 +63,14 @@ class Roster:
         """The nodes that have been the job's sites, with their slots."""
         return dict(self._slot_of)
 
+    def activations(self) -> dict[str, str]:
+        """Since when each site's SuperNode is there, as the SuperLink said last; without those of which it does not."""
+        return {
+            self._slot_of[node.node_id]: str(node.last_activated_at)
+            for node in self._last
+            if node.node_id in self._slot_of and node.last_activated_at
+        }
+
     def slot_of(self, node_id: int) -> str:
         """The site behind a node that was a participant once. Raises ``RoundFailed`` for any other."""
         slot = self._slot_of.get(node_id)
@@ -79,7 +88,8 @@ class Roster:
         if self.slots and needed > len(self.slots):
             named = ", ".join(self.slots)
             raise RoundFailed(f"the job needs {needed} sites and has {len(self.slots)}: {named}")
-        call = self._wait_for(len(self.slots) or needed, needed)
+        awaited = SitesAwaited(self._reporter, needed, self._patience.start_timeout_s)
+        call = self._wait_for(len(self.slots) or needed, needed, awaited)
         missing = call.missing(self.slots)
         if missing:
             waited = f"{self._patience.start_timeout_s:g} s"
@@ -133,7 +143,7 @@ class Roster:
             raise RoundFailed(NO_SLOTS)
         return len(list(self._inner.get_nodes())) or 1
 
-    def _wait_for(self, wanted: int, needed: int) -> RollCall:
+    def _wait_for(self, wanted: int, needed: int, awaited: SitesAwaited | None = None) -> RollCall:
         deadline = time.monotonic() + self._patience.start_timeout_s
         while True:
             self._pause(0)
@@ -143,6 +153,8 @@ class Roster:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
+            if awaited is not None:
+                awaited.look(list(call.sites), self.slots)
             self._pause(min(self._patience.poll_s, left))
         if len(call.sites) < needed:
             raise RoundFailed(not_connected(call, self.slots, needed, self._patience.start_timeout_s))

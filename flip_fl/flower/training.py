@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import Result, Strategy
@@ -15,6 +15,7 @@ from flip_fl.app.checkpoints import find_checkpoint
 from flip_fl.app.config import AppConfig
 from flip_fl.app.plan import Stage
 from flip_fl.app.secure import secure_site_problems
+from flip_fl.app.settings_told import settings_told
 from flip_fl.app.travel import travelling
 from flip_fl.app.weights import StartingModel
 from flip_fl.flower.compare import measure_of
@@ -62,6 +63,7 @@ def conduct(handling: Handling, host: Host, facts: RunFacts, how: How) -> tuple[
         lifecycle.resumed(rounds.done)
     else:
         lifecycle.initiated()
+        lifecycle.configured(settings_told(facts.app.raw, "Flower", "flwr"))
         # Before the sites are waited for: an app that cannot be imported is told at once.
         if how.arrays is not None:
             rounds.record = how.arrays
@@ -130,13 +132,17 @@ def _cross_validate(rounds: Rounds, reporting: Reporting | LocalReporting) -> No
 
 
 def _rounds(facts: RunFacts, host: Host, handling: Handling, how: How) -> Rounds:
+    lifecycle = host.reporting.lifecycle
+    if handling.noises:
+        # A strategy that hides the single site lets nobody know of one.
+        lifecycle.counts = replace(lifecycle.counts, told=False)
     secure = facts.app.secure_aggregation
     check = MaskedQuarantine() if secure else how.check
     # Of masked updates nobody can tell how they differ.
     measure = None if secure else measure_of(handling, facts.app.aggregation_weights or None)
     return Rounds(
         grid=host.open_grid(facts, check=check, weighted_by=handling.weight_key),
-        lifecycle=host.reporting.lifecycle,
+        lifecycle=lifecycle,
         folder=host.home.folder,
         total=facts.num_rounds,
         state=handling.state,

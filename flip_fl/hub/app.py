@@ -26,7 +26,20 @@ from flip_fl.hub.meters import Meters
 from flip_fl.hub.observed import Observed
 from flip_fl.hub.points import PlotCache
 from flip_fl.hub.refusals import public_errors
-from flip_fl.hub.routes import credentials, fl, lists, live, login, manage, operations, pages, plots, read, slots
+from flip_fl.hub.routes import (
+    credentials,
+    fl,
+    lists,
+    live,
+    login,
+    manage,
+    operations,
+    pages,
+    plots,
+    read,
+    slots,
+    streams,
+)
 from flip_fl.hub.service_keys import KeyRing
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.sweep import sweep
@@ -73,7 +86,7 @@ def create_app(settings: HubSettings) -> FastAPI:
     for path in ("/health", "/api/health"):
         app.add_api_route(path, _health, methods=["GET"], tags=["health"])
     api = APIRouter(prefix="/api")
-    for part in (fl, plots, read, live, lists, manage, slots, credentials, login):
+    for part in (fl, plots, read, live, streams, lists, manage, slots, credentials, login):
         api.include_router(part.router)
     api.add_api_route(
         "/openapi.json", _openapi, methods=["GET"], include_in_schema=False, dependencies=[Depends(viewer)]

@@ -38,7 +38,10 @@ class ILogRow(BaseModel):
 
 @dataclass(frozen=True)
 class LogRow:
-    """One stored row in words. ``at`` is when it happened, ``stored_at`` when the hub kept it."""
+    """One stored row in words. ``at`` is when it happened, ``stored_at`` when the hub kept it.
+
+    ``sent_at`` is when it happened as the sender's clock says; where that is after the hub had it, ``at`` is not.
+    """
 
     id: int
     at: datetime
@@ -53,6 +56,11 @@ class LogRow:
     global_round: int | None = None
     status: ModelStatus | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    said_at: datetime | None = None
+
+    @property
+    def sent_at(self) -> datetime:
+        return self.said_at or self.at
 
 
 class _Raw(NamedTuple):
@@ -171,7 +179,9 @@ def _worded(raw: _Raw, in_words: bool = True) -> LogRow:
         details, text = {}, UNREADABLE
     return LogRow(
         id=raw.id,
-        at=raw.occurred_at,
+        # Nothing happens after the hub has heard of it: a clock that is ahead makes no time of the future.
+        at=min(raw.occurred_at, raw.log_date),
+        said_at=raw.occurred_at,
         stored_at=raw.log_date,
         success=raw.success,
         # Details may hold half a surrogate pair, which no answer could carry.

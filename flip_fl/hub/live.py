@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -66,6 +66,10 @@ class _Fold:
     status_row: int = 0
     # Whoever is behind this place must read the story anew.
     anew: Cursor = field(default_factory=lambda: Cursor(0, 0, 0))
+
+
+# What stands in a story alone, and is told once or twice in a run.
+_READ_ANEW = frozenset({EventType.RUN_CONFIGURED, EventType.SITES_AWAITED})
 
 
 class LiveRun:
@@ -128,7 +132,7 @@ class LiveRun:
         assert fold is not None
         anew = False
         for row in rows:
-            anew |= fold.rounds.take(row)
+            anew |= fold.rounds.take(row) or row.event_type in _READ_ANEW
             fold.clocks.take(row)
             if kind_of(row) == "failure":
                 fold.failures.append(row)
@@ -209,7 +213,7 @@ class LiveRun:
             rounds=fold.rounds.table(slots, fold.scored, ended=ended, only=changed),
             feed=[feed_row(row) for row in rows],
             points=[*self._points(metrics, fold), *_refused(rows)],
-            seen=_seen(rows, metrics),
+            seen=_seen(rows, metrics, fold.clocks.lead),
         )
 
     def _points(self, metrics: Sequence[MetricRow], fold: _Fold) -> list[NewPoints]:
@@ -246,9 +250,9 @@ def _refused(rows: Iterable[LogRow]) -> list[NewPoints]:
     return found
 
 
-def _seen(rows: Iterable[LogRow], metrics: Iterable[MetricRow]) -> dict[str, datetime]:
+def _seen(rows: Iterable[LogRow], metrics: Iterable[MetricRow], lead: timedelta) -> dict[str, datetime]:
     seen: dict[str, datetime] = {}
-    for slot, at in [*((row.slot, row.at) for row in rows), *((metric.slot, metric.at) for metric in metrics)]:
+    for slot, at in [*((row.slot, row.at) for row in rows), *((metric.slot, metric.at - lead) for metric in metrics)]:
         if slot is not None:
             seen[slot] = max(at, seen.get(slot, at))
     return seen

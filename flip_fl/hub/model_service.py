@@ -136,6 +136,7 @@ def apply_status(
         # A run that waits in the queue is not awaited; its server will be from its first report on.
         model.heard_at = None
     user = None if user_id is None else str(user_id)
+    now = utc_now()
     session.add(
         StatusHistory(
             model_id=model.id,
@@ -143,7 +144,8 @@ def apply_status(
             status=status,
             by=by or user or _BY_HUB,
             reason=reason,
-            at=at or utc_now(),
+            # Durations are told by the hub's clock: nothing happens after it has heard of it.
+            at=now if at is None else min(at, now),
         )
     )
     action = _STATUS_AUDIT_MAP.get(status)

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from flip_fl.dashboard.sampling import Curve, Sampled, sampled, window
+from flip_fl.dashboard.sampling import Curve, Sampled, sampled, span
 from flip_fl.dashboard.story import Plot, Point, Series
 from flip_fl.hub.curves import MetricRow, PlotKey, SeriesNames, not_counted, series_names, superseded
 from flip_fl.hub.numbers import NumberTexts, objects
@@ -171,7 +171,8 @@ def plot_json(
 ) -> bytes | None:
     """A ``Plot`` as JSON, of each series at most ``points`` (see ``dashboard.sampling``); None without any.
 
-    With bounds only what lies between them, and one point on either side; ``total`` counts these.
+    With bounds only what lies between them, and one point on either side; ``total`` counts these, ``before`` and
+    ``after`` the others.
     """
     names, before = series_names(model_id, session), superseded(model_id, session, plot)
     curves = {
@@ -187,26 +188,33 @@ def plot_json(
     rounds = np.unique(np.concatenate([one.curve.rounds for one in curves.values()]))
     lowest, highest = -np.inf if low is None else low, np.inf if high is None else high
     texts = NumberTexts()
-    series = [
-        _series_json(
-            key[0], one, names, sampled(window(one.curve, lowest, highest), rounds, points), old.get(key, []), texts
-        )
-        for key, one in sorted(curves.items(), key=_in_natural_order)
-    ]
+    series = []
+    for key, one in sorted(curves.items(), key=_in_natural_order):
+        part = span(one.curve, lowest, highest)
+        drawn = sampled(one.curve.part(part), rounds, points)
+        series.append(_series_json(key[0], one, names, part, drawn, old.get(key, []), texts))
     return b'{"label":%b,"x_label":%b,"series":[%b]}' % (to_json(plot.label), to_json(plot.x_label), b",".join(series))
 
 
 def _series_json(
-    slot: str, one: StoredCurve, names: SeriesNames, drawn: Sampled, earlier: Sequence[Point], texts: NumberTexts
+    slot: str,
+    one: StoredCurve,
+    names: SeriesNames,
+    part: slice,
+    drawn: Sampled,
+    earlier: Sequence[Point],
+    texts: NumberTexts,
 ) -> bytes:
     points = objects(texts, x=drawn.curve.x, y=drawn.curve.y, round=drawn.curve.rounds)
-    return b'{"slot":%b,"name":%b,"points":[%b],"earlier":%b,"total":%d,"breaks":%b}' % (
+    return b'{"slot":%b,"name":%b,"points":[%b],"earlier":%b,"total":%d,"breaks":%b,"before":%d,"after":%d}' % (
         to_json(slot),
         to_json(names.of(one.trust_id, one.slot)),
         points,
         to_json(earlier),
         drawn.total,
         to_json(drawn.breaks.tolist()),
+        part.start,
+        len(one.curve) - part.stop,
     )
 
 

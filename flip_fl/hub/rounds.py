@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from flip_fl.dashboard.story import Cell, CellState, SiteUpdate, StoryRound
 from flip_fl.hub.feed import LogRow
-from flip_fl.hub.updates import PLAIN, site_updates
+from flip_fl.hub.updates import PLAIN, label_counts, site_updates
 from flip_fl.hub.words import stage_of, whole
 from flip_fl.values import EventType
 
@@ -18,6 +19,8 @@ class _Result:
     at: datetime
     size_bytes: int | None
     worked: float | None
+    computed: float | None
+    labels: Mapping[str, int | Literal["withheld"]]
 
 
 @dataclass(slots=True)
@@ -72,9 +75,7 @@ class Rounds:
                 return self._start(row, row.global_round)
             case EventType.CLIENT_RESULT_RECEIVED if row.slot is not None:
                 facts = self._touched(row.global_round, row.id)
-                facts.results.setdefault(
-                    row.slot, _Result(row.at, whole(row.details.get("size_bytes")), _seconds(row.details))
-                )
+                facts.results.setdefault(row.slot, _result(row))
             case EventType.ROUND_AGGREGATED:
                 facts = self._touched(row.global_round, row.id)
                 facts.aggregated_at = row.at
@@ -138,7 +139,7 @@ class Rounds:
                     for slot in slots
                 ],
                 scored=[slot for slot in slots if slot in scored.get(number, ())],
-                updates=[facts.updates[slot] for slot in slots if slot in facts.updates],
+                updates=[update for slot in slots if (update := _update(slot, facts)) is not None],
                 mean="plain" if facts.plain else "weighted",
             )
             for number, facts in sorted(self._rounds.items())
@@ -170,8 +171,26 @@ class Rounds:
         return facts
 
 
-def _seconds(details: Mapping[str, object]) -> float | None:
-    value = details.get("seconds")
+def _result(row: LogRow) -> _Result:
+    details = row.details
+    return _Result(
+        at=row.at,
+        size_bytes=whole(details.get("size_bytes")),
+        worked=_seconds(details.get("seconds")),
+        computed=_seconds(details.get("computed")),
+        labels=label_counts(details.get("labels")),
+    )
+
+
+def _update(slot: str, facts: _Round) -> SiteUpdate | None:
+    """What a site has contributed; what it said of its labels came with its result, the rest from who compared all."""
+    update, result = facts.updates.get(slot), facts.results.get(slot)
+    if result is None or not result.labels:
+        return update
+    return (update or SiteUpdate(slot=slot)).model_copy(update={"labels": dict(result.labels)})
+
+
+def _seconds(value: object) -> float | None:
     usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
     return float(value) if usable and isinstance(value, int | float) else None
 
@@ -187,6 +206,7 @@ def _cell(slot: str, facts: _Round, *, closed: bool) -> Cell:
             size_bytes=result.size_bytes,
             seconds=None if facts.started_at is None else max(0.0, (result.at - facts.started_at).total_seconds()),
             worked=result.worked,
+            computed=result.computed,
         )
     failure = facts.failed.get(slot)
     state: CellState

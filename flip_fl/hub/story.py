@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
 from flip_fl.dashboard.story import (
     FL_SERVER,
     SCHEMA,
+    Awaited,
     Failure,
     FeedRow,
     Loss,
@@ -43,7 +45,7 @@ from flip_fl.hub.tables import (
     Trust,
     utc_now,
 )
-from flip_fl.hub.words import whole
+from flip_fl.hub.words import settings_of, whole
 from flip_fl.values import SKIPPING, EventType, ModelStatus, natural_key
 
 _KINDS: Mapping[str, str] = {
@@ -91,7 +93,8 @@ def build_story(
     rows = _newest_start(model_id, session) if partial else log_rows(model_id, session, in_words=feed)
     series, refused = stored_series(model_id, session), refused_values(model_id, session)
     names = series_names(model_id, session)
-    sites = _sites(model_id, rows, series, session)
+    clocks = Clocks(rows)
+    sites = _sites(model_id, rows, series, clocks.lead, session)
     failures = [row for row in rows if kind_of(row) == "failure"]
     history = status_history(model_id, session)
     rounds = Rounds(rows, failures)
@@ -100,7 +103,13 @@ def build_story(
     return Story(
         schema=SCHEMA,
         generated_at=now,
-        model=StoryModel(id=str(model_id), name=model.name, description=model.description, project=project),
+        model=StoryModel(
+            id=str(model_id),
+            name=model.name,
+            description=model.description,
+            project=project,
+            settings=settings_told(rows),
+        ),
         status=model.status,
         reason=next((change.reason for change in reversed(history) if change.applied), None),
         total_rounds=rounds.total,
@@ -120,8 +129,9 @@ def build_story(
         failures=grouped(failures),
         results=results_of(rows),
         unreachable=unreachable(model_id, session, rule, now),
+        awaited=sites_awaited(rows) if model.status is ModelStatus.INITIATED else None,
         losses=losses_of(rows),
-        skews=Clocks(rows).skews(),
+        skews=clocks.skews(),
         cursor=str(Cursor.at_end(model_id, session, late_statuses(model_id, model.status, session))),
         queue_position=queue_position(rows, model.status),
     )
@@ -141,6 +151,21 @@ def _newest_start(model_id: UUID, session: Session) -> list[LogRow]:
         .limit(1)
     ).first()
     return [] if newest is None else log_rows(model_id, session, after=newest - 1, before=newest + 1)
+
+
+def settings_told(rows: Sequence[LogRow]) -> dict[str, str]:
+    """The run's settings as its server last told them."""
+    told = [row.details for row in rows if row.event_type == EventType.RUN_CONFIGURED]
+    return settings_of(told[-1]) if told else {}
+
+
+def sites_awaited(rows: Sequence[LogRow]) -> Awaited | None:
+    """For whom the run's server said last that it waits; None where it said nothing that can be read."""
+    told = [row.details for row in rows if row.event_type == EventType.SITES_AWAITED]
+    try:
+        return Awaited.model_validate(told[-1]) if told else None
+    except ValidationError:
+        return None
 
 
 def queue_position(rows: Sequence[LogRow], status: ModelStatus) -> int | None:
@@ -217,8 +242,10 @@ def members(model_id: UUID, session: Session) -> dict[str, tuple[str, str | None
     return {slot: (name, code) for slot, name, code in held}
 
 
-def _sites(model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries], session: Session) -> list[StorySite]:
-    """The members' slots, and whoever else was heard of."""
+def _sites(
+    model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries], lead: timedelta, session: Session
+) -> list[StorySite]:
+    """The members' slots, and whoever else was heard of; ``lead``: how far the FL server's clock is ahead."""
     trusts = members(model_id, session)
     seen: dict[str, datetime] = {}
     for row in rows:
@@ -228,7 +255,8 @@ def _sites(model_id: UUID, rows: Sequence[LogRow], series: Sequence[StoredSeries
     for one in series:
         if one.slot is not None:
             trusts.setdefault(one.slot, (one.trust_name, one.trust_code))
-            seen[one.slot] = max(one.newest, seen.get(one.slot, one.newest))
+            newest = min(one.newest - lead, utc_now())
+            seen[one.slot] = max(newest, seen.get(one.slot, newest))
     return [
         StorySite(slot=slot, trust=name, code=code, last_seen=seen.get(slot))
         for slot, (name, code) in sorted(trusts.items(), key=lambda item: natural_key(item[0]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from flip_fl.dashboard.story import SiteUpdate
 from flip_fl.hub.words import whole
-from flip_fl.values import WITHHELD
+from flip_fl.values import MAX_LABELS, WITHHELD
 
 PLAIN = "plain"
 
@@ -30,6 +30,22 @@ def _read(slot: str, facts: Mapping[str, Any]) -> SiteUpdate:
         cosine=_number(facts.get("cosine"), -1, 1),
         examples="withheld" if examples == WITHHELD else whole(examples),
     )
+
+
+def label_counts(said: object) -> dict[str, int | Literal["withheld"]]:
+    """How often each label is among a site's examples, as the event of its result says it; none where that is unsound.
+
+    One count that cannot be read takes the others along: nobody is to take a part for the whole.
+    """
+    if not isinstance(said, Mapping) or len(said) > MAX_LABELS:
+        return {}
+    found: dict[str, int | Literal["withheld"]] = {}
+    for label, value in said.items():
+        count = whole(value)
+        if value != WITHHELD and count is None:
+            return {}
+        found[label] = "withheld" if count is None else count
+    return found
 
 
 def _number(value: object, least: float, most: float) -> float | None:

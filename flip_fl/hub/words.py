@@ -38,6 +38,13 @@ def event_text(event_type: str, *, global_round: int | None, details: Mapping[st
         if told is not None:
             return told
     match event_type:
+        case EventType.RUN_CONFIGURED:
+            settings = settings_of(details)
+            return f"The run's settings are known: {len(settings)} of them" if settings else "The run's settings"
+        case EventType.SITES_AWAITED:
+            there, needs = details.get("there"), whole(details.get("needs"))
+            connected = len(there) if isinstance(there, list) else 0
+            return f"The run waits for its sites: {connected} connected" + (f", {needs} needed" if needs else "")
         case EventType.ROUND_STARTED:
             total = whole(details.get("total_rounds"))
             return f"{run} of {total}{staged} started" if total is not None else f"{round_} started"
@@ -86,6 +93,12 @@ def _evaluation_text(event_type: str, number: int, details: Mapping[str, Any], s
             return f"{model} evaluated: {returned} of {expected} sites returned" if expected else f"{model} is left out"
         case _:
             return None
+
+
+def settings_of(details: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that a sender tells, as texts; none where it tells something else."""
+    told = details.get("settings")
+    return {k: v for k, v in told.items() if isinstance(v, str)} if isinstance(told, Mapping) else {}
 
 
 def size_text(size: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from flip_fl.app.model_id import first_model_id, read_object
@@ -19,3 +21,14 @@ def find_model_id(given: str, app_dir: Path, job_meta: Path, job_name: str = "")
         "the job's name": job_name or meta.get("name"),
     }
     return first_model_id(given, app_dir, further)
+
+
+def model_of(meta: Mapping[str, Any]) -> UUID | None:
+    """The model that the server's own meta data of a job name; None for a job that reports on none."""
+    custom = meta.get("custom_props")
+    for value in (custom.get("model_id") if isinstance(custom, dict) else None, meta.get("name")):
+        try:
+            return UUID(str(value))
+        except ValueError:
+            continue
+    return None

@@ -10,6 +10,9 @@ from nvflare.app_common.app_constant import EnvironmentKey
 
 from flip_fl.app.model_id import read_object
 from flip_fl.errors import FlipError
+from flip_fl.reporting.session import OUTBOX_FOLDER
+from flip_fl.settings import load_server, settings_file
+from flip_fl.values import SERVER_NAME
 
 _ENVIRONMENT = "environment.json"
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
@@ -41,3 +44,12 @@ def checkpoint_dir(fl_ctx: FLContext) -> str | None:
             fix='write "model"',
         )
     return named
+
+
+def runs_folder(root: Path) -> Path | None:
+    """Where outboxes of the server's runs lie; None without a hub, or with settings that every run complains of."""
+    try:
+        settings = load_server(settings_file(SERVER_NAME, root))
+    except FlipError:
+        return None
+    return None if settings is None else (settings.state_dir or root / "state") / OUTBOX_FOLDER

@@ -7,6 +7,7 @@ some events, its peer is stale on the controller's thread), so the round is reme
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -23,8 +24,10 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.widgets.widget import Widget
 
+from flip_fl.app.config import load_config
+from flip_fl.app.settings_told import settings_told
 from flip_fl.errors import FlipError
-from flip_fl.nvflare.inbox import SiteInbox
+from flip_fl.nvflare.inbox import Heard, SiteInbox
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.places import custom_dir
 from flip_fl.nvflare.protocol import LIVE_EVENT, get_failure, sender
@@ -33,7 +36,8 @@ from flip_fl.reporting.session import Reporting, open_reporting
 from flip_fl.settings import ServerSettings, load_server, says_dev, settings_file
 from flip_fl.values import SERVER_NAME, natural_key
 
-ENDED_BY_ENGINE = "ended by the engine: a client or the server process was lost"
+ENDED = "ended by the engine"
+ENDED_BY_ENGINE = f"{ENDED}: a client or the server process was lost"
 NO_HUB = "set FLIP_API_INTERNAL_URL, INTERNAL_SERVICE_KEY and UPLOADED_FEDERATED_DATA_BUCKET in local/flip.env"
 STOPPED_AT_HUB = "stopped at the hub"
 # What NVFLARE says when the sites that are left are fewer than the job's minimum, whoever is gone.
@@ -61,12 +65,16 @@ class FlipReporter(Widget):
         self._round = 0
         self._total = 0
         self._accepted: set[str] = set()
+        # When each task left for its site (monotonic seconds), and what its site's newest reply said beside numbers.
+        self._asked: dict[str, float] = {}
+        self._heard: dict[str, Heard] = {}
         self._fatal = False
         self._away: set[str] = set()
         self._handlers = {
             EventType.START_RUN: self._start_run,
             AppEventType.INITIAL_MODEL_LOADED: self._prepared,
             AppEventType.ROUND_STARTED: self._round_started,
+            EventType.AFTER_TASK_DATA_FILTER: self._assigned,
             EventType.BEFORE_PROCESS_SUBMISSION: self._submission,
             AppEventType.AFTER_CONTRIBUTION_ACCEPT: self._contribution,
             AppEventType.AFTER_AGGREGATION: self._aggregated,
@@ -158,6 +166,10 @@ class FlipReporter(Widget):
         if self._settings is None:
             self.log_warning(fl_ctx, "no hub is configured (development): the run's story stays in this workspace")
         self.reporting.lifecycle.initiated()
+        with contextlib.suppress(FlipError):
+            # An app that has no readable config is refused by name elsewhere.
+            config = load_config(custom_dir(fl_ctx))
+            self.reporting.lifecycle.configured(settings_told(config.raw, "NVFLARE", "nvflare"))
         watched = (fl_ctx.get_engine(), fl_ctx.get_run_abort_signal())
         threading.Thread(target=self._watch, args=watched, daemon=True).start()
 
@@ -168,7 +180,7 @@ class FlipReporter(Widget):
         lifecycle = self.reporting.lifecycle
         signal = fl_ctx.get_run_abort_signal()
         if lifecycle.cause is None and signal is not None and signal.triggered:
-            lifecycle.fail(ENDED_BY_ENGINE)
+            lifecycle.fail(self._ending())
         self.inbox.close()
         status = lifecycle.finish()
         self.log_info(fl_ctx, f"the run ends {status.value}")
@@ -189,17 +201,23 @@ class FlipReporter(Widget):
                 return
             if abort_signal is not None and abort_signal.triggered:
                 if reporting.lifecycle.cause is None:
-                    reporting.lifecycle.fail(ENDED_BY_ENGINE)
+                    reporting.lifecycle.fail(self._ending())
                 return
             self.inbox.tick()
             time.sleep(WATCH_POLL_S)
+
+    def _ending(self) -> str:
+        """Why the engine has aborted the run: it says it to its own process alone."""
+        lost = self.reporting.lost
+        return f"{ENDED}: {lost}" if lost else ENDED_BY_ENGINE
 
     def _fatal_error(self, fl_ctx: FLContext) -> None:
         reason = str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, default=""))
         self._fatal = True
         if POLICY_VIOLATED in reason and self._away:
             slots = ", ".join(sorted(self._away, key=natural_key))
-            reason = f"too few sites are left: {slots} disconnected, the server has not heard from them any more"
+            why = self.reporting.lost or "the server has not heard from them any more"
+            reason = f"too few sites are left: {slots} disconnected, {why}"
         if reason != STOPPED_AT_HUB:  # our own way of telling the engine; the cause is known
             self.reporting.lifecycle.fail(reason or "the engine gave no reason")
 
@@ -235,7 +253,16 @@ class FlipReporter(Widget):
             return  # a validation's reply carries no model; an evaluation's is what its round is for
         slot = sender(result, fl_ctx)
         self._accepted.add(slot)
-        self.reporting.lifecycle.client_result(slot, self._round, size, stage=self.stage)
+        heard = self._heard.get(slot, Heard())
+        self.reporting.lifecycle.client_result(
+            slot,
+            self._round,
+            size,
+            seconds=heard.took_s,
+            stage=self.stage,
+            facts=heard.facts,
+            clock=heard.clock,
+        )
 
     def _aggregated(self, fl_ctx: FLContext) -> None:
         self.close_round(len(fl_ctx.get_engine().get_clients()))
@@ -252,12 +279,18 @@ class FlipReporter(Widget):
 
     # -- what sites say ---------------------------------------------------------------------------------------
 
+    def _assigned(self, fl_ctx: FLContext) -> None:
+        # Each site's task has an id of its own, which the server has made.
+        self._asked[str(fl_ctx.get_prop(FLContextKey.TASK_ID))] = time.monotonic()
+
     def _submission(self, fl_ctx: FLContext) -> None:
         result = fl_ctx.get_prop(FLContextKey.TASK_RESULT)
         if not isinstance(result, Shareable):
             return
         slot = sender(result, fl_ctx)
-        self.inbox.result(slot, result, self._round)
+        asked = self._asked.pop(str(fl_ctx.get_prop(FLContextKey.TASK_ID)), None)
+        took = None if asked is None else time.monotonic() - asked
+        self._heard[slot] = self.inbox.result(slot, result, self._round, took)
         code = result.get_return_code()
         if code in (ReturnCode.OK, None):
             return

@@ -24,6 +24,7 @@ from nvflare.app_common.job_schedulers.job_scheduler import (
 )
 
 from flip_fl.errors import FlipError
+from flip_fl.nvflare.model_id import model_of
 from flip_fl.reporting.session import open_reporting
 from flip_fl.settings import load_server, settings_file
 from flip_fl.values import SERVER_NAME, EventType
@@ -86,7 +87,7 @@ class FlipJobScheduler(DefaultJobScheduler):
         return code, dispatch, reason
 
     def _note(self, job: Job, code: int, reason: str, fl_ctx: FLContext) -> None:
-        model_id = _model_id(job)
+        model_id = model_of(job.meta)
         if model_id is None:
             logger.warning("job %s waits (%s) and names no model of the hub", job.job_id, reason)
             return
@@ -142,16 +143,3 @@ def _short(fl_ctx: FLContext) -> dict[str, Mapping[str, Any]]:
     if not answers:
         return {}
     return {slot: spec or {} for slot, spec in asked.items() if not answers.get(slot, (False, ""))[0]}
-
-
-def _model_id(job: Job) -> UUID | None:
-    custom = job.meta.get("custom_props")
-    for value in (
-        custom.get("model_id") if isinstance(custom, dict) else None,
-        job.meta.get(JobMetaKey.JOB_NAME.value),
-    ):
-        try:
-            return UUID(str(value))
-        except ValueError:
-            continue
-    return None

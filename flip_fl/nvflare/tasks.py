@@ -20,6 +20,7 @@ from flip_fl.errors import FlipError
 from flip_fl.nvflare.old_paths import accept_old_paths
 from flip_fl.nvflare.protocol import NUM_EXAMPLES_META, REPORTER_ID, TaskNote, get_failure, put_note, sender
 from flip_fl.nvflare.reporter import FlipReporter
+from flip_fl.reporting.sites_awaited import SitesAwaited
 from flip_fl.values import Task, natural_key, task_words
 
 QUORUM_POLL_S = 0.5
@@ -143,10 +144,12 @@ class SiteTasks(ModelController):
                 f"the job needs {max(needed, 1)} sites and has {len(slots)}: {', '.join(slots) or 'none'}"
             )
         deadline = time.monotonic() + self.start_timeout_s
+        awaited = SitesAwaited(self._reporter().reporting.reporter, needed, self.start_timeout_s)
         while not self.abort_signal.triggered:
             there = [slot for slot in slots if slot in self._seen]
             if len(there) == len(slots):
                 return there
+            awaited.look(there, slots)
             if time.monotonic() >= deadline:
                 missing = ", ".join(slot for slot in slots if slot not in there)
                 if len(there) < needed:

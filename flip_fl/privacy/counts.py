@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from flip_fl.privacy.egress import sane_name
+from flip_fl.privacy.labels import withheld_below
 from flip_fl.values import MIN_COUNT, WITHHELD
 
 Told = int | str
@@ -28,6 +30,12 @@ class CountPolicy:
         if not self.told:
             return {}
         return {slot: count if count >= self.threshold else WITHHELD for slot, count in counts.items()}
+
+    def labels(self, counts: Mapping[str, Told]) -> dict[str, Told]:
+        """What may be told of how often each label is at a site; nothing where one has a name that is none."""
+        if not self.told or not all(sane_name(label) for label in counts):
+            return {}
+        return withheld_below(counts, self.threshold)
 
 
 def all_told(told: Mapping[str, Told], slots: Iterable[str]) -> bool:

@@ -103,6 +103,10 @@ class Egress:
             return f"a metric of {self.where} has a name that METRICS does not declare: not stored"
         return None
 
+    def declares(self, name: str, member: str) -> bool:
+        """Whether METRICS, where it bounds names, has ``name@member``."""
+        return self.policy.declared is None or f"{name}@{member}" in self.policy.declared
+
     def refusals(self) -> list[str]:
         """One sentence a kind of refusal, with how often; at most ``max_refusals`` and one that counts the rest."""
         kinds = list(self._refused.items())

@@ -16,6 +16,7 @@ from flip_fl.privacy.egress import EgressPolicy, Rate
 from flip_fl.privacy.pipeline import filtered
 from flip_fl.privacy.policy import FilterSet, SitePolicy
 from flip_fl.privacy.updates import NotFiltered
+from flip_fl.values import MIN_COUNT
 
 _STATE = "set FLIP_STATE_DIR in the site's settings to a folder that stays"
 
@@ -55,6 +56,11 @@ class Gate:
     def holds_back(self) -> bool:
         """Whether what a task reports waits for its number of examples."""
         return self.policy is not None and self.policy.egress.min_cohort > 0
+
+    @property
+    def least_count(self) -> int:
+        """Of how many examples a group must be whose number may leave."""
+        return self.policy.egress.min_cohort if self.policy is not None else MIN_COUNT
 
     @property
     def bounds_names(self) -> bool:

@@ -15,10 +15,13 @@ README = "README.md"
 _SCRIPTS = ("start.sh", "stop.sh", "status.sh")
 _AROUND = ("flip-fl.service", "Containerfile")
 # What a unit and a container run in the foreground.
-_COMMANDS = {"nvflare": "startup/sub_start.sh --once", "flower": "startup/start.sh"}
+_COMMANDS = {"nvflare": "startup/sub_start.sh", "flower": "startup/start.sh"}
 _NVFLARES_OWN = "readme.txt"
-_NVFLARES_START = ("start.sh", "sub_start.sh")
-_READ_POLICY = 'python3 -m flip_fl.provision.site_policy "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1'
+_NVFLARES_START = "sub_start.sh"
+_HAND_OVER = (
+    '[ -n "${FLIP_KIT_SUPERVISED:-}" ] || '
+    'exec "${FLIP_PYTHON:-python3}" -m flip_fl.provision.serve "$(dirname "${BASH_SOURCE[0]}")/.."'
+)
 
 
 def settings_name(record: KitRecord) -> str:
@@ -48,14 +51,14 @@ def write_extras(folder: Path, record: KitRecord) -> None:
     write_private(folder / LOCAL / settings_name(record), settings)
     if record.role is KitRole.SITE:
         write_private(folder / LOCAL / POLICY_FILE, _filled(common / POLICY_FILE, facts))
-        for name in _NVFLARES_START if record.engine == "nvflare" else ():
-            _guard(folder / STARTUP / name)
+    if record.engine == "nvflare":
+        _guard(folder / STARTUP / _NVFLARES_START)
 
 
 def _guard(script: Path) -> None:
-    """Let NVFLARE's start script read the site's policy first: with one that is not understood nothing starts."""
+    """Let NVFLARE's own script, too, be run by what looks at policy and settings first, and lets a kit run once."""
     shebang, _, rest = script.read_text(encoding="utf-8").partition("\n")
-    script.write_text(f"{shebang}\n{_READ_POLICY}\n{rest}", encoding="utf-8")
+    script.write_text(f"{shebang}\n{_HAND_OVER}\n{rest}", encoding="utf-8")
 
 
 def _facts(record: KitRecord) -> dict[str, str]:

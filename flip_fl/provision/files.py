@@ -47,6 +47,12 @@ def modes(kit: Kit) -> Iterator[Finding]:
             why = "whoever reads it can connect as " + kit.name
             yield Finding("modes", "fail", what, why, f"chmod 600 {word(path)}")
     startup, local = kit.folder / STARTUP, kit.folder / "local"
+    for path in sorted(local.glob("*.env")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            good = False
+            why = "whoever reads it has the key in it"
+            yield Finding("modes", "fail", f"local/{path.name} has mode {mode:04o}", why, f"chmod 600 {word(path)}")
     for path in (kit.folder, startup, *sorted(startup.rglob("*")), local, *sorted(local.rglob("*"))):
         if path.is_symlink() or not path.exists() or path in keys:
             continue
@@ -57,7 +63,7 @@ def modes(kit: Kit) -> Iterator[Finding]:
             why = "others could change what this site runs"
             yield Finding("modes", "fail", f"{shown} has mode {mode:04o}", why, f"chmod go-w {word(path)}")
     if good:
-        yield Finding("modes", "ok", "no key can be read, and nothing changed, by others")
+        yield Finding("modes", "ok", "no key or settings can be read, and nothing changed, by others")
 
 
 def foreign_keys(kit: Kit, own: PublicKeyTypes | None) -> Iterator[Finding]:

@@ -7,9 +7,10 @@ credential (1.41). So it listens on its own machine alone, and sites reach this 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 from starlette.applications import Starlette
@@ -25,7 +26,19 @@ _METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host"})
 
 
-def create_gate(superlink: str, root: Path) -> Starlette:
+class Watch(Protocol):
+    """Who looks at what passes. It must not wait."""
+
+    def bars(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request with these headers is answered 403."""
+        ...
+
+    def saw(self, path: str, headers: Mapping[str, str], status: int, address: str | None) -> None:
+        """A request from ``address`` was answered by the SuperLink with ``status``."""
+        ...
+
+
+def create_gate(superlink: str, root: Path, watch: Watch | None = None) -> Starlette:
     """The gate before the SuperLink at ``superlink`` (https://…), whose certificate the CA in ``root`` has issued.
 
     Bodies pass in pieces, in both directions. 403 for what nodes do not need, 502 while the SuperLink is away.
@@ -35,7 +48,7 @@ def create_gate(superlink: str, root: Path) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with httpx.AsyncClient(base_url=superlink, verify=trusted, timeout=None, trust_env=False) as client:
-            app.state.client = client
+            app.state.client, app.state.watch = client, watch
             yield
 
     return Starlette(routes=[Route("/{path:path}", _pass_on, methods=_METHODS)], lifespan=lifespan)
@@ -46,6 +59,9 @@ async def _pass_on(request: Request) -> Response:
     # As it was sent: a path that is written in another way is no path of a node's.
     if not (path == HEALTH or path.startswith(OPEN)) or "/." in path or "%" in path:
         return JSONResponse({"detail": "not for nodes"}, status_code=403)
+    watch: Watch | None = request.app.state.watch
+    if watch is not None and watch.bars(request.headers):
+        return JSONResponse({"detail": "this site's certificate has expired"}, status_code=403)
     client: httpx.AsyncClient = request.app.state.client
     headers = [(name, value) for name, value in request.headers.items() if name not in _HOP_BY_HOP]
     url = httpx.URL(path=path, query=request.scope["query_string"])
@@ -54,6 +70,9 @@ async def _pass_on(request: Request) -> Response:
         answer = await client.send(asked, stream=True)
     except httpx.TransportError:
         return JSONResponse({"detail": "the SuperLink does not answer"}, status_code=502)
+
+    if watch is not None:
+        watch.saw(path, request.headers, answer.status_code, request.client.host if request.client else None)
 
     async def pieces() -> AsyncIterator[bytes]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from flip_fl import settings
@@ -16,8 +17,20 @@ _ROLES: dict[KitRole, type[settings.RoleSettings]] = {
 }
 
 
+def check_settings(kit: Kit) -> None:
+    """Raises ``FlipError`` as ``settings.load`` does for a site whose settings lack something or are malformed.
+
+    Such a site would be connected and fail every job. One of a developer's machine reads local files.
+    """
+    if kit.record is None or kit.role is not KitRole.SITE:
+        return
+    file = kit.folder / LOCAL / settings_name(kit.record)
+    if not settings.is_dev(file):
+        settings.load(settings.ClientSettings, file)
+
+
 def settings_finding(kit: Kit) -> Iterator[Finding]:
-    """A kit is filled in where it is installed: what is missing is a warning, what is wrong would stop the start."""
+    """What is missing is a warning until the kit is filled in where it is installed; no site starts with either."""
     role = _ROLES.get(kit.role)
     if role is None or kit.record is None:
         return
@@ -27,12 +40,40 @@ def settings_finding(kit: Kit) -> Iterator[Finding]:
         if kit.role is KitRole.SITE and settings.is_dev(file):
             yield Finding("settings", "warn", f"{told} says LOCAL_DEV=true", "the site's cohort is a local file", None)
             return
-        settings.load(role, file)
+        found = settings.load(role, file)
     except FlipError as error:
         if error.code == "E0401":
             what = f"{told} is not filled in yet: {error.facts['names']}"
-            yield Finding("settings", "warn", what, error.why, error.fix)
+            why = "the site does not start before" if kit.role is KitRole.SITE else error.why
+            yield Finding("settings", "warn", what, why, error.fix)
         else:
             yield Finding("settings", "fail", error.what, error.why, error.fix, error)
         return
     yield Finding("settings", "ok", f"{told} has all that the {role.role} needs")
+    if isinstance(found, settings.ClientSettings):
+        yield from _folders(found)
+
+
+def _folders(found: settings.ClientSettings) -> Iterator[Finding]:
+    """The folders that a job reads and writes, as whoever asks sees them."""
+    images, state = found.images_dir, found.state_dir
+    if images is not None:
+        if images.is_dir() and os.access(images, os.R_OK | os.X_OK):
+            yield Finding("folders", "ok", f"IMAGES_DIR {images} can be read")
+        else:
+            what = f"IMAGES_DIR {images} " + ("cannot be read" if images.exists() else "is not there")
+            fix = "give the folder that the imaging service writes studies to, or mount it; or take the line out"
+            yield Finding("folders", "fail", what, "a job finds no image there", fix)
+    if state is None:
+        why = "what is spent of privacy, and what a job kept, is lost with its folder"
+        yield Finding("folders", "warn", "FLIP_STATE_DIR is not set", why, "set it to a folder that stays")
+        return
+    there = next(path for path in (state.absolute(), *state.absolute().parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        made = "" if there == state.absolute() else "; it is made by the first job"
+        yield Finding("folders", "ok", f"FLIP_STATE_DIR {state} can be written{made}")
+    else:
+        why = "nothing of a job could be kept"
+        yield Finding(
+            "folders", "fail", f"FLIP_STATE_DIR {state} cannot be written", why, f"let this user write {there}"
+        )

@@ -55,6 +55,9 @@ class Nodes:
         self._file = state / NODES_FILE
         self._tell = tell
         self._told: set[str] = set()
+        # Slots whose certificates have expired. A SuperLink never takes a key back that it has let go: they stay
+        # registered, so that a renewed certificate helps, and the gate keeps them out meanwhile.
+        self.expired: frozenset[str] = frozenset()
 
     def agree(self, registry: Registry) -> None:
         """Take out whose certificate is gone or another, and add whose is new.
@@ -62,11 +65,13 @@ class Nodes:
         A certificate that is not this federation's is refused and told of once. Raises ``FlipError`` E0506; what was
         done until then is known the next time.
         """
-        wanted = self._wanted()
+        wanted, expired = self._wanted()
         known = self._known()
+        self.expired = frozenset(expired)
         for name, node in sorted(known.items()):
             # A certificate that was renewed for the same key changes nothing.
-            if name not in wanted or _key(wanted[name]) != node.key:
+            there = wanted.get(name) or expired.get(name)
+            if there is None or _key(there) != node.key:
                 registry.unregister(node.node_id)
                 del known[name]
                 self._keep(known)
@@ -82,19 +87,24 @@ class Nodes:
             self._keep(known)
             self._tell(f"{name}: its key is registered")
 
-    def _wanted(self) -> dict[str, Certificate]:
-        found = {}
+    def _wanted(self) -> tuple[dict[str, Certificate], dict[str, Certificate]]:
+        """Certificates by slot: those that hold, and those that only are too old."""
+        found, expired = {}, {}
         for path in sorted(self._certificates.glob("*.crt")):
             try:
                 certificate = load_certificate(path)
                 problem = self._problem(path.stem, certificate)
             except (OSError, ValueError):
                 problem = "it is no PEM certificate"
-            if problem is None:
-                found[path.stem] = certificate
             else:
+                if problem is None and certificate.not_valid_after_utc < datetime.now(UTC):
+                    problem = f"it has expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+                    expired[path.stem] = certificate
+                elif problem is None:
+                    found[path.stem] = certificate
+            if problem is not None:
                 self._tell_once(f"{path.name} is refused: {problem}")
-        return found
+        return found, expired
 
     def _lost(self, registry: Registry, known: Mapping[str, Registered]) -> str | None:
         """The node that was registered by somebody who was killed before he could write that down."""
@@ -115,8 +125,6 @@ class Nodes:
             return "this federation's CA has not issued it"
         if slot_number(name) is None or common_name(certificate) != name:
             return f"it is {common_name(certificate)}'s"
-        if certificate.not_valid_after_utc < datetime.now(UTC):
-            return f"it has expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
         return None
 
     def _known(self) -> dict[str, Registered]:
@@ -136,6 +144,11 @@ def registered(state: Path) -> dict[str, Registered]:
     except FileNotFoundError:
         return {}
     return {name: Registered(**facts) for name, facts in told.items()}
+
+
+def slots_by_key(state: Path) -> dict[str, str]:
+    """The slot of each registered key, which is named as in ``Registered``."""
+    return {node.key: slot for slot, node in registered(state).items()}
 
 
 def _key(certificate: Certificate) -> str:

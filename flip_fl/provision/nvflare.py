@@ -60,6 +60,12 @@ _SCOPE: dict[str, Any] = {
 _PRIVACY = {"scopes": [_SCOPE], "default_scope": _SCOPE["name"]}
 _STORAGE = "flip_fl.provision.storage.KitStorage"
 _SCHEDULER = "flip_fl.nvflare.scheduler.FlipJobScheduler"
+# Ours beside NVFLARE's, in the server's parent process.
+_OURS = [
+    {"id": "one_holder", "path": "flip_fl.nvflare.one_holder.OneHolder", "args": {}},
+    {"id": "lost_sites", "path": "flip_fl.nvflare.lost_sites.LostSites", "args": {}},
+    {"id": "fresh_start", "path": "flip_fl.nvflare.fresh_start.FreshStart", "args": {}},
+]
 
 
 _GRPC: dict[str, int] = {
@@ -153,6 +159,7 @@ def _server(resources: dict[str, Any]) -> None:
     components["job_manager"]["args"]["uri_root"] = JOBS
     components["job_scheduler"]["path"] = _SCHEDULER
     components["job_store"] |= {"path": _STORAGE, "args": {"root_dir": STORE}}
+    resources["components"] += _OURS
 
 
 def _project(federation: Federation, slots: Sequence[str], root: Root | None) -> Project:

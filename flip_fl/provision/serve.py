@@ -1,37 +1,43 @@
-"""What a Flower kit's start.sh runs: the server's SuperLink behind its gate, or a site's SuperNode, until stopped.
+"""What a kit's start.sh runs until it is stopped, on either engine.
 
-``python -m flip_fl.provision.serve KIT [--stop | --status]``. Everything it writes is in the kit's ``state/``.
+``python -m flip_fl.provision.serve KIT [--background | --stop | --status]``. Flower: the server's SuperLink behind its
+gate, or a site's SuperNode; everything that they write is in the kit's ``state/``. NVFLARE: see ``serve_nvflare``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
-import json
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flip_fl.errors import FlipError
+from flip_fl.jobs.lost_runs import STARTED_ANEW, STOPPED_IN_RUN, end_lost_runs
 from flip_fl.provision.extras import LOCAL
 from flip_fl.provision.kit import NODES, Kit, KitRole, load_certificate, read_kit
-from flip_fl.provision.nodes import NODES_FILE, Nodes
+from flip_fl.provision.kit_process import STATE, alone, start_behind, status, stop, tell, while_running
+from flip_fl.provision.local_settings import check_settings
+from flip_fl.provision.nodes import NODES_FILE, Nodes, slots_by_key
+from flip_fl.provision.serve_nvflare import run_nvflare
+from flip_fl.provision.serve_site import run_site
 from flip_fl.provision.site_policy import policy_of
+from flip_fl.reporting.session import OUTBOX_FOLDER
+from flip_fl.reporting.site_news import SiteNews
+from flip_fl.settings import ServerSettings, load_server
 from flip_fl.simulate.flower_keys import TlsFiles
-from flip_fl.simulate.flower_link import HOST, Home, SuperLink, program, start_listening, start_superlink
+from flip_fl.simulate.flower_link import HOST, Home, SuperLink, start_superlink
 from flip_fl.simulate.processes import Child
 
-STATE = "state"
-LOCK = "serve.lock"
+if TYPE_CHECKING:
+    from flip_fl.provision.gate_watch import GateWatch
+
 SETTINGS = "FLIP_SETTINGS_DIR"
 EVERY_S = 3.0
-STOP_TIMEOUT_S = 40.0
-STOPPED, RUNNING_ALREADY = 0, 1
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -41,23 +47,25 @@ def main(words: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--stop", action="store_true")
     what.add_argument("--status", action="store_true")
+    what.add_argument("--background", action="store_true")
     chosen = parser.parse_args(words)
     try:
         kit = read_kit(chosen.kit.resolve())
-        if kit.record is None or kit.record.engine != "flower":
-            raise FlipError(
-                "E0610", path=chosen.kit, problem="it is a kit for NVFLARE", suggestion="run its startup/start.sh"
-            )
+        if kit.record is None:
+            raise FlipError("E0610", path=chosen.kit, problem="it has no kit.json", suggestion="give the kit's folder")
         if chosen.stop:
-            return _stop(kit)
+            return stop(kit)
         if chosen.status:
-            return _status(kit)
+            return status(kit)
         if kit.role is KitRole.SITE:
             policy_of(kit)
-        with _alone(kit):
+            check_settings(kit)
+        if chosen.background:
+            return start_behind(kit)
+        with alone(kit):
             return _serve(kit)
     except FlipError as error:
-        _tell(error.text())
+        tell(error.text())
         return 1
 
 
@@ -65,17 +73,26 @@ def _serve(kit: Kit) -> int:
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
+    if kit.record is not None and kit.record.engine == "nvflare":
+        return run_nvflare(kit, over)
     settings = {SETTINGS: str(kit.folder / LOCAL), "FLIP_STATE_DIR": str(kit.folder / STATE)}
     home = Home.make(kit.folder / STATE / "flwr", **settings)
-    with contextlib.ExitStack() as parts:
-        parts.callback(home.end_all)
-        child = _superlink(kit, home, parts, over) if kit.role is KitRole.SERVER else _supernode(kit, home)
-        parts.callback(child.stop)
-        while not over.wait(0.2):
-            if not child.running:
-                _tell(f"{child.name} has ended; see {child.log}")
-                return 1
-    return STOPPED
+    # What is left of one that was killed has its key and its database.
+    home.end_left_behind()
+    if kit.role is KitRole.SITE:
+        with contextlib.ExitStack() as parts:
+            parts.callback(home.end_all)
+            return run_site(kit, home, over)
+    reports = _server_settings(kit)
+    if reports is not None:
+        threading.Thread(target=_end_lost, args=(kit, reports, STARTED_ANEW), daemon=True).start()
+    try:
+        with contextlib.ExitStack() as parts:
+            parts.callback(home.end_all)
+            return while_running(_superlink(kit, home, parts, over), over)
+    finally:
+        if reports is not None:
+            _end_lost(kit, reports, STOPPED_IN_RUN)
 
 
 def _superlink(kit: Kit, home: Home, parts: contextlib.ExitStack, over: threading.Event) -> Child:
@@ -88,47 +105,32 @@ def _superlink(kit: Kit, home: Home, parts: contextlib.ExitStack, over: threadin
         (state / NODES_FILE).unlink(missing_ok=True)
     options = ["--enable-supernode-auth", "--database", str(database)]
     link = start_superlink(home, state / "superlink.log", options, tls=tls, cwd=state)
-    nodes = Nodes(kit.folder / NODES, load_certificate(startup / kit.root_file.name), state, _tell)
+    nodes = Nodes(kit.folder / NODES, load_certificate(startup / kit.root_file.name), state, tell)
     registry = _Flwr(home)
     nodes.agree(registry)
-    parts.enter_context(_gate(kit, link))
+    parts.enter_context(_gate(kit, link, nodes))
 
     def keep() -> None:
         while not over.wait(EVERY_S):
             try:
                 nodes.agree(registry)
             except FlipError as error:
-                _tell(f"nodes: {error.what}")
+                tell(f"nodes: {error.what}")
 
     threading.Thread(target=keep, name="nodes", daemon=True).start()
-    _tell(f"the SuperLink answers sites at port {kit.record.port}")
+    tell(f"the SuperLink answers sites at port {kit.record.port}")
     return link.child
 
 
-def _supernode(kit: Kit, home: Home) -> Child:
-    assert kit.record is not None
-
-    def command(port: int) -> list[str]:
-        words = [program("flower-supernode"), "--superlink", f"{kit.host}:{kit.record.port if kit.record else 0}"]
-        words += ["--root-certificates", str(kit.root_file), "--auth-supernode-private-key", str(kit.key_file)]
-        return [*words, "--host", HOST, "--port", str(port), "--node-config", f'slot="{kit.name}"']
-
-    child, _ = start_listening(
-        "the SuperNode", command, kit.folder / STATE / "supernode.log", home=home, cwd=kit.folder
-    )
-    _tell(f"the SuperNode of {kit.name} connects to {kit.host}:{kit.record.port}")
-    return child
-
-
 @contextlib.contextmanager
-def _gate(kit: Kit, link: SuperLink) -> Iterator[None]:
+def _gate(kit: Kit, link: SuperLink, nodes: Nodes) -> Iterator[None]:
     import uvicorn
 
     from flip_fl.provision.gate import create_gate
 
     assert kit.record is not None
     config = uvicorn.Config(
-        create_gate(f"https://{HOST}:{link.port}", kit.root_file),
+        create_gate(f"https://{HOST}:{link.port}", kit.root_file, _watch(kit, nodes)),
         host="0.0.0.0",  # sites are elsewhere
         port=kit.record.port,
         ssl_certfile=str(kit.certificate_file),
@@ -153,6 +155,27 @@ def _gate(kit: Kit, link: SuperLink) -> Iterator[None]:
         thread.join(10)
 
 
+def _watch(kit: Kit, nodes: Nodes) -> GateWatch:
+    from flip_fl.provision.gate_watch import GateWatch
+
+    state, settings = kit.folder / STATE, _server_settings(kit)
+    runs = None if settings is None else (settings.state_dir or state) / OUTBOX_FOLDER
+    return GateWatch(lambda: slots_by_key(state), SiteNews(state, runs), lambda: nodes.expired)
+
+
+def _server_settings(kit: Kit) -> ServerSettings | None:
+    """None in development, and for settings with a mistake: each run says what it is."""
+    try:
+        return load_server(kit.folder / LOCAL / f"{kit.name}.env")
+    except FlipError:
+        return None
+
+
+def _end_lost(kit: Kit, settings: ServerSettings, reason: str) -> None:
+    """Nothing of an earlier server's, or of this one's when it has stopped, runs any more: nobody is waited for."""
+    end_lost_runs(settings.state_dir or kit.folder / STATE, settings, reason, patience_s=0.0, stop=threading.Event())
+
+
 class _Flwr:
     """The SuperLink's list by Flower's own commands."""
 
@@ -174,64 +197,6 @@ class _Flwr:
 
     def unregister(self, node_id: str) -> None:
         self._home.flwr("supernode", "unregister", node_id)
-
-
-@contextlib.contextmanager
-def _alone(kit: Kit) -> Iterator[None]:
-    """This kit's lock, with this process's id in it. Raises ``FlipError`` E0615 when somebody has it."""
-    state = kit.folder / STATE
-    state.mkdir(mode=0o700, exist_ok=True)
-    with (state / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FlipError("E0615", kit=kit.name, folder=kit.folder) from None
-        file.seek(0)
-        file.truncate()
-        json.dump({"pid": os.getpid(), "since": time.time()}, file)
-        file.flush()
-        yield
-
-
-def _running(kit: Kit) -> int | None:
-    """The process that runs this kit; None when none does."""
-    try:
-        with (kit.folder / STATE / LOCK).open("r", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return int(json.load(file)["pid"])
-    except (FileNotFoundError, ValueError):
-        pass
-    return None
-
-
-def _status(kit: Kit) -> int:
-    pid = _running(kit)
-    _tell(f"{kit.name} runs (process {pid})" if pid is not None else f"{kit.name} does not run")
-    return 1 if pid is None else 0
-
-
-def _stop(kit: Kit) -> int:
-    pid = _running(kit)
-    if pid is None:
-        _tell(f"{kit.name} does not run")
-        return 0
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    while _running(kit) is not None:
-        if time.monotonic() > deadline:
-            _tell(f"{kit.name} still runs (process {pid}) {STOP_TIMEOUT_S:.0f} s after it was told to stop")
-            return 1
-        time.sleep(0.1)
-    _tell(f"{kit.name} is stopped")
-    return 0
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

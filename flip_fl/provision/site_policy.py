@@ -1,14 +1,8 @@
-"""``python -m flip_fl.provision.site_policy KIT``: what a site's start script asks before it starts anything.
-
-Ends with 0 where the kit's policy is understood, or there is none; with 1 and the line that is wrong where it is not:
-such a site does not take part.
-"""
+"""What a site's policy is, as its kit's start asks before it starts anything, and `kit verify` tells it."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 from flip_fl.errors import FlipError
 from flip_fl.privacy.policy import SitePolicy
@@ -16,7 +10,7 @@ from flip_fl.privacy.policy_file import POLICY_FILE
 from flip_fl.privacy.site_policy import site_policy
 from flip_fl.provision.extras import LOCAL, settings_name
 from flip_fl.provision.files import Finding
-from flip_fl.provision.kit import Kit, KitRole, read_kit
+from flip_fl.provision.kit import Kit, KitRole
 
 
 def policy_of(kit: Kit) -> SitePolicy | None:
@@ -42,20 +36,7 @@ def policy_finding(kit: Kit) -> Iterator[Finding]:
     chosen = policy.filters.of_stage(None)
     names = [name for name in ("clipping", "percentile", "gaussian") if getattr(chosen, name) is not None]
     told = [f"filters: {', '.join(names) or 'none'}"]
+    told += [f"[{name}] is filled in" for name in ("isolation", "egress") if getattr(policy, name, None) is not None]
     if policy.budget is not None:
         told.append(f"budget: epsilon {policy.budget.epsilon:g} at delta {policy.budget.delta:g}")
     yield Finding("policy", "ok", "; ".join(told))
-
-
-def main(words: Sequence[str]) -> int:
-    """The exit code for the kit in the folder ``words[0]``."""
-    try:
-        policy_of(read_kit(Path(words[0]).resolve()))
-    except FlipError as error:
-        sys.stderr.write(f"{error.text()}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -37,6 +37,8 @@ WARN_BEFORE = timedelta(days=30)
 WARN_SKEW_S = 30.0
 # A certificate is valid from the second it was made: a clock that is further off meets "not yet valid".
 MAX_SKEW_S = 300.0
+# A SuperLink (1.41) refuses what was signed later than now, or too long ago.
+FLOWER_AHEAD_S, FLOWER_BEHIND_S = 5.0, 305.0
 # The distribution of each engine.
 _PACKAGES = {"nvflare": "nvflare", "flower": "flwr"}
 _AGAIN = "ask the federation's administrator for the kit again"
@@ -60,7 +62,7 @@ def verify(kit: Kit, *, host: str | None = None, clock: Clock | str | None = Non
         _name(kit, own),
         _host(server, host or kit.host, now, clock),
         *_validity(kit, own, root, server, now, clock),
-        *_clock(clock),
+        *_clock(kit, clock),
         *modes(kit),
         *settings_finding(kit),
         *policy_finding(kit),
@@ -233,15 +235,17 @@ def _renewal(kit: Kit, which: str) -> str:
     return f"have it renewed at the CA: flip-fl kit renew {name}"
 
 
-def _clock(clock: Clock | str | None) -> Iterator[Finding]:
+def _clock(kit: Kit, clock: Clock | str | None) -> Iterator[Finding]:
     if isinstance(clock, str):
         yield Finding("clock", "warn", f"not compared: {clock}", None, "give another address with --clock")
     if not isinstance(clock, Clock):
         return
     size, told = abs(clock.ahead_s), difference(clock.ahead_s)
-    if size <= WARN_SKEW_S:
+    site_of_flower = kit.role is KitRole.SITE and kit.record is not None and kit.record.engine == "flower"
+    refused = size > MAX_SKEW_S or (site_of_flower and clock.ahead_s > FLOWER_AHEAD_S)
+    if not refused and size <= WARN_SKEW_S:
         yield Finding("clock", "ok", f"within {WARN_SKEW_S:.0f} s of {clock.reference}")
-    elif size <= MAX_SKEW_S:
+    elif not refused:
         why = "times in the run's story will look wrong"
         yield Finding("clock", "warn", f"this clock is {told} by {clock.reference}", why, "set this clock by NTP")
     else:

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from flip_fl.privacy.counts import CountPolicy
 from flip_fl.reporting.forking import watch_forks
 from flip_fl.reporting.reporter import Reporter
+from flip_fl.reporting.site_clocks import Ahead
 from flip_fl.values import EventType, ModelStatus
+from flip_fl.wire import SiteFacts
 
 NO_CAUSE = "the run ended without results and without a reason"
 
@@ -54,6 +56,11 @@ class Lifecycle:
         """The run has started."""
         self._advance(ModelStatus.INITIATED)
 
+    def configured(self, settings: Mapping[str, str]) -> None:
+        """With which settings the run goes; said once, at its start."""
+        # The event needs a round, and they are those of the first as well.
+        self._event(EventType.RUN_CONFIGURED, None, 1, {"settings": dict(settings)}, None)
+
     def prepared(self) -> None:
         """The initial model is there, and the quorum too."""
         self._advance(ModelStatus.PREPARED)
@@ -74,15 +81,30 @@ class Lifecycle:
             self._event(EventType.ROUND_STARTED, None, number, {"total_rounds": total}, stage)
 
     def client_result(
-        self, slot: str, number: int, size_bytes: int | None, *, seconds: float | None = None, stage: str | None = None
+        self,
+        slot: str,
+        number: int,
+        size_bytes: int | None,
+        *,
+        seconds: float | None = None,
+        stage: str | None = None,
+        facts: SiteFacts | None = None,
+        clock: Ahead | None = None,
     ) -> None:
         """The result of ``slot`` in a round has come, ``seconds`` after it was asked for; only the first one counts.
 
-        ``size_bytes`` is the size of its weights; None where it has none.
+        ``size_bytes`` is the size of its weights; None where it has none. ``facts`` is what the site says of its work,
+        ``clock`` how far its clock is ahead of this server's.
         """
         details: dict[str, object] = {} if size_bytes is None else {"size_bytes": size_bytes}
         if seconds is not None:
             details["seconds"] = round(seconds, 3)
+        if facts is not None and facts.seconds is not None:
+            details["computed"] = round(facts.seconds, 3)
+        if facts is not None and (labels := self.counts.labels(facts.labels)):
+            details["labels"] = labels
+        if clock is not None and clock != Ahead():
+            details["clock"] = clock.facts
         self._event(EventType.CLIENT_RESULT_RECEIVED, slot, number, details, stage)
 
     def aggregated(self, number: int, returned: int, expected: int, *, stage: str | None = None) -> None:

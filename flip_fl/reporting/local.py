@@ -18,6 +18,7 @@ class LocalReporting:
     """
 
     stop_requested = False
+    lost: str | None = None
 
     def __init__(self, model_id: UUID, state_dir: Path) -> None:
         self._outbox = Outbox(state_dir / OUTBOX_FOLDER / f"{model_id}.sqlite")

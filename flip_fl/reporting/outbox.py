@@ -35,6 +35,9 @@ CHECKPOINT_BYTES = 4 << 20
 TRANSACTION_LOG_BYTES = 6 << 10
 YIELD_S = 0.0005
 
+# Which site has lost its part of the run, as the FL server's own process knows it.
+LOST = "lost"
+
 _Answer = TypeVar("_Answer")
 
 
@@ -194,6 +197,10 @@ class Outbox:
         """Keep facts about the sender for ``flip-fl doctor``: ``last_error``, ``paused``, …; None removes one."""
         for key, value in facts.items():
             self._try(partial(Store.put, key=key, value=value))
+
+    def noted(self, key: str) -> str | None:
+        """What ``note`` has kept under ``key``, this process's or another's."""
+        return self._try(lambda store: store.get(key))
 
     def checkpoint(self) -> None:
         """Fold the write-ahead log into the file, if enough has gathered; the reporting threads do not wait for it."""

@@ -16,7 +16,7 @@ from flip_fl.errors import FlipError
 from flip_fl.privacy.counts import CountPolicy
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.reporting.lifecycle import Lifecycle
-from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.outbox import LOST, Outbox
 from flip_fl.reporting.reporter import Reporter
 from flip_fl.reporting.sender import Pace, Sender
 from flip_fl.reporting.stats import find_outboxes, read_stats
@@ -72,6 +72,8 @@ class Reporting:
         with contextlib.suppress(PermissionError):
             folder.chmod(0o700)
         self._outbox.recover_cause()
+        # Of an earlier run of the model.
+        self._outbox.note(**{LOST: None})
         self.reporter = Reporter(self._outbox)
         self.lifecycle = Lifecycle(self.reporter, CountPolicy(settings.count_threshold, settings.sample_counts))
         self._sender = Sender(self._outbox, HubClient(settings), model_id, pace=pace)
@@ -84,6 +86,11 @@ class Reporting:
     def stop_requested(self) -> bool:
         """Whether the hub has said that the model was stopped there."""
         return self._sender.stop_requested
+
+    @property
+    def lost(self) -> str | None:
+        """Which site has lost its part of the run, in words, if the FL server's own process has noted that."""
+        return self._outbox.noted(LOST)
 
     def start(self) -> None:
         """Start sending: this run's reports, and what earlier runs have left in the same folder."""

@@ -23,7 +23,7 @@ class OutboxStats:
 
     ``losses`` are all that were ever counted, by reason, ``unreported`` those that the hub has not heard of;
     ``dead`` counts what was set aside, by the hub's code; ``cause`` says that the run's end is known but its
-    terminal status is not in the lanes yet; ``delivered``: the hub has the terminal status.
+    terminal status is not in the lanes yet; ``ending`` that it is; ``delivered``: the hub has the terminal status.
     """
 
     path: Path
@@ -40,6 +40,7 @@ class OutboxStats:
     unreported: int = 0
     dead: dict[str, int] = field(default_factory=dict)
     cause: bool = False
+    ending: bool = False
     delivered: bool = False
 
     @property
@@ -88,6 +89,7 @@ def _read(path: Path, sql: sqlite3.Connection) -> OutboxStats:
     meta = {str(key): str(value) for key, value in sql.execute("SELECT key, value FROM meta")}
     lanes = sql.execute("SELECT lane, rows, bytes FROM lanes ORDER BY lane").fetchall()
     oldest = sql.execute("SELECT created_ms FROM pending ORDER BY seq LIMIT 1").fetchone()
+    ending = sql.execute("SELECT 1 FROM pending WHERE terminal LIMIT 1").fetchone()
     losses = sql.execute("SELECT reason, count, reported FROM losses ORDER BY reason").fetchall()
     dead = sql.execute("SELECT code, count(*) FROM dead GROUP BY code ORDER BY code").fetchall()
     return OutboxStats(
@@ -105,6 +107,7 @@ def _read(path: Path, sql: sqlite3.Connection) -> OutboxStats:
         unreported=sum(int(count) - int(reported) for _, count, reported in losses),
         dead={str(code): int(count) for code, count in dead},
         cause="cause" in meta,
+        ending=ending is not None,
         delivered="delivered" in meta,
     )
 

@@ -19,7 +19,7 @@ from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
 from flip_fl.jobs.flower import CONNECTION as CONNECTION
 from flip_fl.simulate.flower_keys import TlsFiles
-from flip_fl.simulate.processes import Child, free_ports, kill_all, start, wait_until
+from flip_fl.simulate.processes import Child, descendants, free_ports, kill_all, start, wait_until
 
 HOST = "127.0.0.1"
 OFFLINE: Mapping[str, str] = {
@@ -98,6 +98,14 @@ class Home:
         """Kill what was started with this home and is still there; daemons leave their parents."""
         kill_all(self.processes())
 
+    def end_left_behind(self) -> None:
+        """Kill Flower's programs that were started with this home, by somebody who was killed, and what they started.
+
+        Not all of ``processes``: a person's own editor may have this home in its environment, too.
+        """
+        roots = [each for each in self.processes() if _is_flowers(each)]
+        kill_all([*roots, *(child for root in roots for child in descendants(root.pid))])
+
     def _failed(self, words: Sequence[str], reason: str) -> FlipError:
         return FlipError("E0506", problem=f"flwr {words[0]} failed", reason=reason, log=self.folder)
 
@@ -158,6 +166,13 @@ def listens(port: int) -> bool:
     with contextlib.closing(socket.socket()) as probe:
         probe.settimeout(0.2)
         return probe.connect_ex((HOST, port)) == 0
+
+
+def _is_flowers(process: psutil.Process) -> bool:
+    """Whether it is one of Flower's long-lived programs: a script that Python runs."""
+    with contextlib.suppress(psutil.Error):
+        return any(Path(word).name.startswith(("flower-", "flwr-")) for word in process.cmdline()[:3])
+    return False
 
 
 def program(name: str) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
 
 from flip_fl.dashboard.delta import Delta
 from flip_fl.dashboard.story import Story
+from flip_fl.hub import admin, watches
 from flip_fl.hub.access import Principal, Role, viewer
+from flip_fl.hub.routes import streams
 from tests.support.hub import HubServer, RunningHub, item, metric
 
 
@@ -170,6 +173,56 @@ def test_a_stream_tells_what_comes_and_resumes_where_it_was_cut(hub: RunningHub)
         assert hub.model("DELETE").status_code == 204
         assert [kind for kind, _, _ in itertools.islice(events, 1)] == ["gone"]
     assert hub.model("GET", "/changes?since=0.0.0").status_code == 400
+
+
+def test_one_stream_tells_of_several_runs(hub: RunningHub) -> None:
+    """Each from its own place; of a run that is not there, and of one that is deleted, it says so and goes on with the
+    others; a place that no hub has given is refused."""
+    start, absent = str(_story(hub).cursor), uuid4()
+    with hub.world.session() as session:
+        second = admin.create_model(session, "Stroke", "second", "").id
+        gone = admin.create_model(session, "Stroke", "gone", "").id
+        admin.delete_model(session, gone)
+    runs = [hub.world.model_id, second, absent, gone]
+    query = "&".join(f"run={run}@{start if run == hub.world.model_id else '0.0.0'}" for run in runs)
+    headers = {"Authorization": f"Bearer {hub.world.token}"}
+    with requests.get(f"{hub.base}/stream?{query}", headers=headers, stream=True, timeout=60) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        events = _events(response)
+        first = [next(events) for _ in range(4)]
+        assert {(kind, told["model"]) for kind, _, told in first} == {
+            ("refused", str(absent)),
+            ("gone", str(gone)),
+            ("delta", str(second)),
+            ("delta", str(hub.world.model_id)),
+        }
+        hub.batch(*CHAPTERS[0])
+        kind, place, told = next(events)
+        assert (kind, told["model"], told["news"]["since"]) == ("delta", str(hub.world.model_id), start)
+        assert place == f"{hub.world.model_id}@{told['news']['cursor']}"
+        with hub.world.session() as session:
+            admin.delete_model(session, second)
+        kind, _, told = next(events)
+        assert (kind, told["model"]) == ("gone", str(second))
+        assert hub.model("DELETE").status_code == 204
+        assert [kind for kind, _, _ in events] == ["gone"]
+    for wrong in ("", "?run=7", f"?run={absent}@soon", f"?run={absent}@1.2", "?run=" + "x" * 36 + "@1.2.3"):
+        answer = requests.get(f"{hub.base}/stream{wrong}", headers=headers, timeout=60)
+        assert answer.status_code in (400, 422), wrong
+
+
+@pytest.mark.parametrize("of_all", [False, True], ids=["run", "all runs"])
+def test_a_silent_stream_comments(hub: RunningHub, monkeypatch: pytest.MonkeyPatch, of_all: bool) -> None:
+    """Every 15 s, so that no proxy takes a stream in which nothing comes for dead."""
+    assert watches.COMMENT_EVERY_S == 15.0
+    monkeypatch.setattr(watches, "COMMENT_EVERY_S", 0.3)
+    monkeypatch.setattr(streams, "_SPOKE_S", 0.1)
+    where = f"/stream?run={hub.world.model_id}@0.0.0" if of_all else f"/model/{hub.world.model_id}/stream"
+    headers = {"Authorization": f"Bearer {hub.world.token}"}
+    with requests.get(hub.base + where, headers=headers, stream=True, timeout=60) as response:
+        lines = (line for line in response.iter_lines(decode_unicode=True) if line and not line.startswith("retry"))
+        kinds = [line.partition(" ")[0] for line in itertools.islice(lines, 5)]
+    assert kinds == ["event:", "id:", "data:", ":", ":"]
 
 
 def place_of(told: dict[str, Any]) -> str:

@@ -156,6 +156,7 @@ def test_a_long_plot_keeps_its_spike_and_says_how_much_it_shows(hub: RunningHub)
     assert all(point["y"] in (9e9, math.sin(point["x"])) for point in series["points"])
     (part,) = _plot(hub, label="loss", x_label="Step", points=100, **{"from": 1230, "to": 1240})["series"]
     assert [point["x"] for point in part["points"]] == [float(n) for n in range(1229, 1242)]
+    assert (part["before"], part["total"], part["after"]) == (1229, 13, 3000 - 1242)
 
 
 def test_two_trusts_that_held_a_slot_in_turn_are_two_series(hub: RunningHub) -> None:

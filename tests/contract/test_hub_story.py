@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -40,6 +41,11 @@ def _result(slot: str, number: int, seconds: float, size: int = 1000) -> dict[st
         details=details,
         seconds=seconds,
     )
+
+
+def _told(slot: str, number: int, seconds: float, details: dict[str, Any]) -> dict[str, Any]:
+    facts = {"client": slot, "global_round": number, "details": details, "seconds": seconds}
+    return item("event", event_type="CLIENT_RESULT_RECEIVED", **facts)
 
 
 def _aggregated(number: int, seconds: float, returned: int, expected: int = 2) -> dict[str, Any]:
@@ -178,6 +184,78 @@ def test_how_the_sites_updates_differ_is_told_by_round(hub: RunningHub) -> None:
     assert texts == [f"Round {which} compared" for which in ("1 · updates of 2 sites", "1 · updates", "2 · updates")]
     hub.batch(_started(2, 5))
     assert _story(hub).rounds[1].updates == []
+
+
+def test_what_a_site_says_of_itself_is_told_with_its_result(hub: RunningHub) -> None:
+    """Seconds of its work, how often each label is among its examples, and a clock that is off; what is unsound is not
+    there, and of counts not a part is taken for the whole."""
+    sound = {"size_bytes": 7, "seconds": 9.5, "computed": 7.25, "labels": {"a": 120, "b": "withheld"}}
+    hub.batch(
+        _started(1, 0),
+        _told("Trust_1", 1, 10, {**sound, "clock": [95.0, 97.5]}),
+        _told("Trust_2", 1, 10, {"computed": "long", "labels": {"a": 120, "b": -3}, "clock": [95.0]}),
+        _compared(1, 11, mean="plain", sites={"Trust_2": {"norm": 0.5}}),
+    )
+    story = _story(hub)
+    assert [(cell.worked, cell.computed) for cell in story.rounds[0].cells] == [(9.5, 7.25), (None, None)]
+    assert [(each.slot, each.norm, each.labels) for each in story.rounds[0].updates] == [
+        ("Trust_1", None, {"a": 120, "b": "withheld"}),
+        ("Trust_2", 0.5, {}),
+    ]
+    assert [(skew.slot, skew.seconds, skew.proven) for skew in story.skews if skew.slot] == [("Trust_1", 95.0, True)]
+
+
+def test_a_runs_settings_are_told_and_nonsense_is_not(hub: RunningHub) -> None:
+    """Once told they are in the story, the newest count; what is no text is left out, and no other event is one."""
+    settings = {"Engine": "NVFLARE 2.9.0", "LOCAL_ROUNDS": "2", "<b>": "<i>"}
+    for details in ({"settings": {"old": "1"}}, {"settings": {**settings, "odd": 3}}):
+        hub.batch(item("event", event_type="RUN_CONFIGURED", global_round=1, details=details))
+    story = _story(hub)
+    assert story.model.settings == settings
+    assert [row.text for row in story.feed] == [f"The run's settings are known: {n} of them" for n in (1, 3)]
+    assert story.rounds == []
+    hub.batch(item("event", event_type="RUN_CONFIGURED", global_round=1, details={"settings": "many"}))
+    assert _story(hub).model.settings == {}
+
+
+def test_for_whom_a_run_waits_is_told_while_it_does(hub: RunningHub) -> None:
+    """The newest word counts, until the run is prepared; what cannot be read is none."""
+
+    def awaited(details: dict[str, Any]) -> None:
+        hub.batch(item("event", event_type="SITES_AWAITED", global_round=1, details=details))
+
+    hub.batch(item("status", status="INITIATED"))
+    awaited({"there": [], "awaited": ["Trust_1", "Trust_2"], "needs": 1})
+    awaited({"there": ["Trust_1"], "awaited": ["Trust_2"], "needs": 1, "until": "2026-11-22T13:30:00+00:00"})
+    waiting = _story(hub).awaited
+    assert waiting is not None
+    assert (waiting.there, waiting.awaited, waiting.needs) == (["Trust_1"], ["Trust_2"], 1)
+    assert _story(hub).feed[-1].text == "The run waits for its sites: 1 connected, 1 needed"
+    awaited({"there": "everybody"})
+    assert _story(hub).awaited is None
+    awaited({"there": ["Trust_1"], "awaited": ["Trust_2"], "needs": 1})
+    hub.batch(item("status", status="PREPARED"))
+    assert _story(hub).awaited is None
+
+
+def test_no_time_is_after_the_hub_has_heard_of_it(hub: RunningHub) -> None:
+    """An FL server whose clock is an hour ahead: times, durations and "last seen" are by the hub's clock, and it is
+    said whose clock is off."""
+    now = datetime.now(UTC)
+    ahead = now + timedelta(hours=1)
+    begun = [item("status", status=status) for status in ("INITIATED", "PREPARED", "RUNNING")]
+    result = _told("Trust_1", 1, 0, {"seconds": 1.0})
+    for each in (*begun, _started(1, 0), result, metric("Trust_2", "loss", 0.5, 1)):
+        hub.batch(each | {"at": ahead.isoformat()})
+    story = _story(hub)
+    late = datetime.now(UTC) + timedelta(seconds=1)
+    times = [change.at for change in story.history] + [row.at for row in story.feed]
+    times += [at for site in story.sites if (at := site.last_seen) is not None]
+    times += [at for each in story.rounds for cell in each.cells if (at := cell.at) is not None]
+    assert len(times) >= 10
+    assert all(at <= late for at in times)
+    assert all(site.last_seen is not None and site.last_seen > now - timedelta(minutes=5) for site in story.sites)
+    assert [(skew.slot, skew.seconds > 3500) for skew in story.skews] == [(None, True)]
 
 
 def test_no_sound_number_of_an_update_is_no_number(hub: RunningHub) -> None:

@@ -76,6 +76,8 @@ def test_kits_set_what_nvflare_s_default_gets_wrong(five: Path) -> None:
         assert "/tmp" not in json.dumps(resources)
         assert "nvflare.app_common.job_launcher" not in json.dumps(resources)
     assert server["servers"][0]["heart_beat_timeout"] == 60
+    # Who connects twice, and what is lost with a site or a server, is told by components of ours.
+    assert {"one_holder", "lost_sites", "fresh_start"} <= {each["id"] for each in server["components"]}
 
 
 def test_both_ends_of_a_link_notice_when_it_is_dead(five: Path) -> None:

@@ -18,6 +18,7 @@ from flip_fl.commands.answers import ErrorEnvelope, KitVerified
 from flip_fl.provision.kit import load_certificate
 from tests.contract.test_cli_json import checked
 from tests.support.cli import Finished, flip_fl
+from tests.support.ports import later_port
 from tests.support.provision import HOST, make, reissue, tree, web_server
 
 
@@ -333,3 +334,34 @@ def test_settings_that_are_not_filled_in_or_wrong_are_told_before_the_start(
     wrong = told()
     assert wrong["state"] == "fail"
     assert "_URL" in wrong["what"]
+
+
+@pytest.mark.parametrize("engine", ["nvflare", "flower"])
+def test_a_site_s_settings_are_tried_before_a_job_does(engine: str, tmp_path: Path) -> None:
+    """Protects from a site that is connected and fails every job: its folders, and with --connect its services."""
+    kit = make(tmp_path, "-n", "1", "--host", HOST, "--engine", engine) / "Trust_1"
+    (settings,) = (kit / "local").glob("*.env")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "file").touch()
+
+    def fill(data: str, images: Path, state: Path) -> dict[str, list[str]]:
+        settings.write_text(
+            f"LOCAL_DEV=false\nNET_ID=n\nDATA_ACCESS_API_URL={data}\nIMAGING_API_URL={data}\n"
+            f"TRUST_INTERNAL_SERVICE_KEY=k\nIMAGES_DIR={images}\nFLIP_STATE_DIR={state}\n",
+            encoding="utf-8",
+        )
+        done = flip_fl("kit", "verify", str(kit), "--connect", "--json", cwd=tmp_path)
+        found: dict[str, list[str]] = {}
+        for check in json.loads(done.stdout)["data"]["checks"]:
+            found.setdefault(check["name"], []).append(check["state"])
+        return found
+
+    with web_server(timedelta()) as url:
+        good = fill(url, tmp_path / "images", tmp_path / "state" / "new")
+    assert (good["settings"], good["folders"], good["services"]) == (["ok"], ["ok", "ok"], ["ok", "ok"])
+    assert not (tmp_path / "state").exists()
+    bad = fill(f"http://127.0.0.1:{later_port()}", tmp_path / "no", tmp_path / "file" / "state")
+    assert (bad["folders"], bad["services"]) == (["fail", "fail"], ["fail", "fail"])
+    settings.chmod(0o644)
+    told = flip_fl("kit", "verify", str(kit), cwd=tmp_path)
+    assert f"local/{settings.name} has mode 0644" in told.stdout + told.stderr

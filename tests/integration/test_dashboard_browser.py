@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import expect
 
 from flip_fl.dashboard import report
-from flip_fl.dashboard.story import Plot, Point, Samples, Series, Story
+from flip_fl.dashboard.story import Plot, Point, Samples, Series, SiteUpdate, Story
 from tests.support import dashboard
 from tests.support.browser import Browser, chromium
 
@@ -405,6 +405,71 @@ def test_a_late_status_is_shown_as_ignored(browser: Browser, pages: dict[str, Pa
     assert "ignored: the run was stopped" in rows[-1]
 
 
+def test_every_transition_is_a_row(browser: Browser, pages: dict[str, Path]) -> None:
+    """When, from what to what, by whom, for how long: still there when the run is over."""
+    _open(browser, pages["finished"])
+    assert _cells(browser, "#history table") == [
+        ["Time (UTC)", "State", "By", "For", "Remark"],
+        ["13:03:20", "Draft", "simulator", "", ""],
+        ["13:03:21", "Draft → Queued", "FL server", "4.0 s", ""],
+        ["13:03:25", "Queued → Preparing", "FL server", "2.0 s", ""],
+        ["13:03:27", "Preparing → Training", "FL server", "38 s", ""],
+        ["13:04:05", "Training → Finished", "FL server", "", ""],
+    ]
+
+
+def test_a_chart_says_how_far_it_has_come(browser: Browser, tmp_path: Path) -> None:
+    """The last value, what five rounds have changed, the best round and since when nothing was better: numbers, and no
+    verdict without them."""
+    falling = [0.9, 0.5, 0.3, 0.2, 0.25, 0.26, 0.27, 0.28, 0.29, 0.3]
+    story = dashboard.finished()
+    plot = dashboard.curve(["Trust_1", "Trust_2"], 10, "loss", lambda k, n: falling[n - 1] + 0.01 * k)
+    report.write_report(story.model_copy(update={"plots": [plot]}), tmp_path / "flat.html")
+    _open(browser, tmp_path / "flat.html")
+    assert browser.js("document.querySelector('#plot-0 figcaption p').textContent") == (
+        "Round 10: 0.3100 to 0.3200, median 0.3150. +0.0500 since round 5. "
+        "Best 0.2150 in round 4; no improvement for 6 rounds."
+    )
+
+
+def test_results_are_told_whole_or_with_why_there_are_none(browser: Browser, pages: dict[str, Path]) -> None:
+    """Name, size, digest, time and the one command that fetches them; without results the reason in their place."""
+    _open(browser, pages["finished"])
+    stored = dashboard.finished().results
+    assert stored is not None
+    told = browser.js("[...document.querySelectorAll('#results dd')].map((e) => e.textContent)")
+    assert told[0] == "20261122_130405.zip"
+    assert told[1].startswith(stored.address)
+    assert told[2:] == ["48.2 kB", stored.sha256, "22 Nov 2026, 13:04:04 UTC"]
+    assert browser.js("document.querySelector('#results .command code').textContent") == (
+        f"flip-fl results get {dashboard.MODEL_ID}"
+    )
+    _open(browser, pages["ragged"])
+    told = browser.js("document.querySelector('#results').textContent")
+    assert "Not uploaded: the bucket refused the upload (403)." in told
+    assert "flip-fl results get" not in told
+
+
+def test_a_long_activity_is_scrolled_to_its_end(browser: Browser, tmp_path: Path) -> None:
+    """10,000 lines can all be reached, and each has a link of its own; rounds are marked on charts by steps."""
+    story = dashboard.ragged()
+    rows = [dashboard.feed(story.rounds)[k % 40].model_copy(update={"id": k + 1}) for k in range(10_000)]
+    report.write_report(story.model_copy(update={"feed": rows}), tmp_path / "long.html")
+    _open(browser, tmp_path / "long.html")
+    more = "[...document.querySelectorAll('#activity button')].find((b) => b.textContent === 'Show more')"
+    for _ in range(12):
+        browser.js(f"{more}.hidden || {more}.click()")
+    links = browser.js("[...document.querySelectorAll('#activity .feed li > a')].map((a) => a.getAttribute('href'))")
+    assert len(set(links)) == 10_000
+    browser.js("(() => { const f = document.querySelector('#activity .feed'); f.scrollTop = f.scrollHeight; })()")
+    assert browser.js(
+        "(() => { const f = document.querySelector('#activity .feed').getBoundingClientRect(),"
+        " last = document.querySelector('#activity .feed li:last-child').getBoundingClientRect();"
+        " return last.bottom <= f.bottom + 1 && last.top > f.top; })()"
+    )
+    assert browser.js("document.querySelectorAll('#plot-1 .rule.turn').length") == 9
+
+
 def test_who_is_awaited_is_named(browser: Browser, pages: dict[str, Path]) -> None:
     """An open round says whom it waits for, and the cell is not called missed yet."""
     _open(browser, pages["running"])
@@ -511,13 +576,18 @@ def test_the_sites_updates_are_a_table_of_a_chosen_round(browser: Browser, pages
     story = dashboard.ragged()
     names = ["GSTT", "KCH", "University College London Hospitals"]
     heads, *rows = _cells(browser, "#differences table")
-    assert heads == ["Site", "Examples", "Share of those told", "Update norm", "Cosine to the mean"]
+    assert heads[:5] == ["Site", "Examples", "Share of those told", "Update norm", "Cosine to the mean"]
+    assert heads[5:] == ["Label benign", "Label malignant"]
     assert [row[0] for row in rows] == names
     assert rows[0][1:3] == ["withheld", "withheld"]
     counts = [each.examples for each in story.rounds[-1].updates if isinstance(each.examples, int)]
     assert [row[1] for row in rows[1:]] == [str(count) for count in counts]
     assert [row[2] for row in rows[1:]] == [f"{100 * count / sum(counts):.1f} %" for count in counts]
     assert [row[4] for row in rows] == [f"{each.cosine:.3f}" for each in story.rounds[-1].updates]
+    assert rows[0][5:] == ["withheld", "withheld"]
+    for row, update in zip(rows[1:], story.rounds[-1].updates[1:], strict=True):
+        mix = [n for n in update.labels.values() if isinstance(n, int)]
+        assert row[5:] == [f"{100 * n / sum(mix):.1f} % n = {n}" for n in mix]
     said = browser.js("document.querySelector('#differences .head').textContent")
     assert f"Farthest from the mean: {names[-1]}, cosine {rows[-1][4]}." in said
     assert "that of all sites alike" in browser.js("document.querySelector('#differences').textContent")
@@ -529,6 +599,71 @@ def test_the_sites_updates_are_a_table_of_a_chosen_round(browser: Browser, pages
     assert browser.errors == []
 
 
+def test_of_labels_that_are_partly_told_no_share_is(browser: Browser, tmp_path: Path) -> None:
+    """A number beside withheld ones is that number alone: a share would be of a whole that nobody told. A label that
+    only another site has is a dash, and labels need no comparison of updates."""
+    story = dashboard.finished()
+    mixes = ({"benign": 120, "malignant": "withheld", "unclear": "withheld"}, {"benign": 90, "malignant": 30})
+    names = ("Trust_1", "Trust_2")
+    told = [SiteUpdate.model_validate({"slot": s, "labels": mix}) for s, mix in zip(names, mixes, strict=True)]
+    last = story.rounds[-1].model_copy(update={"updates": told})
+    path = tmp_path / "mix.html"
+    report.write_report(story.model_copy(update={"rounds": [*story.rounds[:-1], last]}), path)
+    _open(browser, path, width=360)
+    assert _cells(browser, "#differences table") == [
+        ["Site", "Label benign", "Label malignant", "Label unclear"],
+        ["Trust_1", "120", "withheld", "withheld"],
+        ["Trust_2", "75.0 % n = 90", "25.0 % n = 30", "–"],
+    ]
+    assert "beside a small number one more is withheld" in browser.js(
+        "document.querySelector('#differences').innerText"
+    )
+    assert browser.js("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_time_of_each_site_is_computing_sending_and_waiting(browser: Browser, pages: dict[str, Path]) -> None:
+    """A bar a site, in one round or as the median: its parts add up to the round, and the slowest is named with how
+    many times the median it took."""
+    _open(browser, pages["large"])
+    said = browser.js("document.querySelector('#times .head p').textContent")
+    story = dashboard.large()
+    usual = {c.slot: c.seconds for c in story.rounds[0].cells}
+    assert re.fullmatch(r"Slowest: Trust_20, [\d.]+ s a round, 1\.\d times the median\.", said), said
+    key = _texts(browser, "#times .key li")
+    assert key == ["not asked yet", "computes", "model on its way, there and back", "waits for the others"]
+    browser.js("document.querySelector('#times input').focus()")
+    browser.page.keyboard.press("ArrowRight")
+    assert browser.js("document.querySelector('#times output').textContent") == "round 1"
+    rows = browser.js(
+        "[...document.querySelectorAll('#times tbody tr')].map((r) => [r.querySelector('.site').textContent,"
+        " r.querySelector('svg.bars').getAttribute('aria-label'), [...r.querySelectorAll('rect')].map((b) =>"
+        " [b.getAttribute('class'), parseFloat(b.getAttribute('width'))])])"
+    )
+    assert [row[0] for row in rows] == sorted(usual, key=lambda slot: usual[slot] or 0, reverse=True)
+    cells = {c.slot: c for c in story.rounds[0].cells}
+    whole = 31.0 * 0.9
+    for name, words, bars in rows:
+        cell, parts = cells[name], dict(bars)
+        assert cell.seconds is not None
+        assert cell.worked is not None
+        assert cell.computed is not None
+        assert list(parts) == ["before", "worked", "sent", "after"]
+        assert parts["worked"] == pytest.approx(100 * cell.computed / whole, abs=0.1)
+        assert parts["sent"] == pytest.approx(100 * (cell.worked - cell.computed) / whole, abs=0.1)
+        assert sum(parts.values()) == pytest.approx(100, abs=0.1)
+        assert f"computed {round(cell.computed)} s" in words or f"computed {cell.computed:.1f} s" in words
+
+
+def test_a_sites_clock_that_is_off_stands_at_its_row(browser: Browser, pages: dict[str, Path]) -> None:
+    """Whose times are to be read with care is said where they are read and in the headline, and of nobody else."""
+    _open(browser, pages["running"])
+    rows = browser.js("[...document.querySelectorAll('#rounds tbody th')].map((e) => e.innerText)")
+    assert ["clock 1 min 35 s behind" in text for text in rows] == [False, True]
+    assert "Trust_2’s clock is at least 1 min 35 s behind the hub’s." in browser.js(
+        "document.querySelector('#top').textContent"
+    )
+
+
 def test_without_counts_there_are_no_columns_of_them(browser: Browser, tmp_path: Path) -> None:
     """A server that tells none leaves no empty cells behind, and no mean that is weighted by nothing."""
     story = dashboard.finished()
@@ -538,7 +673,8 @@ def test_without_counts_there_are_no_columns_of_them(browser: Browser, tmp_path:
     ]
     report.write_report(story.model_copy(update={"rounds": bare}), tmp_path / "bare.html")
     _open(browser, tmp_path / "bare.html")
-    assert _cells(browser, "#differences table")[0] == ["Site", "Update norm", "Cosine to the mean"]
+    heads = _cells(browser, "#differences table")[0]
+    assert heads == ["Site", "Update norm", "Cosine to the mean", "Label benign", "Label malignant"]
     assert "Weighted mean" not in _cells(browser, "#sites table")[0]
     report.write_report(
         story.model_copy(update={"rounds": [each.model_copy(update={"updates": []}) for each in story.rounds]}),

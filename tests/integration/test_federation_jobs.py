@@ -94,11 +94,7 @@ def test_two_jobs_run_at_once_and_an_aborted_one_is_submitted_again(kits: Runnin
 @ONE_ENGINE
 def test_hub_kits_and_server_agree_and_a_kit_reaches_its_own_server_alone(kits: RunningKits, tmp_path: Path) -> None:
     """Who sets a federation up sees in two commands that all sides fit, and a kit of another one that it does not."""
-    own = {"FLIP_HUB_TOKEN": kits.token(Role.OPERATOR), "LOCAL_DEV": "false"}
-    settings = {**dotenv_values(kits.around.settings / "server.env"), **own}
-    file = tmp_path / "server.env"
-    write_settings_file(file, {name: str(value) for name, value in settings.items()})
-    done = kits.call("doctor", "--federation", "--settings", str(file), "--json")
+    done = kits.call("doctor", "--federation", "--settings", str(_operators(kits, tmp_path)), "--json")
     assert done.exit_code == 0, done.stdout
     rows = {row["name"]: row for row in done.document()["data"]["checks"]}
     assert (rows["slots"]["state"], rows["connected"]["what"]) == ("ok", "Trust_1, Trust_2")
@@ -112,6 +108,41 @@ def test_hub_kits_and_server_agree_and_a_kit_reaches_its_own_server_alone(kits: 
     strange = flip_fl("kit", "verify", "kits/Trust_1", "--connect", cwd=tmp_path)
     assert strange.exit_code == 3
     assert "its certificate is another CA's" in strange.stderr
+
+
+@ONE_ENGINE
+def test_a_kit_that_runs_twice_is_refused_the_second_time_and_told(kits: RunningKits, tmp_path: Path) -> None:
+    """No server can tell a copy from the original: the first stays and works, hub and doctor name the other."""
+    words = "a second copy of the kit of Trust_2 is refused"
+    model = kits.new_model()
+    _submitted(kits, kits.app("twice", in_train="import time; time.sleep(3)", GLOBAL_ROUNDS=3), model)
+    wait_for(lambda: bool(kits.hub(model).story().rounds), "the first round has begun", 180)
+    with kits.started(kits.copy("Trust_2")) as copy:
+        wait_for(lambda: words in _told(kits, model), "the hub is told", 120)
+        assert kits.call("job", "watch", str(model), "--every", "1").exit_code == 0
+        assert kits.hub(model).story().status is ModelStatus.RESULTS_UPLOADED
+        if kits.engine == "flower":
+            wait_for(lambda: not copy.running, "the copy has given up", 180)
+            assert "error[FLIP-E0619]: Trust_2 is connected to localhost already" in copy.log.read_text()
+    story = kits.hub(model).story()
+    assert [sorted(one.slot for one in each.updates) for each in story.rounds] == [["Trust_1", "Trust_2"]] * 3
+    done = kits.call("doctor", "--federation", "--settings", str(_operators(kits, tmp_path)), "--json")
+    rows = {row["name"]: row for row in done.document()["data"]["checks"]}
+    assert words in rows["copies"]["what"]
+    assert rows["copies"]["fix"].endswith("flip-fl kit revoke Trust_2")
+
+
+def _operators(kits: RunningKits, folder: Path) -> Path:
+    """The FL server's settings with an operator's token."""
+    own = {"FLIP_HUB_TOKEN": kits.token(Role.OPERATOR), "LOCAL_DEV": "false"}
+    settings = {**dotenv_values(kits.around.settings / "server.env"), **own}
+    file = folder / "server.env"
+    write_settings_file(file, {name: str(value) for name, value in settings.items()})
+    return file
+
+
+def _told(kits: RunningKits, model: UUID) -> str:
+    return "\n".join(row.text for row in kits.hub(model).story().feed)
 
 
 def _submitted(kits: RunningKits, app: Path, model: UUID) -> str:

@@ -10,20 +10,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import requests
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from flip_fl.provision import authority, make
 from flip_fl.provision.certificates import Holder, certificate_pem, issue, private_openssh
+from flip_fl.provision.engines import Root
+from flip_fl.provision.flower import holder_of
 from flip_fl.provision.project import load_federation
 from flip_fl.simulate.flower_link import Home, program
 from flip_fl.simulate.processes import Child, start, wait_until
 from tests.support.cli import flip_fl
 from tests.support.flower_deployment import eventually, write_app
 from tests.support.ports import later_port
+from tests.support.provision import fill_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("flower_kits")]
 
@@ -97,6 +102,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kits]:
     )
     out = base / "kits"
     make.provision(load_federation(base / "federation.yaml"), out)
+    fill_in(out)
     kits = Kits(out, port, None, {})  # type: ignore[arg-type]
     with contextlib.ExitStack() as parts:
         kits.server = kits.start(out / "server")
@@ -147,14 +153,19 @@ def test_a_copied_kit_does_not_start_beside_the_first(running: Kits) -> None:
 
 
 def test_a_key_without_this_federations_certificate_is_kept_out(running: Kits, tmp_path: Path, job: Path) -> None:
-    """Neither a self-made key, nor another federation's kit of the same slot, nor one's own under another's name."""
+    """Neither a self-made key, nor another federation's kit of the same slot, one's own under another's name, nor one
+    whose certificate has expired."""
     ca = authority.read(running.folder)
     stranger = issue("Trust_3", timedelta(days=1), issue("another CA", timedelta(days=1)))
     (running.folder / "server" / "nodes" / "Trust_4.crt").write_bytes(certificate_pem(stranger.certificate))
     (running.folder / "server" / "nodes" / "Trust_5.crt").write_bytes(
         (running.folder / "Trust_2" / "startup" / "client.crt").read_bytes()
     )
+    own_ca = holder_of(Root(ca.certificate, ca.key))
+    expired = issue("Trust_6", timedelta(seconds=-60), own_ca)
+    (running.folder / "server" / "nodes" / "Trust_6.crt").write_bytes(certificate_pem(expired.certificate))
     told = running.server.log
+    eventually(lambda: "Trust_6.crt is refused: it has expired on" in told.read_text(), 30, "told of its end")
     eventually(lambda: "Trust_4.crt is refused: this federation's CA has not issued it" in told.read_text(), 30, "told")
     eventually(lambda: "Trust_5.crt is refused: it is Trust_2's" in told.read_text(), 30, "told of the name")
     key = tmp_path / "key"
@@ -178,6 +189,7 @@ def test_a_key_without_this_federations_certificate_is_kept_out(running: Kits, t
 def test_a_slot_added_later_joins_and_a_removed_one_is_out(running: Kits, job: Path) -> None:
     """Nobody else's kit changes, and the server is not started again, neither for a new slot nor for one that goes."""
     before = {path: path.read_bytes() for path in running.folder.glob("Trust_[12]/startup/*")}
+    fill_in(running.folder)
     make.add(running.folder, 1)
     shutil.copy(
         running.folder / "Trust_4" / "startup" / "client.crt", running.folder / "server" / "nodes" / "Trust_4.crt"
@@ -196,6 +208,37 @@ def test_a_slot_added_later_joins_and_a_removed_one_is_out(running: Kits, job: P
     finally:
         child.stop(20.0)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_expired_certificate_keeps_its_site_out_until_it_is_renewed(running: Kits, job: Path) -> None:
+    """A SuperLink takes no key back that it has let go: who renewed a day too late would need a new slot."""
+    file = running.folder / "server" / "nodes" / "Trust_3.crt"
+    good = file.read_bytes()
+    file.write_bytes(_aged(good, authority.read(running.folder)))
+    eventually(lambda: "Trust_3.crt is refused: it has expired on" in running.server.log.read_text(), 30, "told")
+    child = running.start(running.folder / "Trust_3")
+    try:
+        eventually(lambda: not child.running, 60, "it has given up")
+        assert running.names(job) == ["Trust_1", "Trust_2"]
+    finally:
+        child.stop(20.0)
+    file.write_bytes(good)
+    again = running.start(running.folder / "Trust_3")
+    try:
+        eventually(lambda: "Trust_3" in running.names(job), 60, "it is let in")
+    finally:
+        again.stop(20.0)
+
+
+def _aged(pem: bytes, ca: authority.Authority) -> bytes:
+    """The same certificate, with dates that are over."""
+    old, by = x509.load_pem_x509_certificate(pem), holder_of(Root(ca.certificate, ca.key))
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(old.subject).issuer_name(old.issuer).public_key(old.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=9))
+    for each in old.extensions:
+        builder = builder.add_extension(each.value, each.critical)
+    return certificate_pem(builder.not_valid_after(now - timedelta(days=1)).sign(by.key, SHA256()))
 
 
 def test_what_was_registered_and_not_written_down_is_found_again(running: Kits, job: Path) -> None:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
+from fastapi import Request
 
 from flip_fl.hub import admin, tokens
+from flip_fl.hub.cursor import Cursor
 from flip_fl.hub.roles import Role
-from flip_fl.hub.routes import live
+from flip_fl.hub.routes import live, streams
 from tests.integration.test_dashboard_browser import NAMELESS, axe_violations
 from tests.support.browser import Browser, chromium
 from tests.support.ports import later_port
+from tests.support.reporting import wait_until
 from tests.support.watched import WatchedHub, WatchedRun, hub_with_pages, watched_hub
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chromium")]
@@ -185,12 +191,13 @@ def test_a_page_catches_up_after_the_hub_was_away(browser: Browser, address: str
         browser.page.goto("about:blank")
 
 
-def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: WatchedHub) -> None:
-    """A proxy that cuts streams: the page asks with the same place, and says so."""
+@pytest.mark.parametrize("proxy", ["cuts", "holds back"])
+def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: WatchedHub, proxy: str) -> None:
+    """A proxy that cuts streams, or keeps what it should pass on: the page asks with the same place, and says so."""
     run = _under_way(hub, "polled")
     cut = (
         "delete window.SharedWorker; window.EventSource = class { addEventListener() {} close() {}"
-        " constructor() { setTimeout(() => this.onerror(), 1); } };"
+        f" constructor() {{ {'setTimeout(() => this.onerror(), 1);' if proxy == 'cuts' else ''} }} }};"
     )
     with browser.tab(cut) as tab:
         tab.visit(run.page)
@@ -199,6 +206,142 @@ def test_where_no_stream_comes_through_the_hub_is_asked(browser: Browser, hub: W
         tab.wait("document.querySelector('#top').textContent.includes('4 of 6')")
         ids = tab.js("[...document.querySelectorAll('.feed li')].map((e) => e.id)")
         assert len(ids) == len(set(ids))
+
+
+def test_a_page_waits_for_a_hub_that_does_not_answer(browser: Browser, hub: WatchedHub) -> None:
+    """What is wrong, why that may be and what comes next, instead of an empty page; then the run, by itself."""
+    run = _under_way(hub, "cut off", rounds=1)
+    with browser.tab("") as tab:
+        tab.page.route("**/api/**", lambda route: route.abort())
+        tab.visit(run.page, ready="refused")
+        assert _text(tab, "h1") == "The hub does not answer"
+        assert "This page asks again every few seconds." in _text(tab, "main")
+        tab.page.unroute("**/api/**")
+        tab.wait("document.documentElement.dataset.ready === 'true' && document.querySelector('#plot-0 svg')")
+
+
+def test_news_is_drawn_and_said_at_a_calm_pace(browser: Browser, hub: WatchedHub) -> None:
+    """However much comes: at most two redraws a second, the screen reader hears at most a sentence in ten seconds, and
+    who wants no motion gets none."""
+    run = _under_way(hub, "busy", rounds=1)
+    browser.page.emulate_media(reduced_motion="reduce")
+    browser.visit(run.page)
+    browser.wait("document.querySelector('.link').textContent === 'Live'")
+    assert browser.js("getComputedStyle(document.querySelector('.lines')).transitionDuration") == "0s"
+    browser.js(
+        "(() => { window.said = 0; performance.clearMarks();"
+        " const heard = new MutationObserver(() => { said += 1; });"
+        " heard.observe(document.getElementById('said'), { childList: true }); })()"
+    )
+    begun = time.monotonic()
+    for number in range(2, 6):
+        run.round(number, 6)
+        time.sleep(0.4)
+    browser.wait("document.querySelector('#top').textContent.includes('5 of 6')")
+    drawn = browser.js("performance.getEntriesByName('drawn').length")
+    assert 1 <= drawn <= 2 * (time.monotonic() - begun) + 1
+    assert browser.js("said") <= 1
+    browser.page.emulate_media(reduced_motion="no-preference")
+
+
+def test_a_view_is_there_again_after_going_back(browser: Browser, hub: WatchedHub) -> None:
+    """What was chosen stands in the address: another page and back, or the link in another tab, show the same."""
+    run = _under_way(hub, "permanent", rounds=3)
+    browser.visit(run.page, width=1440)
+    browser.js(
+        "(() => { const [a] = document.querySelectorAll('.bounds input'); a.value = 2;"
+        " a.dispatchEvent(new Event('change')); document.querySelectorAll('.legend button')[1].click(); })()"
+    )
+    where = browser.js("location.href")
+    assert "hide=1" in where
+    assert "from=2" in where
+    shown = "document.querySelectorAll('#plot-0 .series').length === 4 && document.querySelector('#plot-0 .edge')"
+    browser.wait(shown)
+    browser.page.click("a.mark")
+    browser.wait("document.body?.dataset.page === 'runs' && document.documentElement.dataset.ready === 'true'")
+    browser.page.go_back()
+    browser.wait(f"document.querySelector('#plot-0') && {shown}")
+    assert browser.js("location.href") == where
+    with browser.tab("") as tab:
+        tab.visit(where, width=1440)
+        tab.wait(shown)
+
+
+def test_a_person_asks_to_be_told_of_the_end(browser: Browser, hub: WatchedHub) -> None:
+    """One notice of the browser, in the headline's words, when the run is over, and only where it was asked for."""
+    run = _under_way(hub, "notified", rounds=1)
+    told = (
+        "window.notices = []; window.Notification = class { static requestPermission() { return 'granted'; }"
+        " constructor(title, { body }) { notices.push([title, body]); } };"
+    )
+    with browser.tab(told) as tab, browser.tab(told) as quiet:
+        for each in (tab, quiet):
+            each.visit(run.page)
+            each.wait("document.querySelector('.link').textContent === 'Live'")
+        bell = "[...document.querySelectorAll('.bar button')].find((b) => b.textContent === 'Tell me')"
+        tab.js(f"{bell}.click()")
+        tab.wait(f"{bell}.getAttribute('aria-pressed') === 'true'")
+        run.round(2, 6)
+        run.status("RESULTS_UPLOADED")
+        tab.wait("notices.length")
+        quiet.wait("document.title.startsWith('✓')")
+        assert tab.js("notices") == [["notified", "Finished - results ready"]]
+        assert quiet.js("notices") == []
+
+
+def test_the_csv_of_a_live_chart_has_every_stored_row(browser: Browser, hub: WatchedHub) -> None:
+    """It comes from the hub, whole, whatever part of it is on screen: both attempts of a round that was begun again."""
+    run = _under_way(hub, "exported", rounds=2)
+    run.wait(60)
+    run.round(2, 6)
+    browser.visit(run.page + "?from=2&to=2", width=1440)
+    with browser.page.expect_download() as coming:
+        browser.js("document.querySelector('#plot-0 [aria-label$=\"as CSV\"]').click()")
+    lines = Path(coming.value.path()).read_text().splitlines()
+    assert {"round", "attempt", "value"} <= set(lines[0].split(","))
+    assert len(lines) == 1 + 3 * 5
+
+
+def test_all_tabs_of_a_browser_share_one_stream(
+    browser: Browser, hub: WatchedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tabs, two runs: one connection stays open for all, each tab gets the news of its run, a tab that is closed
+    takes nothing from the others, and a run that is deleted ends for its tabs alone."""
+    open_now: list[int] = []
+    whole = streams._events
+
+    async def counted(request: Request, places: Mapping[UUID, Cursor], refused: Mapping[UUID, int]) -> Any:
+        open_now.append(len(places))
+        try:
+            async for text in whole(request, places, refused):
+                yield text
+        finally:
+            open_now.remove(len(places))
+
+    monkeypatch.setattr(streams, "_events", counted)
+    one, other = _under_way(hub, "shared one"), _under_way(hub, "shared two")
+    told = "document.querySelector('#top').textContent.includes('4 of 6')"
+    with browser.tab("") as second, browser.tab("") as third:
+        for tab, run in ((browser, one), (second, other), (third, one)):
+            tab.visit(run.page)
+            tab.wait("document.querySelector('.link').textContent === 'Live'")
+        wait_until(lambda: open_now == [2])
+        one.round(4, 6)
+        browser.wait(told)
+        third.wait(told)
+        assert not second.js(told)
+        third.page.goto("about:blank")
+        other.round(4, 6)
+        second.wait(told)
+        with admin.open_session(hub.url) as session:
+            admin.delete_model(session, other.id)
+        second.wait("document.documentElement.dataset.ready === 'refused'")
+        one.round(5, 6)
+        browser.wait("document.querySelector('#top').textContent.includes('5 of 6')")
+        assert len(open_now) == 1
+        assert browser.errors == []
+    browser.page.goto("about:blank")
+    wait_until(lambda: open_now == [])
 
 
 def test_a_resumed_run_shows_both_attempts(browser: Browser, hub: WatchedHub) -> None:
@@ -221,7 +364,7 @@ def test_a_resumed_run_shows_both_attempts(browser: Browser, hub: WatchedHub) ->
 
 
 def test_a_run_that_waits_says_for_whom(browser: Browser, hub: WatchedHub) -> None:
-    """Before the first round: who was never heard of, and what happens then; a draft awaits nothing."""
+    """Before the first round: who is not there, how many are needed, until when it waits; a draft awaits nothing."""
     run = hub.run("waiting")
     browser.visit(run.page)
     assert "Nothing is awaited" in _text(browser, "#top")
@@ -229,6 +372,16 @@ def test_a_run_that_waits_says_for_whom(browser: Browser, hub: WatchedHub) -> No
     told = "Waiting for GSTT, KCH, UCLH and 2 more (0 of 5 heard of)"
     browser.wait(f"document.querySelector('#top').textContent.includes('{told}')")
     assert "the first is awaited at the end of round 1" in _text(browser, "#curves")
+    until = datetime.now(UTC) + timedelta(minutes=30)
+    waits = {"there": ["Trust_1", "Trust_2"], "awaited": ["Trust_3", "Trust_4", "Trust_5"], "needs": 4}
+    run.say(run.event("SITES_AWAITED", 1, details={**waits, "until": until.isoformat()}))
+    told = "Waiting for UCLH, BARTS and ICHT (2 of 5 connected, needs 4), since "
+    browser.wait(f"document.querySelector('#top').textContent.includes('{told}')")
+    assert f"; gives up at {until:%H:%M} UTC." in _text(browser, "#top")
+    run.say(run.event("SITES_AWAITED", 1, details={**waits, "there": run.slots[:4], "awaited": ["Trust_5"]}))
+    browser.wait("document.querySelector('#top').textContent.includes('Waiting for ICHT (4 of 5 connected')")
+    run.status("PREPARED")
+    browser.wait("!document.querySelector('#top').textContent.includes('connected')")
 
 
 def test_a_run_that_is_deleted_while_it_is_watched(browser: Browser, hub: WatchedHub) -> None:
@@ -356,8 +509,59 @@ def test_a_long_run_is_smoothed_from_all_its_points(browser: Browser, hub: Watch
     assert len(whole) == 1
 
 
+def test_a_long_curve_is_looked_into_down_to_its_points(browser: Browser, hub: WatchedHub) -> None:
+    """One round of 21,000 local steps: what is drawn says how much of it is there; a part that is dragged holds every
+    stored point, the rest is counted at the edges, the link shows the same, and one click leads back."""
+    run = _under_way(hub, "deep", rounds=1)
+    for first in range(0, 21_000, 500):
+        steps = range(first, first + 500)
+        spike = {7_777: 99.0}
+        run.say(*(run.metric("Trust_1", "step_loss", spike.get(k, k % 7), 1, x_label="Step", x_value=k) for k in steps))
+    chart = "[...document.querySelectorAll('figure.chart')].find((e) => e.textContent.includes('step_loss'))"
+    note = f"{chart}?.querySelector('.note').textContent ?? ''"
+    browser.visit(run.page, width=1440)
+    browser.wait(f"/^showing \\d+ of 21000 points$/.test({note})")
+    assert int(browser.js(note).split()[1]) <= 2000
+    plot = f"{chart}.querySelector('.plot')"
+    browser.js(f"{plot}.focus()")
+    read = f"{plot}.getAttribute('aria-valuetext')"
+    told = set()
+    for _ in range(40):
+        browser.page.keyboard.press("PageDown")
+        told.add(browser.js(read))
+    for text in told:
+        x, value = re.fullmatch(r"Step (\d+): GSTT ([\d.]+)", text).groups()  # type: ignore[union-attr]
+        assert float(value) == (99.0 if x == "7777" else int(x) % 7), "a value that nobody measured"
+
+    box = browser.js(
+        f"(() => {{ {plot}.scrollIntoView({{ block: 'center' }}); const b = {plot}.getBoundingClientRect();"
+        " return [b.left, b.top, b.width, b.height]; })()"
+    )
+    y = box[1] + box[3] / 2
+    browser.page.mouse.move(box[0] + box[2] * 0.40, y)
+    browser.page.mouse.down()
+    browser.page.mouse.move(box[0] + box[2] * 0.45, y, steps=4)
+    browser.page.mouse.up()
+    browser.wait(f"({note}) === '' && {chart}.querySelectorAll('.edge').length === 2")
+    low, high = (float(n) for n in browser.js("new URLSearchParams(location.search).get('span')").split("_")[1:])
+    assert len(browser.js("location.href")) < 300
+    count = f"(({chart}.querySelector('.series path').getAttribute('d').match(/L/g)) ?? []).length + 1"
+    inside = int(high - low) + 1
+    assert 100 < inside <= 2000
+    browser.wait(f"{count} === {inside}")
+    edges = browser.js(f"[...{chart}.querySelectorAll('.edge')].map((e) => Number(e.textContent.match(/\\d+/)[0]))")
+    assert edges == [int(low), 20_999 - int(high)]
+    link = browser.js("location.href")
+    browser.visit(link, width=1440)
+    browser.wait(f"{chart} && {count} === {inside}")
+    browser.js("[...document.querySelectorAll('#curves button')].find((b) => b.textContent === 'all rounds').click()")
+    browser.wait(f"/^showing \\d+ of 21000 points$/.test({note})")
+    assert browser.errors == []
+
+
 def test_a_clock_that_is_off_is_told(browser: Browser, hub: WatchedHub) -> None:
-    """Reports from the future prove a clock that is ahead of the hub's by more than 30 s: the page says whose."""
+    """More than 30 s off the hub's, by what the FL server measures or by a report from the future: the page says whose,
+    in the headline and at the site's own row, and takes it back when the clock is set right."""
     run = _under_way(hub, "skewed", rounds=1)
     browser.visit(run.page)
     assert "clock is" not in _text(browser, "#top")
@@ -368,6 +572,18 @@ def test_a_clock_that_is_off_is_told(browser: Browser, hub: WatchedHub) -> None:
     run.start(2, 6)
     browser.wait("document.querySelector('#top').textContent.includes('The FL server\u2019s clock is at least 1 min')")
     assert "KCH\u2019s clock" not in _text(browser, "#top")
+
+    measured = _under_way(hub, "measured", rounds=1)
+    browser.visit(measured.page)
+    row = "[...document.querySelectorAll('#rounds tbody th')].map((e) => e.querySelector('.skew')?.textContent ?? '')"
+    measured.start(2, 6)
+    measured.returned("Trust_3", 2, clock=[-131.0, -62.5])
+    browser.wait(f"{row}.join('|') === '||clock 1 min 3 s behind||'")
+    assert "UCLH\u2019s clock is at least 1 min 3 s behind the hub\u2019s." in _text(browser, "#top")
+    assert browser.js("document.querySelector('#rounds td.seen time').title").endswith(("Z", "+00:00"))
+    measured.start(3, 6)
+    measured.returned("Trust_3", 3, clock=[-0.2, 1.5])
+    browser.wait(f"{row}.join('') === ''")
 
 
 def test_each_site_says_when_it_was_heard_of(browser: Browser, hub: WatchedHub) -> None:
@@ -431,6 +647,49 @@ def test_the_list_is_live_filtered_and_used_by_keyboard(browser: Browser, hub: W
     assert "Sites" not in rows
     assert browser.js("document.querySelectorAll('.band').length") == 4
     assert str(other.id) in browser.js("location.search")
+
+
+def test_runs_are_compared_by_what_differs_and_round_by_round(browser: Browser, hub: WatchedHub) -> None:
+    """Of five runs' settings those that differ are the table, those that are the same are folded; each metric is one
+    chart with a line a run, by the median and the range of its sites or by one site's values; a sixth is said."""
+    runs = [hub.run(f"compared {k}") for k in range(6)]
+    for k, run in enumerate(runs):
+        run.clock = datetime.now(UTC) - timedelta(minutes=10)
+        run.begin(LEARNING_RATE=str(0.1 * (k % 2)), LOCAL_ROUNDS="2", **({"FEDPROX_MU": "0.5"} if k == 2 else {}))
+        for number in (1, 2):
+            run.round(number, 2)
+        for step in range(4 * (k + 1)):
+            place = {"x_label": "Step", "x_value": step}
+            run.say(run.metric("Trust_1", "step_loss", step, 1 + step // (2 * (k + 1)), task="train", **place))
+    browser.visit(f"{hub.pages}compare?runs={','.join(str(run.id) for run in runs)}", width=1440)
+    rows = browser.js("[...document.querySelectorAll('.differ tr')].map((r) => [...r.cells].map((c) => c.textContent))")
+    table = {name: cells for name, *cells in rows}
+    assert table[""] == [f"compared {k}" for k in range(5)]
+    assert table["LEARNING_RATE"] == ["0.0", "0.1", "0.0", "0.1", "0.0"]
+    assert table["FEDPROX_MU"] == ["–", "–", "0.5", "–", "–"]
+    assert not {"LOCAL_ROUNDS", "Rounds", "Sites", "Project"} & set(table)
+    assert "LOCAL_ROUNDS" in _text(browser, "main details")
+    assert "At most 5 runs are compared: 1 other of the link left out." in _text(browser, "main .head")
+    titles = browser.js("[...document.querySelectorAll('figure h3')].map((e) => e.textContent)")
+    assert titles == ["auc", "loss", "step_loss by round"]
+    assert (
+        browser.js("[...document.querySelectorAll('#plot-0 .series')].map((g) => g.querySelectorAll('.band').length)")
+        == [1] * 5
+    )
+    ends = browser.js(
+        "[...document.querySelectorAll('#plot-2 .series')].map((g) => g.querySelector('path:not(.band):not(.leader)')"
+        ".getAttribute('d').split('L').at(-1).split(' ')[0])"
+    )
+    assert len(set(ends)) == 1, "every run's last step is the end of its second round"
+    select = "document.querySelector('[aria-label=\"Whose values\"]')"
+    browser.js(f"(() => {{ {select}.value = 'Trust_3'; {select}.dispatchEvent(new Event('change')); }})()")
+    assert browser.js("document.querySelectorAll('.band').length") == 0
+    assert browser.js("document.querySelectorAll('#plot-0 .series').length") == 5
+    assert "site=Trust_3" in browser.js("location.search")
+    browser.visit(runs[2].page)
+    assert _text(browser, "#settings summary") == "3 settings"
+    assert "FEDPROX_MU0.5" in _text(browser, "#settings dl")
+    assert browser.errors == []
 
 
 def test_news_of_a_run_takes_no_focus_from_the_list(browser: Browser, hub: WatchedHub) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flip_fl.provision.nvflare import ADMIN_NAME
@@ -20,6 +21,7 @@ from flip_fl.values import ModelStatus
 from tests.support.cli import environment, flip_fl
 from tests.support.federation import federation
 from tests.support.ports import later_port
+from tests.support.provision import fill_in
 from tests.support.runs import wait_for
 from tests.support.small_apps import write_app
 
@@ -100,7 +102,7 @@ def started(kit: Path) -> Iterator[Path]:
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [str(kit / "startup/sub_start.sh"), "--once"],
+            [str(kit / "startup/sub_start.sh")],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -128,6 +130,7 @@ def provision(folder: Path) -> Path:
     )
     assert flip_fl("provision", "federation.yaml", cwd=folder).exit_code == 0
     assert flip_fl("provision", "--add", "1", cwd=folder).exit_code == 0
+    fill_in(folder / "kits")
     return folder / "kits"
 
 
@@ -249,3 +252,59 @@ def test_a_revoked_kit_is_out_at_once_and_after_a_start(tmp_path: Path) -> None:
     assert "Trust_2 is kept out since" in again.stdout
     assert flip_fl("provision", "--add", "1", cwd=tmp_path).exit_code == 0
     assert (kits / "Trust_3").is_dir()
+
+
+def _script(kit: Path, name: str) -> subprocess.CompletedProcess[str]:
+    env = environment(FLIP_PYTHON=sys.executable)
+    return subprocess.run(
+        [str(kit / "startup" / name)], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def _clients(kit: Path) -> list[int]:
+    """NVFLARE's client processes of this kit on this machine."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "nvflare.private.fed.app.client.client_train" in words and str(kit) in words:
+            found.append(process.pid)
+    return found
+
+
+@pytest.mark.slow
+def test_a_kit_runs_once_whichever_way_it_is_started_and_is_stopped_at_any_moment(tmp_path: Path) -> None:
+    """Protects a site from a second client with its identity, and an engineer from a stop that is not heard.
+
+    The service's way and start.sh know one another; a stop right after the start ends it; what was killed comes back,
+    and leaves nothing that goes on alone. A kit that is not filled in does not start. Needs no server.
+    """
+    kits = provision(tmp_path)
+    kit = kits / "Trust_1"
+    filled = (kit / "local/flip.env").read_text(encoding="utf-8")
+    (kit / "local/flip.env").write_text("LOCAL_DEV=false\n", encoding="utf-8")
+    bare = _script(kit, "start.sh")
+    assert (bare.returncode, "FLIP-E0401" in bare.stderr) == (1, True), bare.stderr
+    (kit / "local/flip.env").write_text(filled, encoding="utf-8")
+
+    assert _script(kit, "start.sh").returncode == 0
+    assert _script(kit, "status.sh").returncode == 0
+    assert _script(kit, "stop.sh").returncode == 0
+    assert _clients(kit) == []
+    with started(kit):
+        wait_for(lambda: len(_clients(kit)) == 1, "the service's client runs", 60)
+        assert _script(kit, "status.sh").returncode == 0
+        second = _script(kit, "start.sh")
+        assert (second.returncode, "FLIP-E0615" in second.stderr) == (1, True), second.stderr
+        (first,) = _clients(kit)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: len(_clients(kit)) == 1 and _clients(kit) != [first], "it is started again", 60)
+        assert _script(kit, "stop.sh").returncode == 0
+        assert _clients(kit) == []
+    assert _script(kit, "status.sh").returncode == 1
+
+    assert _script(kit, "start.sh").returncode == 0
+    wait_for(lambda: len(_clients(kit)) == 1, "the client runs", 60)
+    lock = json.loads((kit / "state/serve.lock").read_text(encoding="utf-8"))
+    os.kill(lock["pid"], signal.SIGKILL)
+    wait_for(lambda: _clients(kit) == [], "nothing goes on alone", 60)
+    assert _script(kit, "status.sh").returncode == 1

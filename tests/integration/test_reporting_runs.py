@@ -189,6 +189,7 @@ def test_a_burst_of_all_sites_is_stored_as_logged_although_the_hub_is_killed_aga
     known = told(database(out), run_id(outcome))
     assert [status for _, status, _, _ in known.statuses if status.is_terminal] == [ModelStatus.RESULTS_UPLOADED]
     assert [row[2] for row in known.rows[SERVER] if row[2]] == [
+        EventType.RUN_CONFIGURED,
         EventType.ROUND_STARTED,
         EventType.UPDATES_COMPARED,
         EventType.ROUND_AGGREGATED,

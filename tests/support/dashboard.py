@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from flip_fl.dashboard.story import (
     Series,
     Silence,
     SiteUpdate,
+    Skew,
     StoredResults,
     Story,
     StoryModel,
@@ -90,6 +92,9 @@ def rounds(
                     at=at(begin + took) if came or what == "failed" else None,
                     size_bytes=4_312 + 7 * k if came else None,
                     seconds=took if came else None,
+                    # asked a moment after the round began; the model's two ways take longer the farther the site is
+                    worked=round(took - 0.05, 2) if came else None,
+                    computed=round((took - 0.05) * (0.9 - 0.4 * k / len(slots)), 2) if came else None,
                 )
             )
         out.append(
@@ -116,9 +121,17 @@ def updates(number: int, slots: Sequence[str], withheld: Collection[str] = ()) -
             norm=round((0.8 + 0.3 * k) / number, 4),
             cosine=round(0.97 - 0.5 * k / (number * len(slots)), 4),
             examples=examples.get(slot, "withheld"),
+            labels=label_mix(examples.get(slot)),
         )
         for k, slot in enumerate(slots, start=1)
     ]
+
+
+def label_mix(examples: int | None) -> dict[str, Any]:
+    """What a site tells of its labels: two that are told, or, of few examples, none that is."""
+    if examples is None:
+        return {"benign": "withheld", "malignant": "withheld"}
+    return {"benign": examples - 15 - examples // 4, "malignant": 15 + examples // 4}
 
 
 def curve(
@@ -528,6 +541,7 @@ def running() -> Story:
         total_rounds=5,
         history=history(*_BEGIN),
         sites=base.sites,
+        skews=[Skew(slot="Trust_2", seconds=-95.0)],
         rounds=done,
         plots=[curve(["Trust_1", "Trust_2"], 1, "loss", learning(1, 0.62, 0.07, 0.9, 0.012))],
         feed=feed(done),

@@ -55,6 +55,7 @@ ROUTES: Mapping[tuple[str, str], str] = {
     ("GET", "/api/model/{model_id}/stream"): VIEWER,
     ("GET", "/api/model/{model_id}/changes"): VIEWER,
     ("GET", "/api/model/{model_id}/feed"): VIEWER,
+    ("GET", "/api/stream"): VIEWER,
     ("GET", "/api/runs"): VIEWER,
     ("GET", "/api/runs/stream"): VIEWER,
     ("GET", "/api/sites"): VIEWER,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nvflare.lighter.utils import Identity, generate_cert, generate_keys, serialize_cert, serialize_pri_key
 
-from flip_fl.provision.kit import load_key
+from flip_fl.provision.kit import SERVER, load_key
 from tests.support.cli import flip_fl
 
 HOST = "fl.example.org"
@@ -24,6 +24,13 @@ def make(cwd: Path, *words: str) -> Path:
     done = flip_fl("provision", *words, cwd=cwd)
     assert done.exit_code == 0, done.stderr
     return cwd / "kits"
+
+
+def fill_in(kits: Path) -> None:
+    """Settings for every site's kit in ``kits``, without which none starts: local data, as no job here reads any."""
+    for settings in kits.glob("*/local/*.env"):
+        if settings.parent.parent.name != SERVER:
+            settings.write_text("LOCAL_DEV=true\n", encoding="utf-8")
 
 
 def tree(folder: Path) -> dict[str, tuple[int, str]]:

@@ -78,6 +78,8 @@ def told(database: Path, model_id: UUID) -> Told:
         ledger = session.exec(select(EventLedger.applied).where(EventLedger.model_id == model_id)).all()
         rows: dict[str, list[tuple[Any, ...]]] = {}
         for row in logs:
+            if row.event_type == EventType.SITES_AWAITED:
+                continue  # how long sites take to come is chance
             text = _OWN.sub("…", row.log or "")
             what = (row.success, row.status, row.event_type, row.global_round, _details(row), text)
             rows.setdefault(row.fl_client_name or SERVER, []).append(what)
@@ -118,7 +120,8 @@ def at_this_load(seconds: float) -> float:
 
 def _details(row: FlLog) -> dict[str, Any]:
     details: dict[str, Any] = json.loads(row.details or "{}")
-    details.pop("seconds", None)
+    for measured in ("seconds", "computed", "clock"):
+        details.pop(measured, None)
     if row.event_type == EventType.RESULTS_STORED:
         # The bundle's manifest names the model, so that not even its size is the same.
         return dict.fromkeys(details, "…")

@@ -11,6 +11,7 @@ CANARY = "CANARY7Q"
 # The ordinary app of three rounds: it reports in every way that there is.
 ORDINARY: dict[str, Any] = {
     "in_train": "from flip_fl import FLIP; FLIP().send_metrics('somebody', 'my-model', 'direct', 0.25, site.round)",
+    "returned": ', "label_counts": {"yes": 64, "no": 51, "unknown": 5}',
     "optimiser": "torch.optim.SGD",
     "GLOBAL_ROUNDS": 3,
     "LOCAL_ROUNDS": 2,
@@ -64,7 +65,7 @@ def train(model, site, config):
         optimiser.step()
         site.log("step_loss", float(loss), x_value=float(step), x_label="Step")
     {before_return}
-    return {{"num_examples": examples, "loss": float(loss)}}
+    return {{"num_examples": examples, "loss": float(loss){returned}}}
 
 
 def validate(model, site, config):
@@ -108,6 +109,7 @@ def write_app(
     before_return: str = "pass",
     in_validate: str = "pass",
     wrong: str = "0.0",
+    returned: str = "",
     optimiser: str = "Descent",
     data: str = TABLE_DATA,
     model_code: str = MODELS,
@@ -116,16 +118,16 @@ def write_app(
 ) -> Path:
     """Write an app whose trainer runs the given statements at import, in ``train`` (begin and end) and in ``validate``.
 
-    ``wrong`` is the expression that ``validate`` returns as the metric "wrong"; ``canary`` begins every identifier and
-    note in the cohort; ``optimiser`` is made of the parameters and ``lr``; ``data`` defines ``_data(site)``,
-    ``model_code`` is models.py; ``config`` is added to config.json.
+    ``returned`` is what ``train`` returns more; ``wrong`` is the expression that ``validate`` returns as the metric
+    "wrong"; ``canary`` begins every identifier and note in the cohort; ``optimiser`` is made of the parameters and
+    ``lr``; ``data`` defines ``_data(site)``, ``model_code`` is models.py; ``config`` is added to config.json.
     """
     folder.mkdir(parents=True)
     settings = {"job_type": "standard", "GLOBAL_ROUNDS": 2, "IMAGING": False, **config}
     (folder / "config.json").write_text(json.dumps(settings))
     (folder / "models.py").write_text(model_code)
     parts = {"at_import": at_import, "in_train": in_train, "before_return": before_return, "in_validate": in_validate}
-    trainer = TRAINER.format(**parts, wrong=wrong, optimiser=optimiser, data=data)
+    trainer = TRAINER.format(**parts, wrong=wrong, returned=returned, optimiser=optimiser, data=data)
     (folder / "trainer.py").write_text(trainer)
     (folder / "prepare.py").write_text(PREPARE.format(canary=canary))
     return folder

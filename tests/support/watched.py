@@ -105,7 +105,10 @@ class WatchedRun:
     def status(self, status: str, reason: str | None = None) -> None:
         self.say({"kind": "status", "status": status} | ({"reason": reason} if reason else {}))
 
-    def begin(self) -> None:
+    def begin(self, **settings: str) -> None:
+        """Up to RUNNING; ``settings`` are told as an FL server tells those of its job."""
+        if settings:
+            self.say(self.event("RUN_CONFIGURED", 1, details={"settings": settings}))
         for status in ("INITIATED", "PREPARED", "RUNNING"):
             self.status(status)
             self.wait(2)
@@ -113,8 +116,9 @@ class WatchedRun:
     def start(self, number: int, total: int) -> None:
         self.say(self.event("ROUND_STARTED", number, details={"total_rounds": total}))
 
-    def returned(self, slot: str, number: int, seconds: float = 3.0) -> None:
-        details = {"size_bytes": 2_300_000 + 1000 * len(slot), "seconds": seconds}
+    def returned(self, slot: str, number: int, seconds: float = 3.0, **facts: Any) -> None:
+        """The site's result has come; ``facts`` are what is told of it beside size and ``seconds``."""
+        details = {"size_bytes": 2_300_000 + 1000 * len(slot), "seconds": seconds, **facts}
         self.say(self.event("CLIENT_RESULT_RECEIVED", number, client=slot, details=details))
 
     def aggregated(self, number: int, returned: int) -> None:
@@ -139,7 +143,7 @@ class WatchedRun:
             takes = step * (0.3 + 0.5 * k / len(self.slots)) + self._random.random()
             self.wait(takes - spent)
             spent = takes
-            self.returned(slot, number, takes - 1.5 * (k % 3))
+            self.returned(slot, number, takes - 1.5 * (k % 3), computed=(takes - 1.5 * (k % 3)) * (0.9 - 0.1 * (k % 4)))
         self.wait(2)
         self.aggregated(number, len(came))
         self.wait(2)

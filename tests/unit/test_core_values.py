@@ -93,7 +93,10 @@ def test_values_are_plain_text_on_the_wire() -> None:
 
 def test_which_events_need_no_round() -> None:
     """Every other typed event is refused by a hub without one."""
-    assert {EventType.JOB_WAITING_FOR_RESOURCES, EventType.QUEUE_POSITION} == ROUNDLESS_EVENTS
+    assert {
+        EventType.JOB_WAITING_FOR_RESOURCES,
+        EventType.QUEUE_POSITION,
+    } == ROUNDLESS_EVENTS
 
 
 def test_slots_sort_by_number_and_not_as_text() -> None:

@@ -101,7 +101,7 @@ def test_how_the_sites_differ_is_read_without_a_script() -> None:
     """The newest round's table stands in the page itself; of a count that is withheld the share is, too."""
     text = _Outline(static.body(dashboard.ragged())).text
     assert "Differences between sites, round 10" in text
-    assert "Cosine to the mean of all sites alike GSTT withheld withheld" in text
+    assert "Cosine to the mean of all sites alike Labels GSTT withheld withheld" in text
 
 
 def test_hostile_texts_stay_text() -> None:

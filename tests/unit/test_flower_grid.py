@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from flip_fl.flower.protocol import (
     stamp_slot,
 )
 from flip_fl.flower.strategy import ObservedStrategy
+from flip_fl.reporting import sites_awaited
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.records import Record
 from flip_fl.reporting.session import open_reporting
@@ -41,6 +45,7 @@ from flip_fl.values import ModelStatus, Task
 from tests.support.flower import direct_grid, initial
 from tests.support.flower_link import (
     QUICK,
+    Answer,
     Bench,
     Delivery,
     ScriptedLink,
@@ -126,6 +131,40 @@ def test_replies_come_in_slot_order_and_are_told_as_they_arrive(tmp_path: Path) 
     assert [(item["client"], item["label"], item["global_round"]) for item in found.told("metric")] == [
         (slot, "loss", 3) for slot in reversed(slots)
     ]
+
+
+def test_what_a_site_says_of_its_work_and_its_clock_is_told(tmp_path: Path) -> None:
+    """Seconds of its work beside those of the whole way, its labels, and a clock that is off, with its times put right;
+    one that says nothing, or nonsense, is an ordinary site."""
+
+    def says(facts: object) -> Answer:
+        def answer(name: str, message: Message) -> Message:
+            reply = good(name, message)
+            site = reply.content["flip.site"]
+            assert isinstance(site, ConfigRecord)
+            site["facts"] = json.dumps(facts)
+            return reply
+
+        return answer
+
+    then = datetime.now(UTC) - timedelta(hours=1)
+    sound = {"seconds": 0.25, "labels": {"benign": 120, "malignant": "withheld"}}
+    behind = {**sound, "began": then.isoformat(), "ended": then.isoformat()}
+    slots = ["Trust_1", "Trust_2", "Trust_3"]
+    found = bench(tmp_path, slots=slots, answers={"Trust_1": says(behind), "Trust_2": says({"seconds": "long"})})
+    found.grid.await_sites()
+    found.grid.expect(Task.TRAIN, 1)
+    found.ask()
+    told = {event["client"]: event["details"] for event in found.told("event")}
+    assert told["Trust_1"]["computed"] == 0.25
+    assert told["Trust_1"]["labels"] == {"benign": 120, "malignant": "withheld"}
+    least, most = told["Trust_1"]["clock"]
+    assert least <= most < -3500
+    assert [set(told[slot]) for slot in slots[1:]] == [{"seconds", "size_bytes"}] * 2
+    # Sent as of January: an hour later by the server's clock.
+    times = {item["client"]: item["at"] for item in found.told("metric")}
+    moved, as_sent = (datetime.fromisoformat(times[slot]) for slot in slots[:2])
+    assert 3500 < (moved - as_sent).total_seconds() < 3601
 
 
 def test_sites_are_told_who_they_are_and_keep_the_strategys_records(tmp_path: Path) -> None:
@@ -520,6 +559,23 @@ def test_a_run_waits_for_its_sites_with_an_end_and_names_who_is_missing(tmp_path
         (False, "connected and not used: a node without a registered name"),
         (True, "connected and not used: Trust_9, which is not one of the job's sites"),
     ]
+
+
+def test_a_wait_for_sites_is_told_with_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is there, who is not, how many are needed, until when: once for each change of who is there, and no word of
+    sites that come at once."""
+    monkeypatch.setattr(sites_awaited, "WORTH_TELLING_S", 0.1)
+    patience = replace(QUICK, start_timeout_s=0.6)
+    found = bench(tmp_path, names=["Trust_1"], quorum=Quorum(min_clients=1), patience=patience)
+    assert found.grid.await_sites() == ["Trust_1"]
+    (event,) = found.told("event")
+    details = event["details"]
+    assert event["event_type"] == "SITES_AWAITED"
+    assert (details["there"], details["awaited"], details["needs"]) == (["Trust_1"], ["Trust_2"], 1)
+    assert abs(datetime.fromisoformat(details["until"]) - datetime.now(UTC)) < timedelta(seconds=60)
+    quick = bench(tmp_path / "quick")
+    assert quick.grid.await_sites() == SLOTS
+    assert quick.told("event") == []
 
 
 def test_enough_sites_start_without_the_missing_ones_and_only_they_are_asked(tmp_path: Path) -> None:

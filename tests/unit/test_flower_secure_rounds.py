@@ -327,3 +327,19 @@ def test_a_question_that_the_superlink_does_not_take_is_not_waited_for(tmp_path:
         "Trust_4",
         "Trust_4 in train, round 1: the SuperLink did not take the message",
     )
+
+
+def test_a_site_that_is_back_before_anybody_asked_is_not_waited_for(tmp_path: Path) -> None:
+    """A SuperNode that was started anew has lost what it was asked: the reason says so, long before a phase's time."""
+    link = ScriptedLink(slots_of(4), sites := Sites(secure_client(config_of())))
+    for node in link.nodes:
+        node.last_activated_at = "2026-01-01T00:00:00Z"
+
+    def restarts(name: str, message: Message) -> None:
+        link.nodes[3].last_activated_at = "2026-01-01T00:01:00Z"
+
+    sites.faults = {("Trust_4", QUERY_SEAL): restarts}
+    patience = Patience(start_timeout_s=2, phase_timeout_s=300, poll_s=0.01)
+    words = "Trust_4 in the shares of secure aggregation, round 1: the site was started anew in the middle of its task"
+    with pytest.raises(RoundFailed, match=words):
+        run_rounds(SecureAverage(REACH), link, tmp_path, 4, 1, patience=patience)

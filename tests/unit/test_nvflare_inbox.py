@@ -8,16 +8,21 @@ import random
 import threading
 import time
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from nvflare.apis.client import Client
+from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedKey, ReturnCode, ServerCommandKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
 
 from flip_fl.app.runner import Session
 from flip_fl.nvflare.executor import FlipExecutor
@@ -240,6 +245,44 @@ def test_a_report_that_names_another_client_is_refused_counted_and_told(server: 
         "reporting: 2 reports of Trust_2 were refused: they name another client than Trust_2",
     ]
     assert stats.losses == {"invalid": 3}
+
+
+def test_what_a_site_says_of_its_work_and_its_clock_is_told(server: Server, tmp_path: Path) -> None:
+    """From the task that leaves to the result that comes: the whole way, the work at the site, its labels, and a clock
+    that is an hour ahead, whose times are put on the server's."""
+    trainer = """
+    def train(model, site, config):
+        return {"num_examples": 129, "loss": 0.5, "label_counts": {"benign": 120, "malignant": 30}}
+    def validate(model, site, config):
+        return {"num_examples": 1}
+    """
+    context = FLContext()
+    server.widget.handle_event(AppEventType.ROUND_STARTED, context)
+    context.set_prop(FLContextKey.TASK_ID, "task-1", private=True, sticky=False)
+    server.widget.handle_event(EventType.AFTER_TASK_DATA_FILTER, context)
+    reports = train(write_app(tmp_path / "app", trainer=trainer), "Trust_1", None)
+    assert reports.facts is not None
+    assert reports.facts.began is not None
+    assert reports.facts.ended is not None
+    hour = timedelta(hours=1)
+    facts = reports.facts.model_copy(update={"began": reports.facts.began + hour, "ended": reports.facts.ended + hour})
+    items = [{**each, "at": str(datetime.fromisoformat(each["at"]) + hour)} for each in reports.items]
+    reply = DXO(DataKind.WEIGHTS, data={"weight": np.zeros(4)}).to_shareable()
+    put_batch(reply, reports.model_copy(update={"facts": facts, "items": items}))
+    reply.set_header(ServerCommandKey.FL_CLIENT, Client("Trust_1", "token"))
+    context.set_prop(FLContextKey.TASK_RESULT, reply, private=True, sticky=False)
+    server.widget.handle_event(EventType.BEFORE_PROCESS_SUBMISSION, context)
+    context.set_prop(AppConstants.TRAINING_RESULT, reply, private=True, sticky=False)
+    context.set_prop(AppConstants.AGGREGATION_ACCEPTED, True, private=True, sticky=False)
+    server.widget.handle_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, context)
+    stored, _ = server.end()
+    (details,) = [item["details"] for item in stored if item.get("event_type") == "CLIENT_RESULT_RECEIVED"]
+    assert details["computed"] == round(reports.facts.seconds or 0, 3)
+    assert details["seconds"] >= details["computed"]
+    assert details["labels"] == {"benign": 120, "malignant": 30}
+    assert 3599 < details["clock"][0] <= details["clock"][1] < 3601
+    (metric_at,) = [datetime.fromisoformat(item["at"]) for item in stored if item["kind"] == "metric"]
+    assert abs(datetime.now(UTC) - metric_at) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(

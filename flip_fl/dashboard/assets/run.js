@@ -6,7 +6,8 @@ const atLeast = (a, b) => { const other = places(b); return places(a).every((n, 
 
 // The story with a delta added: what did not change stays the same object.
 function addDelta(story, d) {
-  const next = { ...story, generated_at: d.at, cursor: d.cursor, status: d.status, headline: d.headline, reason: d.reason, total_rounds: d.total_rounds ?? story.total_rounds, skews: d.skews, unreachable: d.unreachable, queue_position: d.queue_position };
+  const next = { ...story, generated_at: d.at, cursor: d.cursor, status: d.status, headline: d.headline, reason: d.reason, total_rounds: d.total_rounds ?? story.total_rounds, skews: JSON.stringify(d.skews) === JSON.stringify(story.skews) ? story.skews : d.skews, unreachable: d.unreachable, queue_position: d.queue_position };
+  if (d.status !== "INITIATED") next.awaited = null;
   for (const name of ["history", "failures", "losses", "results"]) if (d[name]) next[name] = d[name];
   if (d.rounds.length) {
     const rounds = new Map(story.rounds.map((r) => [r.number, r]));
@@ -73,17 +74,21 @@ async function runPage(root) {
   const setClock = (iso) => { offset_ms = ms(iso) - Date.now(); };
 
   // two at a time, in the order in which they came into view; what is seen first is there first
-  const fetching = new Map();
+  const fetching = new Map(), wanted = new Map(), wholes = new Map();
   let under_way = 0, fetched = false;
   function fetchPlot(plot, view) {
-    const inside = plot.byRound && !view.smooth && (view.from !== null || view.to !== null), range = inside ? (view.from !== null ? `&from=${view.from}` : "") + (view.to !== null ? `&to=${view.to}` : "") : "";
-    const path = plotPath(plot.label, plot.xLabel, view.smooth ? 100000 : pointsOf(plot)) + range;
-    if (!fetching.has(path)) fetching.set(path, { path, begun: false, label: plot.label, xLabel: plot.xLabel });
+    const key = `${plot.label}\n${plot.xLabel}`;
+    // smoothing needs every point; a part is asked for by its places, as far as they are known
+    const range = view.smooth ? null : rangeOf({ ...plot, series: (wholes.get(key) || plot.source).series }, view);
+    const bounds = ["from", "to"].map((name, k) => (range && Number.isFinite(range[k]) ? `&${name}=${range[k]}` : "")).join("");
+    const path = plotPath(plot.label, plot.xLabel, view.smooth ? 100000 : pointsOf(plot)) + bounds;
+    wanted.set(key, path);
+    if (!fetching.has(path)) fetching.set(path, { path, key, whole: !bounds && !view.smooth, begun: false, label: plot.label, xLabel: plot.xLabel });
     nextPlot();
   }
   const plotPath = (label, xLabel, points) => `model/${id}/plot?label=${encodeURIComponent(label)}&x_label=${encodeURIComponent(xLabel)}&points=${points}`;
-  // of a hundred lines a picture shows no more than this; a narrower range shows all of them
-  const pointsOf = (plot) => (plot.series.length > 20 ? 300 : 2000);
+  // of a hundred long lines a picture shows no more than this; a narrower range shows all of them
+  const pointsOf = (plot) => (plot.series.length > 20 && plot.series.reduce((sum, s) => sum + (s.total ?? s.points.length), 0) > 20000 ? 300 : 2000);
   // the first plot is on its way while the rest of the page is made; one that is not asked for then costs no more than that
   const early = new Map();
   function foresee(plot) {
@@ -103,8 +108,15 @@ async function runPage(root) {
       early.clear();
       const found = await (coming ?? read(job.path));
       fetched = true;
-      story = { ...story, plots: story.plots.map((p) => (p.label === job.label && p.x_label === job.xLabel ? found : p)) };
-      mounted.renew(story, true);
+      if (job.whole) wholes.set(job.key, found);
+      // what was asked for meanwhile is another part
+      if (wanted.get(job.key) === job.path) {
+        story = { ...story, plots: story.plots.map((p) => (p.label === job.label && p.x_label === job.xLabel ? found : p)) };
+        mounted.renew(story, true);
+        const drawn = mounted.model().plots.find((p) => p.source === found), { view } = mounted;
+        // of rounds beside local steps the places are known only now
+        if (job.whole && drawn?.thinned && rangeOf(drawn, view)) fetchPlot(drawn, view);
+      }
     } catch (error) { if (error.status) console.error(error.message); }
     fetching.delete(job.path);
     under_way -= 1;
@@ -177,6 +189,7 @@ async function runPage(root) {
     else if (message.type === "at") { if (message.cursor !== story.cursor) catchUp(); }
     else if (message.type === "again") reload();
     else if (message.type === "gone") fail(new Refusal(400, "deleted"));
+    else if (message.type === "refused") fail(new Refusal(message.status, ""));
     else if (message.type === "state") {
       if (message.state === "refused") { fail(new Refusal(message.detail, "")); return; }
       waiting.polling = message.state === "polling";
@@ -197,12 +210,13 @@ async function runPage(root) {
       try {
         const port = new SharedWorker(page(`assets/${BODY().worker}`), "flip-hub").port;
         port.onmessage = ({ data }) => hear(data);
-        port.postMessage({ base, cursor: story.cursor });
+        port.postMessage({ api: api(""), run: id, cursor: story.cursor });
         follow.stop = () => { port.postMessage({ leave: true }); port.close(); };
         return;
       } catch { /* no workers here: this tab has a stream of its own */ }
     }
-    source = new Source(base, story.cursor, hear);
+    source = new Source(api(""), (run, message) => hear(message));
+    source.add(id, story.cursor);
     follow.stop = () => source.close();
   }
   async function reload() {

@@ -1,27 +1,33 @@
-// One stream a run for all tabs of a browser: with HTTP/1.1 it has six connections to a hub.
-const sources = new Map();
+// One stream for all tabs of a browser, whatever runs they show: with HTTP/1.1 it has six connections to a hub.
+let source = null;
+const readers = new Map();
+
+function tell(run, message) {
+  for (const [other, ports] of readers) if (run === null || run === other) ports.forEach((p) => p.postMessage(message));
+  // a run of which nothing more comes is begun anew by whoever reads it again
+  if (["again", "gone", "refused"].includes(message.type)) readers.delete(run);
+}
 
 onconnect = (event) => {
   const port = event.ports[0];
-  let key = null;
-  const leave = () => {
-    const known = sources.get(key);
-    if (!known) return;
-    known.ports.delete(port);
-    if (!known.ports.size) { known.source.close(); sources.delete(key); }
-  };
+  let run = null;
   port.onmessage = ({ data }) => {
-    if (data.leave) { leave(); return; }
-    key = data.base;
-    const known = sources.get(key);
-    if (known && !known.source.closed) {
-      known.ports.add(port);
-      port.postMessage({ type: "state", state: known.source.state });
-      port.postMessage({ type: "at", cursor: known.source.cursor });
+    if (data.leave) {
+      const ports = readers.get(run);
+      if (ports?.delete(port) && !ports.size) { readers.delete(run); source.remove(run); }
       return;
     }
-    const ports = new Set([port]);
-    sources.set(key, { ports, source: new Source(data.base, data.cursor, (message) => ports.forEach((p) => p.postMessage(message))) });
+    run = data.run;
+    if (!source || source.closed) { readers.clear(); source = new Source(data.api, tell); }
+    const known = readers.get(run);
+    if (known && source.runs.has(run)) {
+      known.add(port);
+      port.postMessage({ type: "at", cursor: source.runs.get(run) });
+    } else {
+      readers.set(run, new Set([...(known || []), port]));
+      source.add(run, data.cursor);
+    }
+    port.postMessage({ type: "state", state: source.state });
   };
   port.start();
 };

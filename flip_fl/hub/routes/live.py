@@ -28,7 +28,7 @@ router = APIRouter(prefix="/model/{model_id}", tags=["live"])
 
 # How long whoever is let go may go on reading what was open.
 ASK_AGAIN_S = 10.0
-_STREAM: dict[str, Any] = {
+STREAM: dict[str, Any] = {
     "description": "Server-sent events; the id of each is the place to resume at.",
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
@@ -42,7 +42,7 @@ class FeedPage(BaseModel):
     more: bool
 
 
-@router.get("/stream", response_class=StreamingResponse, responses={200: _STREAM})
+@router.get("/stream", response_class=StreamingResponse, responses={200: STREAM})
 async def stream(model_id: UUID, request: Request, who: Viewer, since: _Place = "") -> StreamingResponse:
     """What is new in the run after ``since`` (or after the header ``Last-Event-ID``), and then as it comes.
 

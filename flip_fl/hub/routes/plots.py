@@ -51,8 +51,8 @@ def read_plot(
     """One plot as it is drawn. A series of more than `points` is shown by the extremes of fixed buckets.
 
     First, last and both sides of every gap stay. `total` says how many points there are, from `from` to `to` on the
-    x-axis if these are given (and one more on either side), `breaks` before which of them the line is cut. 404 if the
-    model is absent or has no such plot, 400 if deleted.
+    x-axis if these are given (and one more on either side), `before` and `after` how many lie beyond, `breaks` before
+    which of them the line is cut. 404 if the model is absent or has no such plot, 400 if deleted.
     """
     visible_model(model_id, who, session)
     live_status(model_id, session)

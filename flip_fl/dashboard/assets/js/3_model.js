@@ -78,7 +78,7 @@ function buildPlot(plot, index, bySlot) {
   const everyRound = new Set(plot.series.flatMap((one) => one.points.map((p) => p.round)));
   const byRound = plot.series.every((one) => one.points.every((p) => p.x === p.round));
   const series = plot.series
-    .map((one) => ({ ...bySlot.get(one.slot), points: one.points, earlier: one.earlier || [], breaks: one.breaks, total: one.total ?? one.points.length, at: new Map(one.points.map((p) => [p.x, p])) }))
+    .map((one) => ({ ...bySlot.get(one.slot), points: one.points, earlier: one.earlier || [], breaks: one.breaks, total: one.total ?? one.points.length, before: one.before || 0, after: one.after || 0, at: new Map(one.points.map((p) => [p.x, p])) }))
     .sort((a, b) => naturalOrder(a.slot, b.slot));
   for (const one of series) {
     one.gaps = one.breaks && one.total > one.points.length ? broken(one.points, one.breaks) : gaps(one.points, everyRound);
@@ -91,6 +91,8 @@ function buildPlot(plot, index, bySlot) {
   return {
     source: plot, index, total, listed: total > 0 && plot.series.every((one) => !one.points.length) && plot.series.length > 0,
     thinned,
+    // a part that was fetched: what is beyond it is known by number only
+    partial: plot.series.some((one) => one.before || one.after),
     // of a thinned plot most places hold some sites only: no site is compared with others there
     common: thinned ? xs.filter((x) => series.every((one) => !one.points.length || one.at.has(x))) : xs,
     label: plot.label, xLabel: plot.x_label, series, xs, byRound, values,
@@ -191,9 +193,10 @@ function summarise(plot, hidden) {
     let best = mids[0];
     for (const m of mids) if (improves(plot, m.median, best.median)) best = m;
     const back = mids[Math.max(0, mids.length - 6)];
-    if (plot.thinned) out.push("Zoom in to compare rounds.");
+    if (plot.partial) out.push("Of the part that is shown.");
+    else if (plot.thinned) out.push("Zoom in to compare rounds.");
     else if (mids.length > 2) out.push(`${signed(last.median - back.median, plot.places)} since ${unit} ${back.x}.`);
-    if (plot.better && plot.byRound && mids.length > 2 && !plot.thinned) {
+    if (plot.better && plot.byRound && mids.length > 2 && !plot.thinned && !plot.partial) {
       const since = mids.length - 1 - mids.indexOf(best);
       out.push(since ? `Best ${f(best.median)} in ${unit} ${best.x}; no improvement for ${plural(since, "round")}.` : "Best in the last round.");
     }
@@ -231,18 +234,42 @@ function onAxis(plot, axis, model) {
   return { ...plot, axis, series, xs, byRound: false, unit: { rounds: "round", elapsed: "time since the start", clock: "time, UTC" }[axis] };
 }
 
-// Only the rounds from..to of a plot, and how many points are before and after them.
-function within(plot, from, to) {
-  if (from === null && to === null) return plot;
-  const low = from ?? -Infinity, high = to ?? Infinity, inside = (p) => p.round >= low && p.round <= high;
+// Which part of a plot is asked for: a span of its own axis, or the rounds that are shown; null where it is the whole.
+function partOf(plot, view) {
+  const span = view.span && view.span.plot === plot.index && !plot.axis ? view.span : null;
+  if (span) return { low: span.low, high: span.high, of: (p) => p.x };
+  return view.from === null && view.to === null ? null : { low: view.from ?? -Infinity, high: view.to ?? Infinity, of: (p) => p.round };
+}
+
+// The same as places on the plot's own axis: a bit more than the part where these are between steps of other rounds.
+function rangeOf(plot, view) {
+  const part = partOf(plot, view);
+  if (!part) return null;
+  if (plot.byRound || (view.span && view.span.plot === plot.index)) return [part.low, part.high];
+  const all = plot.series.flatMap((one) => one.points);
+  return [largest(all.filter((p) => p.round < part.low).map((p) => p.x)), smallest(all.filter((p) => p.round > part.high).map((p) => p.x))];
+}
+
+// Only a part of a plot, and how many points are before and after it; of some the hub says how many it left there.
+function within(plot, view) {
+  const part = partOf(plot, view);
+  if (!part) return plot;
+  const { low, high, of } = part, inside = (p) => of(p) >= low && of(p) <= high;
   let before = 0, after = 0;
   const series = plot.series.map((one) => {
-    for (const p of one.points) { if (p.round < low) before += 1; else if (p.round > high) after += 1; }
+    before += one.before; after += one.after;
+    for (const p of one.points) { if (of(p) < low) before += 1; else if (of(p) > high) after += 1; }
     const points = one.points.filter(inside);
     return { ...one, points, earlier: one.earlier.filter(inside), at: new Map(points.map((p) => [p.x, p])), gaps: one.gaps.map((run) => run.filter(inside)).filter((run) => run.length), missed: plot.byRound ? one.missed.filter((x) => x >= low && x <= high) : [], refused: one.refused.filter(inside) };
   });
   const xs = [...new Set(series.flatMap((one) => one.points.map((p) => p.x)))].sort((a, b) => a - b);
   return { ...plot, series, xs, before, after };
+}
+
+// How far a site's clock is off, for its own row; "" where it is right, as far as anybody knows.
+function skewShort(model, slot) {
+  const found = model.story.skews.find((x) => x.slot === slot);
+  return found ? `clock ${found.proven ? "" : "up to "}${duration(Math.abs(found.seconds))} ${found.seconds > 0 ? "ahead" : "behind"}` : "";
 }
 
 const sameList = (a, b) => a.length === b.length && a.every((x, k) => x === b[k]);
@@ -270,7 +297,7 @@ function awaited(model, now) {
   const name = (slot) => (model.bySlot.get(slot) || { name: slot }).name;
   const rounds = [...story.rounds].sort((a, b) => a.number - b.number), last = rounds.at(-1);
   if (!last) {
-    const never = story.sites.filter((x) => !x.last_seen).map((x) => x.slot), since = [...story.history].reverse().find((t) => t.applied)?.at;
+    const never = story.awaited?.awaited ?? story.sites.filter((x) => !x.last_seen).map((x) => x.slot), since = [...story.history].reverse().find((t) => t.applied)?.at;
     return { kind: "join", slots: never, names: never.map(name), of: story.sites.length, since, silent: [] };
   }
   let kind = "result", slots = [], since = last.started_at;

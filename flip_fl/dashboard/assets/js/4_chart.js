@@ -99,7 +99,7 @@ const heightOf = (names, lowest) => Math.max(lowest, Math.min(names, 40) * LINE 
 // The axes at once; the lines come by ``more``, which draws some thousand points a call and says how many, 0 at the end.
 function drawChart(whole_plot, view, width, lowest = width < 420 ? 210 : 240) {
   if (whole_plot.single) return drawDots(whole_plot, view, width);
-  const placed = onAxis(whole_plot, view.x, view.model), plot = within(placed, view.from, view.to);
+  const placed = onAxis(whole_plot, view.x, view.model), plot = within(placed, view);
   // smoothed from every point that there is, or not at all
   const smoothing = plot.thinned ? 0 : view.smooth, pointsOf = new Map(placed.series.map((one) => [one.slot, one.points]));
   const shown = plot.series.filter((one) => !view.hidden.has(one.slot) && one.points.length);

@@ -42,7 +42,7 @@ function curves(first, view) {
   const status = () => {
     hint.textContent = view.hidden.size ? `${view.hidden.size} of ${model.sites.length} hidden –` : "";
     showAll.hidden = !view.hidden.size;
-    whole.hidden = view.from === null && view.to === null;
+    whole.hidden = view.from === null && view.to === null && !view.span;
   };
   const entry = (site) => {
     const node = button([swatch(site), h("span", {}, site.name), site.name === site.slot ? null : h("span", { class: "slot" }, site.slot)], {
@@ -64,7 +64,7 @@ function curves(first, view) {
   };
   const bound = (name, label) => h("input", { type: "number", min: 1, step: 1, inputmode: "numeric", "aria-label": label, onchange: (e) => view.zoom({ ...{ from: view.from, to: view.to }, [name]: e.target.value === "" ? null : Number(e.target.value) }) });
   const from = bound("from", "First round shown"), to = bound("to", "Last round shown");
-  const whole = button("all rounds", { class: "plain" }, () => view.zoom({ from: null, to: null }));
+  const whole = button("all rounds", { class: "plain" }, () => { view.look(null); view.zoom({ from: null, to: null }); });
   const logarithmic = h("input", { type: "checkbox", onchange: (e) => { view.log = e.target.checked; view.save(); redraw(); } });
   logarithmic.checked = view.log;
   view.zoom = ({ from: a, to: b }) => {
@@ -75,6 +75,14 @@ function curves(first, view) {
     figures.forEach((f) => f.zoomed());
     redraw();
     announce(view.from === null && view.to === null ? "All rounds shown" : `Rounds ${view.from ?? "first"} to ${view.to ?? "last"} shown`);
+  };
+  view.look = (span) => {
+    const changed = [view.span?.plot, span?.plot].map((k) => figures.get(k)).filter(Boolean);
+    view.span = span;
+    view.save();
+    changed.forEach((f) => { f.zoomed(); f.draw(true); });
+    status();
+    if (changed.length) announce(span ? `${span.low} to ${span.high} shown` : "The whole axis shown");
   };
   view.setFocus = (slot) => {
     view.focus = slot;
@@ -159,7 +167,7 @@ function figure(first, view) {
     else draw(true);
   }
   // a thinned plot is fetched anew for the rounds that are shown
-  function zoomed() { if (view.load && plot.thinned) view.load(plot, view); }
+  function zoomed() { if (view.load && (plot.thinned || plot.partial)) view.load(plot, view); }
   function draw(force, forced) {
     const width = holder.hidden ? 0 : Math.round(forced || view.room(holder));
     if (!width || (!force && chart && chart.width === width)) return;
@@ -240,9 +248,16 @@ function figure(first, view) {
     pressed = null;
     if (begun === null || Math.abs(placed(event) - begun) < 12) { holder.focus({ preventScroll: true }); return; }
     const end = nearest(event), half = { clientX: (begun / chart.width) * holder.clientWidth + holder.getBoundingClientRect().left };
-    view.zoom({ from: roundAt(Math.min(nearest(half), end)), to: roundAt(Math.max(nearest(half), end)) });
+    choosePart(Math.min(nearest(half), end), Math.max(nearest(half), end));
   });
-  holder.addEventListener("dblclick", () => view.zoom({ from: null, to: null }));
+  // rounds are chosen for all charts; a round of many local steps is looked into on the chart's own axis
+  const ownAxis = () => !plot.byRound && !chart.plot.axis;
+  function choosePart(a, b) {
+    if (ownAxis()) view.look({ plot: plot.index, low: xs()[a], high: xs()[b] });
+    else view.zoom({ from: roundAt(a), to: roundAt(b) });
+  }
+  const wholePart = () => { view.look(null); view.zoom({ from: null, to: null }); };
+  holder.addEventListener("dblclick", wholePart);
   holder.addEventListener("pointerleave", () => { pressed = null; hide(); });
   holder.addEventListener("blur", hide);
   holder.addEventListener("focus", () => { if (holder.matches(":focus-visible")) choose(chosen < 0 ? xs().length - 1 : chosen); });
@@ -252,8 +267,11 @@ function figure(first, view) {
     if (["+", "-", "0"].includes(event.key) && chart && !chart.still && xs().length > 1 && !event.ctrlKey && !event.metaKey) {
       const list = xs(), mid = chosen < 0 ? list.length - 1 : chosen, reach = Math.max(1, Math.round((list.length - 1) / 4));
       event.preventDefault();
-      if (event.key === "+") view.zoom({ from: roundAt(Math.max(0, mid - reach)), to: roundAt(Math.min(list.length - 1, mid + reach)) });
-      else if (event.key === "0" || view.from === null || view.to === null) view.zoom({ from: null, to: null });
+      const span = ownAxis() && view.span?.plot === plot.index ? view.span : null;
+      if (event.key === "+") choosePart(Math.max(0, mid - reach), Math.min(list.length - 1, mid + reach));
+      else if (event.key === "0") wholePart();
+      else if (span) { const more = (span.high - span.low) / 2; view.look({ ...span, low: span.low - more, high: span.high + more }); }
+      else if (view.from === null || view.to === null) view.zoom({ from: null, to: null });
       else { const more = Math.max(1, Math.round((view.to - view.from) / 2)); view.zoom({ from: Math.max(1, view.from - more), to: view.to + more }); }
       return;
     }

@@ -56,7 +56,7 @@ function roundsGrid(first, view) {
   function renew(next) {
     const before = model;
     model = next;
-    if (grid && shape && before.story.rounds === next.story.rounds && before.story.sites === next.story.sites && before.sites === next.sites && before.story.status === next.story.status) return null;
+    if (grid && shape && before.story.rounds === next.story.rounds && before.story.sites === next.story.sites && before.story.skews === next.story.skews && before.sites === next.sites && before.story.status === next.story.status) return null;
     const all = [...model.story.rounds].sort((a, b) => a.number - b.number);
     const end = until ?? all.length;
     sites = model.sites.filter((x) => askedIn(model.story.rounds).has(x.slot));
@@ -66,7 +66,7 @@ function roundsGrid(first, view) {
     const stats = siteTimes(all, sites), times = sites.some((x) => Number.isFinite(stats.get(x.slot).seconds));
     const states = sites.map((x) => rounds.map((r) => stateOf(r, cellOf(r, x.slot))));
     seenAt = open() ? new Map(model.story.sites.map((x) => [x.slot, x.last_seen])) : null;
-    const now = JSON.stringify([Boolean(seenAt), sites.map((x) => [x.slot, x.name]), rounds.map((r) => [r.number, r.stage]), times]);
+    const now = JSON.stringify([Boolean(seenAt), sites.map((x) => [x.slot, x.name, skewShort(model, x.slot)]), rounds.map((r) => [r.number, r.stage]), times]);
     if (now === shape) patch(states, stats, times); else { shape = now; build(states, stats, times); }
     const seen = new Set(states.flat());
     const keys = Object.keys(WORDS.cells).concat("awaited").filter((k) => seen.has(k));
@@ -80,6 +80,7 @@ function roundsGrid(first, view) {
     return null;
   }
   const seen = (x) => (seenAt.get(x.slot) ? ago(seenAt.get(x.slot), view.now()) : "not yet");
+  const skewNote = (x) => { const text = skewShort(model, x.slot); return text ? h("span", { class: "skew" }, text) : null; };
   const label = (x, r, state) => `${x.name}, round ${inStage(r)}: ${word(state)}`;
   const foot = (r) => (r.expected === null || r.expected === undefined ? "" : `${r.returned ?? 0}/${r.expected}`);
   function patch(states, stats, times) {
@@ -110,7 +111,7 @@ function roundsGrid(first, view) {
       h("thead", {}, stages.some((x) => x.stage) ? h("tr", { class: "stages" }, h("td", { class: "corner" }), stat(), second(),
         stages.map((x) => h("th", { scope: "colgroup", colspan: x.rounds }, x.stage || ""))) : null, h("tr", {}, h("th", { class: "corner", scope: "col" }, "Site"), h("th", { class: "stat", scope: "col" }, "Returned"), times ? h("th", { class: "stat", scope: "col" }, "Median time") : null, seenAt ? h("th", { class: "stat seen", scope: "col" }, "Last seen") : null,
         rounds.map((r, k) => h("th", { scope: "col", class: "n" }, every === 1 || r.number % every === 0 || k === 0 ? String(r.number) : h("span", { class: "sr" }, String(r.number)))))),
-      h("tbody", {}, sites.map((x, i) => h("tr", {}, h("th", { scope: "row" }, siteName(x), x.name === x.slot ? null : h("span", { class: "slot" }, x.slot)), h("td", { class: "stat" }, `${stats.get(x.slot).in} of ${stats.get(x.slot).asked}`),
+      h("tbody", {}, sites.map((x, i) => h("tr", {}, h("th", { scope: "row" }, siteName(x), x.name === x.slot ? null : h("span", { class: "slot" }, x.slot), skewNote(x)), h("td", { class: "stat" }, `${stats.get(x.slot).in} of ${stats.get(x.slot).asked}`),
         times ? h("td", { class: "stat" }, duration(stats.get(x.slot).seconds)) : null, seenAt ? h("td", { class: "stat seen" }, seen(x)) : null, buttons[i].map((b) => h("td", {}, b))))),
       every === 1 ? h("tfoot", {}, h("tr", {}, h("td", { class: "corner" }), stat(), second(),
         rounds.map((r) => h("td", { title: `${r.returned ?? "?"} of ${r.expected ?? "?"} sites in round ${r.number}` }, foot(r))))) : null);
@@ -162,12 +163,13 @@ function times(first) {
     const begun = ms(round.started_at), closed = ms(round.aggregated_at);
     return round.cells.filter((c) => c.seconds !== null && Number.isFinite(c.seconds) && c.at).map((c) => {
       const worked = Number.isFinite(c.worked) && c.worked !== null ? Math.min(c.worked, c.seconds) : c.seconds;
-      return { slot: c.slot, before: c.seconds - worked, worked, after: Number.isFinite(closed) ? Math.max(0, (closed - begun) / 1000 - c.seconds) : 0 };
+      const computed = Number.isFinite(c.computed) && c.computed !== null ? Math.min(c.computed, worked) : null;
+      return { slot: c.slot, before: c.seconds - worked, worked, computed: computed ?? worked, sent: computed === null ? 0 : worked - computed, split: computed !== null, after: Number.isFinite(closed) ? Math.max(0, (closed - begun) / 1000 - c.seconds) : 0 };
     });
   };
   const measured = () => model.story.rounds.filter((r) => r.started_at && parts(r).length).sort((a, b) => a.number - b.number);
   if (model.sites.length < 2 || !measured().length) return { node: null, renew: (next) => { const part = times(next); return part.node ? part : null; } };
-  const body = h("tbody", {}), said = h("p", {}), out = h("output", { class: "nowrap" });
+  const body = h("tbody", {}), said = h("p", {}), out = h("output", { class: "nowrap" }), key = h("ul", { class: "key", "aria-label": "What the bars mean" });
   const slider = h("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Round whose times are shown; the first stop is the median of all", oninput: () => draw() });
   function draw(rounds = measured()) {
     const at = Number(slider.value), chosen = at ? [rounds[at - 1]] : rounds;
@@ -177,8 +179,10 @@ function times(first) {
     for (const r of chosen) for (const q of parts(r)) all.get(q.slot)?.push(q);
     const rows = model.sites.map((site) => {
       const list = all.get(site.slot), of = (name) => median(list.map((q) => q[name]));
-      return { site, before: of("before"), worked: of("worked"), after: of("after"), count: list.length };
+      return { site, before: of("before"), worked: of("worked"), computed: of("computed"), sent: of("sent"), after: of("after"), split: list.some((q) => q.split), count: list.length };
     }).filter((q) => q.count);
+    const split = rows.some((q) => q.split), names = [["before", "not asked yet"], split ? ["worked", "computes"] : ["worked", "works and sends"], ...(split ? [["sent", "model on its way, there and back"]] : []), ["after", "waits for the others"]];
+    key.replaceChildren(...names.map(([name, text]) => h("li", {}, h("span", { class: `patch ${name}` }), text)));
     const most = largest(rows.map((q) => q.before + q.worked + q.after)) || 1, mid = median(rows.map((q) => q.before + q.worked));
     const slow = rows.reduce((a, b) => (b.before + b.worked > a.before + a.worked ? b : a)), ratio = (slow.before + slow.worked) / mid;
     said.textContent = rows.length > 1 && ratio >= 1.2 ? `Slowest: ${clean(slow.site.name)}, ${duration(slow.before + slow.worked)} a round, ${ratio.toFixed(1)} times the median.` : rows.length > 1 ? "No site is much slower than the others." : "";
@@ -187,14 +191,14 @@ function times(first) {
       let x = 0;
       const bar = (name, value) => { const from = x; x += (value / most) * 100; return s("rect", { class: name, x: `${from.toFixed(2)}%`, y: 3, width: `${((value / most) * 100).toFixed(2)}%`, height: 12 }); };
       return h("tr", {}, h("th", { scope: "row" }, siteName(q.site)),
-        h("td", { class: "barcol" }, s("svg", { class: "bars", role: "img", "aria-label": `${q.site.name}: asked after ${duration(q.before)}, worked and sent ${duration(q.worked)}, waited for the others ${duration(q.after)}` }, bar("before", q.before), bar("worked", q.worked), bar("after", q.after))),
+        h("td", { class: "barcol" }, s("svg", { class: "bars", role: "img", "aria-label": `${q.site.name}: asked after ${duration(q.before)}, ${q.split ? `computed ${duration(q.computed)}, model on its way ${duration(q.sent)}` : `worked and sent ${duration(q.worked)}`}, waited for the others ${duration(q.after)}` }, bar("before", q.before), bar("worked", q.computed), bar("sent", q.sent), bar("after", q.after))),
         h("td", { class: "num" }, duration(q.before + q.worked)), h("td", { class: "num" }, mid ? `${((q.before + q.worked) / mid).toFixed(1)} ×` : ""));
     }));
   }
   const node = section("times", "Time of the sites", null,
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Time of the sites" }, h("table", { class: "sites" },
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Site"), h("th", { scope: "col", class: "barcol" }, "In a round"), h("th", { scope: "col", class: "num" }, "Until it returned"), h("th", { scope: "col", class: "num" }, "Median"))), body)),
-    h("ul", { class: "key", "aria-label": "What the bars mean" }, [["before", "not asked yet"], ["worked", "works and sends"], ["after", "waits for the others"]].map(([name, text]) => h("li", {}, h("span", { class: `patch ${name}` }), text))));
+    key);
   const controls = h("div", { class: "controls" }, slider, out);
   node.querySelector(".head").append(said, controls);
   const renew = (next, begin = false) => {

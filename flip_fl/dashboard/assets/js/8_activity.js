@@ -57,12 +57,13 @@ function history(model) {
   const list = model.story.history;
   if (!list.length) return null;
   const applied = list.filter((t) => t.applied);
+  const word = (status) => (status === "RUNNING" && evaluates(model.story) ? "Evaluating" : WORDS.states[status].word);
   const rows = list.map((t) => {
     const next = applied[applied.indexOf(t) + 1];
     const until = next ? ms(next.at) : TERMINAL.has(t.status) ? NaN : ms(model.story.generated_at);
     const state = WORDS.states[t.status];
     return h("tr", { class: t.applied ? null : "ignored" }, h("td", {}, time(t.at)),
-      h("td", {}, h("span", { class: `tag word ${state.tone}`, title: t.previous ? `after ${WORDS.states[t.previous].word}` : null }, t.status === "RUNNING" && evaluates(model.story) ? "Evaluating" : state.word)),
+      h("td", { class: "nowrap" }, t.previous && t.previous !== t.status ? h("span", { class: "soft small" }, `${word(t.previous)} → `) : null, h("span", { class: `tag word ${state.tone}` }, word(t.status))),
       h("td", { class: "who" }, t.by),
       h("td", { class: "num" }, t.applied && t.status !== "PENDING" ? duration((until - ms(t.at)) / 1000).replace("–", "") : ""),
       h("td", {}, [t.reason, t.applied ? null : `ignored: the run was ${WORDS.states[t.previous || model.story.status].word.toLowerCase()}`].filter(Boolean).join(" · ")));

@@ -6,13 +6,14 @@ function headline(model, view) {
   const { story } = model, head = story.headline, over = TERMINAL.has(story.status);
   const sites = story.sites.length || model.sites.length;
   const last = [...story.rounds].sort((a, b) => a.number - b.number).at(-1);
-  const full = story.rounds.filter((r) => r.expected && r.returned === r.expected).length;
+  // of a round that is open nobody knows yet
+  const closed = over ? story.rounds : story.rounds.filter((r) => r.aggregated_at), full = closed.filter((r) => r.expected && r.returned === r.expected).length;
   const what = evaluates(story) ? "model" : "round";
   const facts = [];
   const add = (name, value, note) => facts.push(h("div", {}, h("dt", {}, name), h("dd", {}, value, note ? h("small", {}, note) : null)));
   const complete = story.rounds.filter((r) => r.aggregated_at).length;
   add(what === "model" ? "Models" : "Rounds", story.total_rounds ? `${complete} of ${story.total_rounds}` : String(complete), complete < (last ? last.number : 0) ? `round ${last.number} ${over ? "not completed" : "under way"}` : complete ? "completed" : null);
-  add("Sites", String(sites), !story.rounds.length ? null : full === story.rounds.length ? `all in every ${what}` : `all in ${full} of ${plural(story.rounds.length, what)}`);
+  add("Sites", String(sites), !closed.length ? null : full === closed.length ? `all in every ${what}` : `all in ${full} of ${plural(closed.length, what)}`);
   if (Number.isFinite(model.end) && Number.isFinite(model.start) && model.end >= model.start && story.status !== "PENDING") {
     const begun = new Date(model.start).toISOString();
     add(over ? "Took" : "Running for", over ? duration((model.end - model.start) / 1000) : ago(begun, view.now(), ""), time(new Date(model.start).toISOString(), `${day(new Date(model.start).toISOString())}, ${clock(new Date(model.start).toISOString()).slice(0, 5)} UTC`));
@@ -46,19 +47,25 @@ function headline(model, view) {
     notes.map((n) => h("p", { class: "more" }, n)),
     story.model.description ? h("p", { class: "more" }, story.model.description) : null,
     Object.keys(story.model.facts || {}).length ? h("p", { class: "more small" }, Object.entries(story.model.facts).map(([name, value], k) => [k ? " · " : "", `${name} `, h("b", {}, value)])) : null,
+    Object.keys(story.model.settings || {}).length ? h("details", { class: "more small", id: "settings" }, h("summary", {}, plural(Object.keys(story.model.settings).length, "setting")), h("dl", { class: "pairs" }, Object.entries(story.model.settings).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))) : null,
     h("dl", { class: "facts" }, facts));
 }
 
 // Times are those of whoever sent them: a clock that is off is said beside them.
 function skewWords(model) {
-  return model.story.skews.map(({ slot, seconds }) => {
+  return model.story.skews.map(({ slot, seconds, proven }) => {
     const who = slot === null ? "The FL server" : (model.bySlot.get(slot) || { name: slot }).name, off = duration(Math.abs(seconds));
-    return `${who}\u2019s clock is ${seconds > 0 ? `at least ${off} ahead of` : `up to ${off} behind`} the hub\u2019s${seconds > 0 ? "" : ", or its reports were held up"}. `;
+    return `${who}\u2019s clock is ${proven ? "at least" : "up to"} ${off} ${seconds > 0 ? "ahead of" : "behind"} the hub\u2019s${proven ? "" : ", or its reports were held up"}. `;
   });
 }
 
 function waitingWords(waits, story, view) {
   const names = listing(waits.names, 4), since = waits.since ? [", since ", clock(waits.since), " UTC (", ago(waits.since, view.now(), ""), ")"] : [];
+  if (waits.kind === "join" && story.awaited) {
+    const { there, awaited, needs, until } = story.awaited, enough = there.length >= needs;
+    const ends = until ? [enough ? "; begins without them at " : "; gives up at ", time(until, clock(until).slice(0, 5)), " UTC"] : [];
+    return [`Waiting for ${names} (${there.length} of ${there.length + awaited.length} connected, needs ${needs})`, since, ends, "."];
+  }
   if (waits.kind === "join") return [`Waiting for ${names} (${waits.of - waits.slots.length} of ${waits.of} heard of)`, since, "."];
   const came = waits.of - waits.slots.length;
   return [waits.kind === "score" ? `Waiting for the scores of ${names} (${waits.round.scored.length} of ${waits.round.scored.length + waits.slots.length} in)` : `Waiting for ${names} (${came} of ${waits.of} in)`, since, "."];
@@ -89,6 +96,7 @@ function themeChoice(view) {
   return theme;
 }
 
+const BRIEF = { times: "Times", differences: "Differences", history: "History", models: "Models" };
 function bar(story, view) {
   const nav = h("nav", { "aria-label": "On this page" }), mark = h("a", { class: "mark", href: view.home || "#top", "aria-label": view.home ? "All runs" : "To the top" });
   const node = h("header", { class: "bar" }, h("div", { class: "wrap" }, mark, nav,
@@ -98,7 +106,7 @@ function bar(story, view) {
     mark.title = clean(model.story.headline.text);
     mark.replaceChildren(icon(tone), view.home ? h("span", {}, "Runs") : "");
     const ids = parts.map((p) => p.id).join();
-    if (nav.dataset.of !== ids) { nav.dataset.of = ids; nav.replaceChildren(...parts.map((p) => h("a", { href: `#${p.id}` }, p.querySelector("h2").textContent))); }
+    if (nav.dataset.of !== ids) { nav.dataset.of = ids; nav.replaceChildren(...parts.map((p) => h("a", { href: `#${p.id}` }, BRIEF[p.id] || p.querySelector("h2").textContent))); }
   };
   return { node, renew };
 }
@@ -115,6 +123,11 @@ function keepQuery(out) {
   try { window.history.replaceState(null, "", location.pathname + (query ? `?${query}` : "") + location.hash); } catch { /* some viewers forbid it */ }
 }
 
+function readSpan(text) {
+  const [plot, low, high] = (text || "").split("_").map(Number);
+  return text && Number.isInteger(plot) && low <= high && Number.isFinite(high - low) ? { plot, low, high } : null;
+}
+
 // What a person chose lives in the address, so that a link shows the same and Back works offline.
 function readView(model) {
   const given = new URLSearchParams(location.search), hidden = new Set();
@@ -122,7 +135,7 @@ function readView(model) {
   const smoothing = Number(given.get("smooth")), whole = (name) => (/^\d{1,9}$/.test(given.get(name) || "") ? Number(given.get(name)) : null);
   const view = {
     model, hidden, smooth: [0.3, 0.6, 0.9].includes(smoothing) ? smoothing : 0, theme: themeOf(given), log: given.get("log") === "1", x: ["rounds", "elapsed", "clock"].includes(given.get("x")) ? given.get("x") : "",
-    from: whole("from"), to: whole("to"), focus: null, now: () => ms(view.model.story.generated_at), room: (holder) => holder.clientWidth, setFocus() {}, redraw() {}, resize() {}, fit() {}, brief() {}, zoom() {},
+    from: whole("from"), to: whole("to"), span: readSpan(given.get("span")), focus: null, now: () => ms(view.model.story.generated_at), room: (holder) => holder.clientWidth, setFocus() {}, redraw() {}, resize() {}, fit() {}, brief() {}, zoom() {}, look() {},
   };
   view.save = () => {
     const out = new URLSearchParams();
@@ -132,6 +145,7 @@ function readView(model) {
     if (view.log) out.set("log", "1");
     if (view.from !== null) out.set("from", String(view.from));
     if (view.to !== null) out.set("to", String(view.to));
+    if (view.span) out.set("span", [view.span.plot, view.span.low, view.span.high].join("_"));
     if (view.theme) out.set("theme", view.theme);
     keepQuery(out);
   };

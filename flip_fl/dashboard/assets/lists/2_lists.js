@@ -27,7 +27,7 @@ async function runsPage(root) {
   };
   function took(r) {
     if (!r.started_at) return "";
-    return r.ended_at ? duration((ms(r.ended_at) - ms(r.started_at)) / 1000) : ago(r.started_at, now(), "");
+    return h("span", {}, h("span", { class: "unit" }, r.ended_at ? "took " : "for "), r.ended_at ? duration((ms(r.ended_at) - ms(r.started_at)) / 1000) : ago(r.started_at, now(), ""));
   }
   function line(r) {
     const box = h("input", { type: "checkbox", "aria-label": `Compare ${r.name}`, onchange: (e) => { if (e.target.checked) chosen.add(r.id); else chosen.delete(r.id); choosing(); } });
@@ -36,7 +36,7 @@ async function runsPage(root) {
     return h("tr", { id: `run-${r.id}` }, h("td", { class: "pick" }, box),
       h("th", { scope: "row" }, h("a", { href: page(`models/${r.id}`) }, r.name), h("span", { class: "soft small" }, r.project)),
       h("td", { class: "what" }, stateTag(r.headline)),
-      h("td", { class: "n" }, r.round === null ? "–" : r.total_rounds ? `${r.round} of ${r.total_rounds}` : String(r.round), h("span", { class: "unit" }, " rounds")),
+      h("td", { class: "n" }, r.round === null ? "–" : r.total_rounds ? `${r.round} of ${r.total_rounds}` : String(r.round), h("span", { class: "unit" }, r.round === null ? " no round yet" : " rounds")),
       h("td", { class: "n" }, String(r.sites), h("span", { class: "unit" }, r.sites === 1 ? " site" : " sites")), h("td", { class: "n" }, time(begun, `${day(begun)}, ${clock(begun).slice(0, 5)}`)), h("td", { class: "n" }, took(r)));
   }
   function choosing() {
@@ -133,7 +133,7 @@ async function trustsPage(root) {
       body.replaceChildren(...found.slots.map((x) => h("tr", {}, h("th", { scope: "row" }, x.slot),
         h("td", { class: "what" }, x.trust ? [x.trust, x.code ? h("span", { class: "soft small" }, x.code) : null] : h("span", { class: "soft" }, x.retired_at ? "retired: its credentials were withdrawn" : x.revoked ? "free again: the last holder's credentials were withdrawn" : "free")),
         h("td", { class: "n" }, x.seen_at ? ago(x.seen_at, now) : x.trust ? h("span", { class: "soft" }, "not yet") : ""), h("td", { class: "n" }, x.trust ? String(x.live_runs) : "", x.trust ? h("span", { class: "unit" }, x.live_runs === 1 ? " run under way" : " runs under way") : null),
-        h("td", { class: "n" }, x.assigned_at && x.trust ? time(x.assigned_at, day(x.assigned_at)) : ""))));
+        h("td", { class: "n" }, x.assigned_at && x.trust ? [h("span", { class: "unit" }, "since "), time(x.assigned_at, day(x.assigned_at))] : ""))));
       if (!found.slots.length) body.append(h("tr", {}, h("td", { colspan: 5 }, h("div", { class: "empty" }, "There is no slot yet. An operator makes some:", h("pre", {}, "flip-fl hub init --slots 2")))));
       document.documentElement.dataset.ready = "true";
     } catch (error) {

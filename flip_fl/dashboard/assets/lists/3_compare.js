@@ -3,7 +3,7 @@ function factsOf(story) {
   const first = story.history.find((t) => t.applied && t.status === "INITIATED"), last = story.history.filter((t) => t.applied && TERMINAL.has(t.status)).at(-1);
   const over = TERMINAL.has(story.status) && last && first;
   return {
-    State: story.headline.text.replace(/ - /g, " – "), Project: story.model.project, Description: story.model.description, ...story.model.facts,
+    State: story.headline.text.replace(/ - /g, " – "), Project: story.model.project, Description: story.model.description, ...story.model.facts, ...story.model.settings,
     Rounds: story.total_rounds ? `${story.rounds.filter((r) => r.aggregated_at).length} of ${story.total_rounds}` : String(story.rounds.length),
     Sites: story.sites.map((x) => x.code || x.trust).sort(naturalOrder).join(", "), Begun: first ? `${day(first.at)}, ${clock(first.at).slice(0, 5)} UTC` : "not yet",
     Took: over ? duration((ms(last.at) - ms(first.at)) / 1000) : "", Failures: String(story.failures.length), "Bundle SHA-256": story.results?.sha256 || "",
@@ -14,8 +14,10 @@ function factsOf(story) {
 function overlaid(models, label, xLabel, site, index) {
   const spread = new Map();
   const series = models.map((m, k) => {
-    const plot = m.plots.find((p) => p.label === label && p.xLabel === xLabel), slot = `run_${k + 1}`;
-    if (!plot) return null;
+    const found = m.plots.find((p) => p.label === label && p.xLabel === xLabel), slot = `run_${k + 1}`;
+    if (!found) return null;
+    // local steps stand between rounds: runs with other steps a round are compared where they are
+    const plot = onAxis(found, "rounds", m);
     const points = plot.xs.map((x) => {
       const a = site ? { rows: plot.series.filter((one) => one.slot === site && one.at.has(x)) } : across(plot, x, new Set());
       if (!a.rows.length) return null;
@@ -28,7 +30,7 @@ function overlaid(models, label, xLabel, site, index) {
   const bySlot = new Map(models.map((m, k) => [`run_${k + 1}`, { slot: `run_${k + 1}`, name: m.name, hue: k, dash: "" }]));
   const plot = buildPlot({ label, x_label: xLabel, series }, index, bySlot);
   // a run that ended earlier misses nothing
-  return { ...plot, series: plot.series.map((one) => ({ ...one, missed: [] })), spread: site ? null : spread };
+  return { ...plot, ...(plot.byRound ? {} : { xLabel: "round", axis: "rounds" }), series: plot.series.map((one) => ({ ...one, missed: [] })), spread: site ? null : spread };
 }
 
 function lastOfEach(plot) {
@@ -37,7 +39,7 @@ function lastOfEach(plot) {
 }
 
 async function comparePage(root) {
-  const view = plainView(), given = new URLSearchParams(location.search), ids = [...new Set((given.get("runs") || "").split(",").filter((x) => /^[0-9a-f-]{36}$/i.test(x)))].slice(0, MOST_COMPARED);
+  const view = plainView(), given = new URLSearchParams(location.search), ids = [...new Set((given.get("runs") || "").split(",").filter((x) => /^[0-9a-f-]{36}$/i.test(x)))], beyond = ids.splice(MOST_COMPARED).length;
   const main = h("main", { id: "main", class: "wrap", tabindex: "-1" });
   root.replaceChildren(frame("", view), main, h("footer", { class: "wrap" }, "All times are UTC."), ...regions());
   const done = (...nodes) => { main.replaceChildren(...nodes); document.documentElement.dataset.ready = "true"; };
@@ -53,10 +55,10 @@ async function comparePage(root) {
   const facts = stories.map(factsOf), names = [...new Set(facts.flatMap(Object.keys))];
   const differing = names.filter((n) => new Set(facts.map((f) => f[n] || "")).size > 1), same = names.filter((n) => !differing.includes(n) && facts[0][n]);
   const mark = (k) => ({ slot: "", name: models[k].name, hue: k, dash: "" });
-  const table = h("section", { class: "card", "aria-labelledby": "compare-h" }, h("div", { class: "head" }, h("h1", { id: "compare-h", class: "shown" }, "Compare runs"), h("p", {}, differing.length ? "What differs." : "Nothing that the hub knows of these runs differs.")),
+  const table = h("section", { class: "card", "aria-labelledby": "compare-h" }, h("div", { class: "head" }, h("h1", { id: "compare-h", class: "shown" }, "Compare runs"), h("p", {}, [differing.length ? "What differs." : "Nothing that the hub knows of these runs differs.", beyond ? ` At most ${MOST_COMPARED} runs are compared: ${plural(beyond, "other")} of the link left out.` : ""])),
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "What differs" }, h("table", { class: "differ" }, h("thead", {}, h("tr", {}, h("td", {}), models.map((m, k) => h("th", { scope: "col" }, h("a", { href: page(`models/${ids[k]}`) }, siteName(mark(k))))))),
       h("tbody", {}, differing.map((n) => h("tr", {}, h("th", { scope: "row" }, n), facts.map((f) => h("td", {}, f[n] || "–"))))))),
-    same.length ? h("p", { class: "soft small" }, `The same in all: ${same.map((n) => `${n} ${facts[0][n]}`).join("; ")}.`) : null);
+    same.length ? h("details", { class: "small" }, h("summary", {}, `The same in all: ${plural(same.length, "setting")}`), h("dl", { class: "pairs" }, same.map((n) => [h("dt", {}, n), h("dd", {}, facts[0][n])]))) : null);
   const keys = [...new Map(models.flatMap((m) => m.plots.map((p) => [`${p.label}\n${p.xLabel}`, [p.label, p.xLabel]]))).values()];
   const slots = [...new Set(models.flatMap((m) => m.sites.map((x) => x.slot)))].sort(naturalOrder);
   const shown = { ...readView({ sites: [] }), hidden: new Set(), model: { story: { rounds: [] } }, live: false, summarise: lastOfEach, save() {} };

@@ -1,3 +1,4 @@
 #!/bin/sh
-# Run this kit's part of the federation in the foreground, until it is stopped. FLIP_PYTHON: a Python that has flip_fl.
-cd "$(dirname "$0")/.." && exec "${FLIP_PYTHON:-python3}" -m flip_fl.provision.serve .
+# Run this kit's part of the federation in the foreground, until it is stopped; with --background behind. FLIP_PYTHON: a
+# Python that has flip_fl.
+cd "$(dirname "$0")/.." && exec "${FLIP_PYTHON:-python3}" -m flip_fl.provision.serve . "$@"
