@@ -322,6 +322,14 @@ _ENTRIES = (
     ),
     # -- config.json --------------------------------------------------------------------------------------------
     Entry(
+        "E0221",
+        ExitCode.USAGE,
+        "SECURE_AGGREGATION is true, and {engine} has none that FLIP can use",
+        "NVIDIA FLARE's is homomorphic encryption: its server can never read the model that FLIP must check and keep",
+        "run it with --engine {other}, or leave SECURE_AGGREGATION out",
+        "On Flower the server gets each site's update behind masks that cancel in the sum; the sum is in plain text.",
+    ),
+    Entry(
         "E0301",
         ExitCode.USAGE,
         "config.json is not valid JSON: {problem}",
@@ -459,6 +467,14 @@ _ENTRIES = (
         "MIN_CLIENTS is {needed}{place}",
         "use --sites {needed}, or set MIN_CLIENTS to {chosen}",
         "A run with fewer sites than its quorum would wait for sites that never come.",
+    ),
+    Entry(
+        "E0515",
+        ExitCode.USAGE,
+        "secure aggregation needs at least {least} sites, {chosen} are chosen ({slots})",
+        "of two sites each would learn the other's update: the mean less its own",
+        "choose at least {least} sites, or leave SECURE_AGGREGATION out of config.json",
+        "A site that is alone, or one of two, has no one to hide among.",
     ),
     Entry(
         "E0506",
@@ -625,6 +641,14 @@ _ENTRIES = (
         'let the strategy send it, under the name "arrays"',
         "Flower's own strategies do; a strategy of one's own builds its messages in configure_train and "
         "configure_evaluate.",
+    ),
+    Entry(
+        "E0553",
+        ExitCode.FAILED,
+        "the update is not sent: {problem}",
+        "the job says SECURE_AGGREGATION, and what cannot be masked does not leave the site",
+        "{suggestion}",
+        "A site answers each step of a round once, in order, and only for a round of enough sites.",
     ),
     Entry(
         "E0560",

@@ -11,6 +11,7 @@ from flip_fl.app.config import AppConfig, load_config
 from flip_fl.app.forms import Form, FormKind, form_of
 from flip_fl.app.needs import CONFIG, needs_of
 from flip_fl.app.packages import SERVER_FILE
+from flip_fl.app.secure import secure_problems, secure_site_problems
 from flip_fl.app.spelling import nearest
 from flip_fl.app.weights import Shapes, check_code
 from flip_fl.errors import FlipError
@@ -64,7 +65,8 @@ def check_app(
     """Check files, config, weights, quorum, functions and model of the app, for a run at ``slots``.
 
     ``federation``: all kit slots that exist (default: those of the run). Raises the first ``FlipError`` of E0201,
-    E0202, E0206, E0209 (files), E0301..E0304 (config), E0312 and E0303 (weights), E0505 (quorum), E0203..E0205 (code).
+    E0202, E0206, E0209 (files), E0301..E0304 (config), E0312 and E0303 (weights), E0505 and E0515 (sites),
+    E0203..E0205 (code).
     """
     check_folder(app_dir)
     config = load_config(app_dir)
@@ -85,12 +87,14 @@ def config_problems(
     yield from _script_problems(form, config)
     yield from _model_problems(config)
     yield from _metric_problems(config)
+    yield from secure_problems(form, config)
 
 
 def run_problems(config: AppConfig, slots: Sequence[str], federation: Sequence[str]) -> Iterator[FlipError]:
-    """What does not fit a run at ``slots``: E0312, E0303 (weights), E0505 (quorum)."""
+    """What does not fit a run at ``slots``: E0312, E0303 (weights), E0505 (quorum), E0515 (secure aggregation)."""
     yield from _weight_problems(config, slots, federation)
     yield from _quorum_problems(config, slots)
+    yield from secure_site_problems(config, slots)
 
 
 def check_folder(app_dir: Path) -> None:

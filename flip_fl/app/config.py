@@ -54,6 +54,8 @@ class AppConfig:
     fedbn: bool = False
     params_type: str = FULL
     cross_site_validation: bool = False
+    secure_aggregation: bool = False
+    secure_aggregation_range: float = 1024.0
     server_optimizer: str | Mapping[str, Any] | None = None
     seed: int = 0
     imaging: bool = True
@@ -210,7 +212,7 @@ def _refused(key: str, value: Any, bad: rules.Bad, config: AppConfig | None) -> 
 def _typed(key: str, value: Any) -> Any:
     if key == "job_type":
         return JobType(value)
-    if key in ("LEARNING_RATE", "MAX_SKIPPED", "FEDPROX_MU"):
+    if key in ("LEARNING_RATE", "MAX_SKIPPED", "FEDPROX_MU", "SECURE_AGGREGATION_RANGE"):
         return float(value)
     if key == "AGGREGATION_WEIGHTS":
         return MappingProxyType({slot: float(weight) for slot, weight in value.items()})

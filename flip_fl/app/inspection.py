@@ -16,6 +16,7 @@ from flip_fl.app.named_metrics import Reported, keys_read, reported
 from flip_fl.app.needs import Needs, needs_of
 from flip_fl.app.packages import SERVER_FILE, app_folder
 from flip_fl.app.runner import BOOKKEEPING
+from flip_fl.app.secure import engine_problem
 from flip_fl.app.syntax import bound, functions, parsed, takes
 from flip_fl.app.travel import check_modules, travelling
 from flip_fl.app.weights import Shapes, built_model
@@ -101,6 +102,8 @@ def inspect_app(
         problems += _key_problems(form, config)
     other = refusal(form, engine) if engine is not None and form.kind is not FormKind.EXECUTOR else None
     problems += [other] if other is not None else []
+    unable = engine_problem(config, engine) if engine is not None and config is not None else None
+    problems += [unable] if unable is not None else []
     names = reported(form)
     doubts = [*_doubts(form, config, names), *(_later(each) for each in missing if not each.at_once)]
     shapes, parts = None, None
@@ -110,7 +113,7 @@ def inspect_app(
         form=form,
         config=config,
         job_type=job_type,
-        runs=tuple(_runs(form, job_type, name) for name in ENGINES),
+        runs=tuple(_runs(form, config, job_type, name) for name in ENGINES),
         problems=tuple(problems),
         doubts=tuple(doubts),
         reported=names,
@@ -278,9 +281,9 @@ def _built(
         return None, None
 
 
-def _runs(form: Form, job_type: JobType | None, engine: str) -> Runs:
+def _runs(form: Form, config: AppConfig | None, job_type: JobType | None, engine: str) -> Runs:
     installed = is_installed(ENGINES[engine])
-    refused = refusal(form, engine)
+    refused = refusal(form, engine) or (engine_problem(config, engine) if config is not None else None)
     if refused is not None:
         return Runs(engine, False, refused.what, installed)
     if job_type is None:

@@ -50,6 +50,8 @@ def whole(low: int, high: int) -> Rule:
 def number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
     """A finite number from ``low`` (``above``: more than it) to ``high``."""
     words = f"{'more than' if above else 'at least'} {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+    if above and not math.isinf(high):
+        words = f"more than {low:g} and at most {high:g}"
 
     def check(value: Any) -> Bad | None:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -193,6 +195,8 @@ PLATFORM_KEYS: Mapping[str, Rule] = {
     "FEDBN": flag,
     "PARAMS_TYPE": one_of("FULL", "DIFF"),
     "CROSS_SITE_VALIDATION": flag,
+    "SECURE_AGGREGATION": flag,
+    "SECURE_AGGREGATION_RANGE": number(0, 1e12, above=True),
     "SERVER_OPTIMIZER": optimizer,
     "SEED": whole(0, MAX_SEED),
     "IMAGING": flag,

@@ -133,6 +133,8 @@ def _weights(found: Inspection, arrays: int | None, size: int | None) -> str:
         what += "; only those that AGGREGATE_ONLY_REGEX finds"
     if config is not None and config.fedbn:
         what += "; batch norm stays (FEDBN)"
+    if config is not None and config.secure_aggregation:
+        what += "; masked, 8 bytes a number: the FL server has their mean and no site's own (SECURE_AGGREGATION)"
     return what if arrays is None or size is None else f"{what}: {arrays} arrays, {_size(size)}"
 
 

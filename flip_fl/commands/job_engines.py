@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flip_fl.app.config import CONFIG_FILE, AppConfig
+from flip_fl.app.secure import check_engine
 from flip_fl.errors import FlipError
 from flip_fl.provision.kit import ADMIN, SERVER, Kit, KitRole, kits_in, read_kit, role_of
 
@@ -73,6 +74,7 @@ def _write_nvflare(config: AppConfig, values: JobValues, digest: str, room: Path
     from flip_fl.jobs.nvflare import DIGEST
     from flip_fl.nvflare.job import CUSTOM, place_at, write_job
 
+    check_engine(config, "nvflare")
     job = write_job(config.app_dir, config.job_type.value, values, room / str(values.model_id))
     (job / CUSTOM / CONFIG_FILE).write_text(config.for_run(values.model_id), encoding="utf-8")
     place_at(job, values.slots, **{DIGEST: digest})

@@ -12,6 +12,7 @@ from flip_fl.app.config import AppConfig
 from flip_fl.flower.average import SlotOrderFedAvg
 from flip_fl.flower.client import client_app
 from flip_fl.flower.run_config import JOB_DIR
+from flip_fl.flower.secure_average import SecureAverage
 from flip_fl.flower.server import run_app
 from flip_fl.values import JobType
 
@@ -39,4 +40,6 @@ def house_strategy(config: AppConfig) -> SlotOrderFedAvg:
     optimizer = None
     if config.job_type is JobType.FED_OPT:
         optimizer = ServerOptimizer(read_optimizer(config.server_optimizer))
+    if config.secure_aggregation:
+        return SecureAverage(config.secure_aggregation_range, optimizer)
     return SlotOrderFedAvg(config.aggregation_weights, optimizer)

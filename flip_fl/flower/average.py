@@ -54,7 +54,7 @@ class SlotOrderFedAvg(Strategy):
             Update(
                 slot=reply_slot(reply),
                 arrays={name: array.numpy() for name, array in _arrays(reply).items()},
-                num_examples=_examples(reply),
+                num_examples=examples_of(reply),
             )
             for reply in usable
         ]
@@ -62,7 +62,7 @@ class SlotOrderFedAvg(Strategy):
         sent, self._sent = self._sent, ArrayRecord()
         if self.optimizer is not None:
             averaged = self.optimizer.step({name: array.numpy() for name, array in sent.items()}, averaged)
-        return ArrayRecord({name: Array(array) for name, array in averaged.items()}), _metrics(usable)
+        return ArrayRecord({name: Array(array) for name, array in averaged.items()}), metrics_of(usable)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -72,7 +72,7 @@ class SlotOrderFedAvg(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Each metric's mean over the sites that measured it, weighted by examples; None without replies."""
         usable = [reply for reply in replies if reply.has_content()]
-        return _metrics(usable) if usable else None
+        return metrics_of(usable) if usable else None
 
 
 def score_of(reply: Message) -> Score:
@@ -83,7 +83,7 @@ def score_of(reply: Message) -> Score:
         for name, value in record.items()
         if name != NUM_EXAMPLES and isinstance(value, (int, float))
     }
-    return Score(reply_slot(reply), _examples(reply), metrics)
+    return Score(reply_slot(reply), examples_of(reply), metrics)
 
 
 def to_all(server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid, kind: str) -> list[Message]:
@@ -105,13 +105,15 @@ def _arrays(reply: Message) -> ArrayRecord:
     return record
 
 
-def _examples(reply: Message) -> int:
+def examples_of(reply: Message) -> int:
+    """The number of examples behind a reply."""
     (record,) = records_of(reply.content, MetricRecord)
     value = record.get(NUM_EXAMPLES, 0)
     return int(value) if isinstance(value, int | float) else 0
 
 
-def _metrics(replies: list[Message]) -> MetricRecord:
+def metrics_of(replies: list[Message]) -> MetricRecord:
+    """The means of what the sites measured."""
     scores = [score_of(reply) for reply in replies]
     # Flower weights and adds up by this key wherever the record goes next.
     return MetricRecord({NUM_EXAMPLES: sum(score.num_examples for score in scores), **federated_metrics(scores)})

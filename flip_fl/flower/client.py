@@ -14,12 +14,14 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from flip_fl.app.config import DIFF, AppConfig, load_config
+from flip_fl.app.forms import form_of
 from flip_fl.app.isolation.call import IsolatedCall
 from flip_fl.app.isolation.choice import isolated, level_for, to_tell
 from flip_fl.app.isolation.rules import Isolation
 from flip_fl.app.packages import is_package
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
+from flip_fl.app.secure import secure_problems
 from flip_fl.app.site import SiteSpec
 from flip_fl.app.stop import StopFlag, stop_file
 from flip_fl.app.tensors import Arrays
@@ -41,6 +43,7 @@ from flip_fl.flower.protocol import (
     TaskNote,
     error_reason,
 )
+from flip_fl.flower.secure_site import answer_secure, masking
 from flip_fl.privacy.site_policy import site_policy
 from flip_fl.settings import settings_place
 from flip_fl.values import JobType, Task
@@ -54,7 +57,8 @@ NUM_ROUNDS = "num-server-rounds"
 # Of a run that is stopped through Flower itself nobody tells the sites: they keep its images for as long as this.
 LEASE_S = 4 * STAY_EVERY_S
 _MAX_INT = 2**63 - 1
-_HOUSE_QUERIES = frozenset({protocol.QUERY_SLOT, protocol.QUERY_STAY, protocol.QUERY_END})
+_SECURE_QUERIES = (protocol.QUERY_KEYS, protocol.QUERY_SEAL, protocol.QUERY_TELL)
+_HOUSE_QUERIES = frozenset({protocol.QUERY_SLOT, protocol.QUERY_STAY, protocol.QUERY_END, *_SECURE_QUERIES})
 
 
 def client_app(
@@ -72,7 +76,7 @@ def client_app(
     What the app keeps in ``site.memory`` lives as long as this process; it works as well with a process a message.
     """
     sites = _Sites(app_dir, aborted)
-    app = _Component(sites) if is_package(app_dir) else ClientApp(mods=flip_mods(app_dir))
+    app = _Component(sites) if is_package(app_dir) else ClientApp(mods=[*flip_mods(app_dir), masking(sites.config)])
 
     @app.train(mods=list(mods or ()))
     def train(message: Message, context: Context) -> Message:
@@ -99,6 +103,9 @@ def client_app(
         sites.end(message, context)
         return Message(RecordDict(), reply_to=message)
 
+    for kind in _SECURE_QUERIES:
+        app.query(kind.partition(".")[2])(sites.secure)
+
     return app
 
 
@@ -107,7 +114,7 @@ class _Component(ClientApp):
 
     def __init__(self, sites: _Sites) -> None:
         super().__init__(mods=flip_mods(sites.app_dir))
-        self._guarded = make_ffn(sites.foreign, flip_mods(sites.app_dir))
+        self._guarded = make_ffn(sites.foreign, [*flip_mods(sites.app_dir), masking(sites.config)])
 
     def __call__(self, message: Message, context: Context) -> Message:
         if message.metadata.message_type in _HOUSE_QUERIES:
@@ -175,6 +182,19 @@ class _Sites:
         spec = _spec(site.session.config, slot, note, task, context.run_config)
         site.session.failed = partial(keep_at_site, slot=slot, where=spec.where())
         return site, spec
+
+    def config(self, context: Context) -> AppConfig:
+        """The app's config. Raises ``FlipError`` where it cannot be read."""
+        return load_config(self._folder(context))
+
+    def secure(self, message: Message, context: Context) -> Message:
+        """What secure aggregation asks of the site around a round. Raises ``FlipError`` E0553, E0303."""
+        config, form = self.config(context), form_of(self._folder(context))
+        # A Flower package would be given the node's state, and with it the secrets.
+        for problem in secure_problems(form, config):
+            raise problem
+        slot = claimed_slot(context.node_config, context.run_config, protocol.get_task(message.content).slot)
+        return answer_secure(message, context, slot, config)
 
     def stay(self, message: Message, context: Context) -> None:
         """The run goes on without this site for a while: what it has fetched is kept."""

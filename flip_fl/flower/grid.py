@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -15,10 +15,13 @@ from flwr.serverapp import Grid
 from flip_fl.flower.align import align
 from flip_fl.flower.arrivals import Arrivals, Asked
 from flip_fl.flower.attribution import ABORTED_AT_SITE
+from flip_fl.flower.consulted import Asking, answers_of
+from flip_fl.flower.identity import in_order
 from flip_fl.flower.phase import STOPPED_AT_HUB, Patience, Phase, Quorum, RoundFailed, RunStopped, judge
 from flip_fl.flower.private import NodeInfo, Run
 from flip_fl.flower.protocol import CONFIG, NUM_EXAMPLES, QUERY_END, SERVER_ROUND, TaskNote, with_task
 from flip_fl.flower.quarantine import Quarantine, ReplyCheck, records_of
+from flip_fl.flower.restarts import Restarts
 from flip_fl.flower.roster import Roster
 from flip_fl.flower.stay import Stay
 from flip_fl.reporting.local import LocalReporting
@@ -34,11 +37,11 @@ STOP_POLL_S = 0.25
 # The hub says so in its answer to the very report of the abort, which leaves at once.
 STOP_NEWS_S = 5.0
 DISMISS_S = 5.0
-# A SuperLink that has lost a node says so in its place, but not when the node is back before it is asked.
-LOOK_EVERY_S = 5.0
 # Beyond Flower's 12 hours a reply would be thrown away although it is still waited for.
 TTL_MARGIN_S = 60.0
 _TASKS = {MessageType.TRAIN: Task.TRAIN, MessageType.EVALUATE: Task.VALIDATE}
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -111,6 +114,36 @@ class FlipGrid(Grid):
             ]
             self._inner.send_and_receive(messages, timeout=DISMISS_S)
 
+    def consult(
+        self,
+        messages: Sequence[Message],
+        number: int,
+        what: str,
+        read: Callable[[str, RecordDict], T],
+        *,
+        least: int = 0,
+    ) -> dict[str, T]:
+        """What ``read`` makes of each site's reply to query ``messages`` of round ``number``, in slot order.
+
+        A site that does not answer, or of whose reply ``read`` raises ``ValueError``, has failed as in training: the
+        hub is told, and the run goes on without it where that may be and at least ``least`` others answer. ``what``
+        is being done, in words. Raises ``RoundFailed`` and ``RunStopped``.
+        """
+        limit_s = self._patience.phase_timeout_s
+        asked = {self.roster.slot_of(message.metadata.dst_node_id): message for message in messages}
+        for slot, message in asked.items():
+            message.content = with_task(message.content, TaskNote(slot, number, self._total_rounds))
+            message.metadata.ttl = max(message.metadata.ttl, limit_s + TTL_MARGIN_S)
+        taken, restarted, replies = self._ask(messages, limit_s)
+        about = Asking(number, limit_s, self.roster.checks_claims)
+        found = answers_of(asked, taken, restarted, replies, read, about)
+        for slot, told in found.missing.items():
+            self._reporting.reporter.failure(slot, told.text, global_round=told.round)
+        failures = {slot: told.why for slot, told in found.missing.items()}
+        given = {slot: asked[slot] for slot in found.given}
+        self._judge(Phase(Task.TRAIN, number, tuple(in_order(asked)), given, failures, what=what), least)
+        return found.given
+
     # -- Flower's Grid --------------------------------------------------------------------------------------------
 
     @property
@@ -176,7 +209,7 @@ class FlipGrid(Grid):
         kind = messages[0].metadata.message_type.partition(".")[0] if messages else ""
         expected, self._expected = self._expected, None
         if messages and kind not in _TASKS:
-            return self._query(messages, self._limit(timeout))
+            return self._ask(messages, self._limit(timeout))[2]
         task, number = expected or self._guess(kind, messages)
         if not messages:
             self.phase = Phase(task, number)
@@ -214,15 +247,11 @@ class FlipGrid(Grid):
 
     def _receive(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
-        before = self.roster.activations()
-        look_at = time.monotonic() + LOOK_EVERY_S
+        restarts = Restarts(self.roster)
         try:
             while not self._arrivals.complete:
                 self._obey_stop()
-                anew: set[str] = set()
-                if before and time.monotonic() >= look_at:
-                    look_at = time.monotonic() + LOOK_EVERY_S
-                    anew = self._started_anew(before)
+                anew = restarts.seen()
                 useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
                 # What they had done before has just been taken.
                 self._arrivals.started_anew(anew)
@@ -236,31 +265,32 @@ class FlipGrid(Grid):
         finally:
             self._arrivals.settle()
 
-    def _started_anew(self, before: Mapping[str, str]) -> set[str]:
-        """Whose SuperNode is not the one that was there when the phase began."""
-        self.roster.connected()
-        now = self.roster.activations()
-        return {slot for slot, since in before.items() if now.get(slot, since) != since}
-
-    def _judge(self, phase: Phase) -> None:
+    def _judge(self, phase: Phase, least: int = 0) -> None:
         # Of the job's sites, not of those that the strategy asked: what it asks is part of what is judged.
-        note = judge(phase, self._quorum, len(self.roster.slots) or len(phase.asked))
+        note = judge(phase, self._quorum, len(self.roster.slots) or len(phase.asked), least)
         if note is not None:
             logger.warning("going on without: %s", note)
 
-    def _query(self, messages: Sequence[Message], limit_s: float) -> list[Message]:
-        self.push_messages(messages)
-        pending = {message.metadata.message_id for message in messages}
+    def _ask(self, messages: Sequence[Message], limit_s: float) -> tuple[set[str], set[str], list[Message]]:
+        """The ids of the messages that were taken, the slots that were started anew meanwhile, and the replies."""
+        self._obey_stop()
+        restarts = Restarts(self.roster)
+        taken = {message_id for message_id in self.push_messages(messages) if message_id}
+        envelopes = [message.metadata for message in messages if message.metadata.message_id in taken]
+        pending = {each.message_id: self.roster.slot_of(each.dst_node_id) for each in envelopes}
         deadline = time.monotonic() + limit_s
+        restarted: set[str] = set()
         replies: list[Message] = []
         while True:
+            anew = restarts.seen()
             for reply in self.pull_messages(list(pending)):
-                if reply.metadata.reply_to_message_id in pending:
-                    pending.discard(reply.metadata.reply_to_message_id)
+                if pending.pop(reply.metadata.reply_to_message_id, None) is not None:
                     replies.append(reply)
+            restarted |= anew & set(pending.values())
+            pending = {message_id: slot for message_id, slot in pending.items() if slot not in anew}
             left = deadline - time.monotonic()
             if not pending or left <= 0:
-                return replies
+                return taken, restarted, replies
             self._await_reply(min(self._patience.poll_s, left))
 
     def _for_strategy(self, task: Task, number: int) -> list[Message]:

@@ -59,10 +59,14 @@ class Phase:
     failures: Mapping[str, str] = field(default_factory=dict)
     stage: str | None = None
     codes: Mapping[str, str] = field(default_factory=dict)
+    # In words, of what is no task.
+    what: str = ""
 
     @property
     def place(self) -> str:
         """Task, round and stage in words."""
+        if self.what:
+            return f"{self.what}, round {self.round}"
         return task_words(self.task.value, self.round, self.stage)
 
     @property
@@ -73,12 +77,13 @@ class Phase:
         )
 
 
-def judge(phase: Phase, quorum: Quorum, sites: int) -> str | None:
+def judge(phase: Phase, quorum: Quorum, sites: int, least: int = 0) -> str | None:
     """Whether the run of ``sites`` sites goes on after ``phase``: None, or without whom, in words.
 
     A site's failure ends the run unless ``ignore_result_error`` is set and the quorum holds. Too few usable replies
     end it in any case, also where the strategy asked too few. Nobody need be asked to validate, but to train: an
-    untrained model is no result. A failed evaluation is one of the results. Raises ``RoundFailed``.
+    untrained model is no result. A failed evaluation is one of the results. ``least`` sites are needed whatever the
+    quorum says. Raises ``RoundFailed``.
     """
     if phase.task is Task.EVALUATE:
         return phase.words or None
@@ -86,7 +91,7 @@ def judge(phase: Phase, quorum: Quorum, sites: int) -> str | None:
         if phase.task is Task.TRAIN:
             raise RoundFailed(f"the strategy asked nobody in {phase.place}: check its fraction_train")
         return None
-    usable, needed = len(phase.replies), quorum.needed(sites)
+    usable, needed = len(phase.replies), max(quorum.needed(sites), least)
     if phase.failures and (not quorum.ignore_result_error or not usable):
         raise RoundFailed(phase.words)
     if usable < needed:

@@ -16,11 +16,21 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict, UserConfigValue
 from flwr.app.message import make_message
 from flwr.client.mod.utils import make_ffn
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
+from flwr.common.secure_aggregation.crypto.symmetric_encryption import decrypt, encrypt, generate_shared_key
+from flwr.common.secure_aggregation.secaggplus_utils import share_keys_plaintext_concat, share_keys_plaintext_separate
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import ServerApp
 from flwr.supercore.logger import LOGGER_NAME, update_console_handler
+from flwr.supercore.primitives.asymmetric import (
+    bytes_to_private_key,
+    bytes_to_public_key,
+    generate_key_pairs,
+    private_key_to_bytes,
+    public_key_to_bytes,
+)
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError, EncodeError
@@ -32,7 +42,15 @@ __all__ = [
     "Run",
     "acting_as",
     "be_task",
+    "bytes_to_private_key",
+    "bytes_to_public_key",
+    "combine_shares",
+    "create_shares",
+    "decrypt",
+    "encrypt",
     "envelope",
+    "generate_key_pairs",
+    "generate_shared_key",
     "has_main",
     "make_ffn",
     "message_from_bytes",
@@ -44,7 +62,11 @@ __all__ = [
     "new_run",
     "node_info",
     "number_message",
+    "private_key_to_bytes",
+    "public_key_to_bytes",
     "settle_flower_log",
+    "share_keys_plaintext_concat",
+    "share_keys_plaintext_separate",
     "task_identity",
 ]
 

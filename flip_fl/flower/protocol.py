@@ -36,9 +36,13 @@ ROWS_RECORD = "flip.rows"
 SUPPLEMENTARY_RECORD = "flip.supplementary"
 PARAMS_RECORD = "flip.params"
 SITE_RECORD = "flip.site"
+SECURE_RECORD = "flip.secure"
 QUERY_SLOT = "query.flip_slot"
 QUERY_STAY = "query.flip_stay"
 QUERY_END = "query.flip_end"
+QUERY_KEYS = "query.flip_keys"
+QUERY_SEAL = "query.flip_seal"
+QUERY_TELL = "query.flip_tell"
 
 # How often sites that wait for others hear, in seconds, that the run goes on.
 STAY_EVERY_S = 300.0

@@ -10,9 +10,11 @@ from uuid import UUID
 
 from flip_fl.app.checks import check_models
 from flip_fl.app.config import AppConfig, load_config
+from flip_fl.app.forms import form_of
 from flip_fl.app.model_id import first_model_id
 from flip_fl.app.plan import Stage, rounds_of, stages_in
 from flip_fl.app.rules import MAX_ROUNDS, MAX_SITES
+from flip_fl.app.secure import secure_problems
 from flip_fl.errors import FlipError
 from flip_fl.values import JobType, natural_key
 
@@ -66,6 +68,8 @@ def read_facts(given: Given, run_config: Mapping[str, Any]) -> RunFacts:
         raise FlipError("E0522")
     app = load_config(app_dir)
     check_models(app)
+    for problem in secure_problems(form_of(app_dir), app):
+        raise problem
     whole = _whole(run_config)
     rounds = whole(NUM_ROUNDS, 0, MAX_ROUNDS) if given.num_rounds is None else given.num_rounds
     quorum = whole(MIN_CLIENTS, 0, MAX_SITES) if given.min_clients is None else given.min_clients

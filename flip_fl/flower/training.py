@@ -14,6 +14,7 @@ from flip_fl.app import weights
 from flip_fl.app.checkpoints import find_checkpoint
 from flip_fl.app.config import AppConfig
 from flip_fl.app.plan import Stage
+from flip_fl.app.secure import secure_site_problems
 from flip_fl.app.settings_told import settings_told
 from flip_fl.app.travel import travelling
 from flip_fl.app.weights import StartingModel
@@ -24,6 +25,7 @@ from flip_fl.flower.phase import RoundFailed
 from flip_fl.flower.quarantine import ReplyCheck
 from flip_fl.flower.rounds import Rounds
 from flip_fl.flower.run_config import RunFacts
+from flip_fl.flower.secure_average import MaskedQuarantine, SecureAverage
 from flip_fl.flower.strategy import EvaluateFn, ObservedStrategy
 from flip_fl.reporting.local import LocalReporting
 from flip_fl.reporting.session import Reporting
@@ -51,6 +53,9 @@ def train(strategy: Strategy | Callable[[AppConfig], Strategy], host: Host, fact
 def conduct(handling: Handling, host: Host, facts: RunFacts, how: How) -> tuple[Rounds, Result]:
     """Run the strategy: the rounds that are done, and what it returned."""
     lifecycle = host.reporting.lifecycle
+    secure = facts.app.secure_aggregation
+    if secure and not isinstance(handling.strategy, SecureAverage):
+        raise RoundFailed(f"SECURE_AGGREGATION is flip_fl's own average: {handling.name} would need each site's update")
     rounds = _rounds(facts, host, handling, how)
     result = Result()
     resumed = rounds.resume()
@@ -69,6 +74,8 @@ def conduct(handling: Handling, host: Host, facts: RunFacts, how: How) -> tuple[
         host.reporting.reporter.log(text, success=True)
     if rounds.done < rounds.total:
         sites = rounds.grid.await_sites()
+        for error in secure_site_problems(facts.app, sites):
+            raise error
         if problem := handling.unsatisfiable(len(sites)):
             raise RoundFailed(problem)
         rounds.expected = len(sites)
@@ -129,8 +136,12 @@ def _rounds(facts: RunFacts, host: Host, handling: Handling, how: How) -> Rounds
     if handling.noises:
         # A strategy that hides the single site lets nobody know of one.
         lifecycle.counts = replace(lifecycle.counts, told=False)
+    secure = facts.app.secure_aggregation
+    check = MaskedQuarantine() if secure else how.check
+    # Of masked updates nobody can tell how they differ.
+    measure = None if secure else measure_of(handling, facts.app.aggregation_weights or None)
     return Rounds(
-        grid=host.open_grid(facts, check=how.check, weighted_by=handling.weight_key),
+        grid=host.open_grid(facts, check=check, weighted_by=handling.weight_key),
         lifecycle=lifecycle,
         folder=host.home.folder,
         total=facts.num_rounds,
@@ -138,7 +149,7 @@ def _rounds(facts: RunFacts, host: Host, handling: Handling, how: How) -> Rounds
         identity=identity(facts, handling.name, how.arrays),
         best=BestModel(facts.best_metric, facts.best_minimize) if facts.best_metric else None,
         keep_updates=facts.app.cross_site_validation,
-        measure=measure_of(handling, facts.app.aggregation_weights or None),
+        measure=measure,
     )
 
 

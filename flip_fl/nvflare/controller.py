@@ -16,6 +16,7 @@ from flip_fl.aggregate.optimizers import ServerOptimizer, read_optimizer
 from flip_fl.app.config import AppConfig, load_config
 from flip_fl.app.forms import FormKind, form_of
 from flip_fl.app.plan import Stage, rounds_of, stages_in
+from flip_fl.app.secure import engine_problem
 from flip_fl.app.weights import Frame, StartingModel
 from flip_fl.nvflare.aggregator import SlotOrderAggregator
 from flip_fl.nvflare.persistor import ArrayPersistor
@@ -105,6 +106,9 @@ class FlipController(SiteTasks):
     def _settle(self, config: AppConfig) -> None:
         """Look up in the app's config.json what the job leaves to it."""
         self._config = config
+        refused = engine_problem(config, "nvflare")
+        if refused is not None:
+            raise RoundFailed(refused.sentence)
         given = self.stages or {"": self.num_rounds}
         if not all(given.values()):
             said = rounds_of(config)

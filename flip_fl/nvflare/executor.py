@@ -27,6 +27,7 @@ from flip_fl.app.isolation.rules import Isolation, Level
 from flip_fl.app.plan import total_rounds
 from flip_fl.app.runner import Result, Session, run_task
 from flip_fl.app.script import Script
+from flip_fl.app.secure import engine_problem
 from flip_fl.app.site import SiteSpec
 from flip_fl.data.sources import open_source
 from flip_fl.nvflare.old_paths import accept_old_paths
@@ -160,9 +161,12 @@ def call_of(
 ) -> Call | None:
     """The way to the app's code; None where it is called in this process. ``environment``: what the app has of its own.
 
-    Raises ``AppError`` for a form that is not run here.
+    Raises ``AppError`` for a form that is not run here, and for secure aggregation: no update may leave without it.
     """
     form = form_of(app_dir)
+    unable = engine_problem(load_config(app_dir), NAME)
+    if unable is not None:
+        raise AppError(f"{unable.what}: {unable.fix}")
     if form.kind is FormKind.CLIENT_API:
         return Script(form, SCRIPT_HOST, job, asks=not local, level=level, wanted=wanted, environment=environment)
     refused = refusal(form, NAME)

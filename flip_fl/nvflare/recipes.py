@@ -19,6 +19,7 @@ from typing import Any, ClassVar, TypedDict, Unpack, get_type_hints
 from uuid import UUID, uuid4
 
 from flip_fl.app.config import load_config
+from flip_fl.app.secure import check_engine
 from flip_fl.app.travel import digests
 from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues, template_dir
@@ -106,7 +107,7 @@ class FlipRecipe:
     """What the recipes have in common; use one of those.
 
     Raises ``TypeError`` for an argument that it does not take, and ``FlipError``: E0202, E0301..E0304 for the app's
-    config, E0303 for an argument that is out of range and for an app of another job type.
+    config, E0303 for an argument that is out of range and for an app of another job type, E0221.
     """
 
     job_type: ClassVar[JobType]
@@ -141,6 +142,7 @@ class FlipRecipe:
         if config.job_type is not self.job_type:
             said["job_type"] = self.job_type.value
         self.config = config.with_values(said)
+        check_engine(self.config, "nvflare")
         self.model_id = UUID(str(told.get("model_id") or config.flip_model_id or uuid4()))
         waits = {**_waits(template_dir("nvflare", self.job_type.value)), **_chosen(told)}
         self.values = JobValues.of(self.config, (), self.model_id, str(told.get("project_id", "")), **waits)

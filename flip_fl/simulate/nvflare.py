@@ -13,8 +13,9 @@ from uuid import UUID
 
 import psutil
 
-from flip_fl.app.config import CONFIG_FILE, AppConfig
+from flip_fl.app.config import CONFIG_FILE, AppConfig, load_config
 from flip_fl.app.forms import check_form
+from flip_fl.app.secure import check_engine
 from flip_fl.app.travel import check_modules
 from flip_fl.environment import scrubbed
 from flip_fl.errors import FlipError
@@ -43,6 +44,7 @@ class NVFlare:
     def check_app(self, app_dir: Path) -> None:
         check_modules(app_dir)
         check_form(app_dir, self.name)
+        check_engine(load_config(app_dir), self.name)
 
     def start(
         self, config: AppConfig, slots: Sequence[str], model_id: UUID, folder: RunFolder, project_id: str = ""

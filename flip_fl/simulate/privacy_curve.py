@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 
+from flip_fl.app.config import AppConfig
 from flip_fl.dashboard.story import PrivacyCurve, PrivacyPoint, Story
 from flip_fl.errors import FlipError
 from flip_fl.privacy.calibration import round_epsilon
@@ -39,8 +40,11 @@ min_cohort = 0
 """
 
 
-def check_curve(options: RunOptions) -> None:
+def check_curve(options: RunOptions, config: AppConfig) -> None:
     """Whether the runs of a curve can be had. Raises ``FlipError`` E0102, E0509."""
+    if config.secure_aggregation and options.clipping_norm is None:
+        problem = "--privacy-curve: with SECURE_AGGREGATION nobody knows the norm of a site's update"
+        raise FlipError("E0102", problem=problem, usage="the run with --clipping-norm")
     if options.site_policy is not None:
         problem = "--privacy-curve: its runs have policies of their own, with a noise for each epsilon"
         raise FlipError("E0102", problem=problem, usage="the run without --site-policy")

@@ -93,7 +93,7 @@ def run(options: RunOptions, progress: Tell) -> RunOutcome:
     if options.site_policy is not None:
         check_installed(read_policy(options.site_policy))
     if options.privacy_curve:
-        check_curve(options)
+        check_curve(options, config)
     if options.baselines:
         check_comparable(config)
     engine.check_app(app)

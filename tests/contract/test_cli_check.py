@@ -120,3 +120,27 @@ def test_a_job_type_or_a_name_that_cannot_be_is_refused_with_a_right_one(tmp_pat
     done = flip_fl("new", "my app", cwd=tmp_path)
     assert (done.exit_code, done.stderr.splitlines()[0].partition(":")[0]) == (2, "error[FLIP-E0102]")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_secure_aggregation_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
+    """Before anything starts: on NVFLARE, and for two sites; each error says why and what to do instead."""
+    write_app(tmp_path / "app", config={"job_type": "standard", "IMAGING": False, "SECURE_AGGREGATION": True})
+    done = flip_fl("check", "app", "--static", cwd=tmp_path)
+    assert done.exit_code == 0
+    assert "masked, 8 bytes a number: the FL server has their mean and no site's own" in done.stdout
+    assert "SECURE_AGGREGATION is true, and nvflare has none that FLIP can use" in done.stdout
+    done = flip_fl("check", "app", "--static", "--engine", "nvflare", cwd=tmp_path)
+    assert done.exit_code == 1
+    assert "fail[FLIP-E0221]" in done.stdout
+    done = flip_fl("run", "app", "--engine", "nvflare", "--sites", "3", cwd=tmp_path)
+    assert done.exit_code == 2
+    assert "error[FLIP-E0221]: SECURE_AGGREGATION is true, and nvflare has none that FLIP can use\n" in done.stderr
+    assert "  fix: run it with --engine flower" in done.stderr
+    done = flip_fl("run", "app", "--engine", "flower", "--sites", "2", cwd=tmp_path)
+    assert done.exit_code == 2
+    words = "secure aggregation needs at least 3 sites, 2 are chosen (Trust_1, Trust_2)"
+    assert f"error[FLIP-E0515]: {words}\n" in done.stderr
+    assert "  why: of two sites each would learn the other's update" in done.stderr
+    done = flip_fl("run", "app", "--engine", "flower", "--sites", "3", "--privacy-curve", "8", cwd=tmp_path)
+    assert done.exit_code == 2
+    assert "nobody knows the norm of a site's update" in done.stderr

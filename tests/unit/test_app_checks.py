@@ -12,6 +12,7 @@ import pytest
 
 from flip_fl.app.checks import CheckedApp, check_app
 from flip_fl.app.config import load_config
+from flip_fl.app.secure import check_engine
 from flip_fl.errors import FlipError
 from flip_fl.values import JobType
 from tests.support.app import CONFIG, TRAINER, write_app
@@ -243,3 +244,59 @@ def test_what_stage_two_takes_over_must_reach_the_sites(pattern: str, tmp_path: 
 def test_the_examples_pass(name: str) -> None:
     """The examples in the repository are apps like any other."""
     assert check_app(Path(__file__).parents[2] / "examples" / name, SLOTS).parameters
+
+
+SECURE = {"SECURE_AGGREGATION": True}
+THREE = ("Trust_1", "Trust_2", "Trust_3")
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "why"),
+    [
+        ({**SECURE, "CROSS_SITE_VALIDATION": True}, "CROSS_SITE_VALIDATION", "single site's model, which nobody has"),
+        ({**SECURE, "AGGREGATION_WEIGHTS": dict.fromkeys(THREE, 1)}, "AGGREGATION_WEIGHTS", "is its num_examples"),
+        ({**SECURE, "MIN_CLIENTS": 2}, "MIN_CLIENTS", "tells each of them the others' part"),
+        ({**SECURE, "job_type": "diffusion_model"}, "SECURE_AGGREGATION", "a job of type diffusion_model cannot"),
+        ({"SECURE_AGGREGATION_RANGE": 8}, "SECURE_AGGREGATION_RANGE", "without SECURE_AGGREGATION nothing has a range"),
+    ],
+)
+def test_what_secure_aggregation_cannot_work_with_is_refused(
+    config: dict[str, Any], key: str, why: str, tmp_path: Path
+) -> None:
+    """What needs a single site's update is refused by its name, before a run finds out that nobody has it."""
+    app = write_app(tmp_path / "app", config={"job_type": "standard", "IMAGING": False, **config})
+    with pytest.raises(FlipError) as caught:
+        check_app(app, THREE)
+    assert (caught.value.code, caught.value.facts["key"]) == ("E0303", key)
+    assert why in caught.value.why
+
+
+def test_secure_aggregation_is_for_neutral_apps(tmp_path: Path) -> None:
+    """A script sends its model by itself: nothing of ours could mask it."""
+    config = {"job_type": "standard", "IMAGING": False, **SECURE}
+    with pytest.raises(FlipError) as caught:
+        check_app(write_app(tmp_path / "app", trainer=SCRIPT, config=config), THREE)
+    assert (caught.value.code, caught.value.facts["key"]) == ("E0303", "SECURE_AGGREGATION")
+    assert "for neutral apps" in caught.value.why
+
+
+@pytest.mark.parametrize("sites", [1, 2])
+def test_secure_aggregation_of_two_sites_is_refused(sites: int, tmp_path: Path) -> None:
+    """Of two each would learn the other's update: the error says so."""
+    app = write_app(tmp_path / "app", config={"job_type": "standard", "IMAGING": False, **SECURE})
+    with pytest.raises(FlipError) as caught:
+        check_app(app, THREE[:sites])
+    assert caught.value.code == "E0515"
+    assert "each would learn the other's update" in caught.value.why
+
+
+def test_secure_aggregation_is_refused_on_nvflare(tmp_path: Path) -> None:
+    """NVFLARE's server could not read the model: it is said before anything starts, and Flower is named."""
+    app = write_app(tmp_path / "app", config={"job_type": "standard", "IMAGING": False, **SECURE})
+    config = check_app(app, THREE).config
+    check_engine(config, "flower")
+    with pytest.raises(FlipError) as caught:
+        check_engine(config, "nvflare")
+    assert caught.value.code == "E0221"
+    assert "can never read the model" in caught.value.why
+    assert "--engine flower" in caught.value.fix

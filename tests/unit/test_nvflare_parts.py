@@ -16,6 +16,7 @@ from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 
+from flip_fl.app.config import load_config
 from flip_fl.app.failures import Failure
 from flip_fl.app.faults import AppError
 from flip_fl.app.isolation.call import IsolatedCall
@@ -24,7 +25,7 @@ from flip_fl.app.script import Script
 from flip_fl.errors import FlipError
 from flip_fl.jobs.templates import JobValues, template_dir
 from flip_fl.nvflare.aggregator import SlotOrderAggregator
-from flip_fl.nvflare.controller import FlipController
+from flip_fl.nvflare.controller import FlipController, RoundFailed
 from flip_fl.nvflare.evaluation import FlipEvaluation
 from flip_fl.nvflare.executor import FlipExecutor, call_of
 from flip_fl.nvflare.filters import KeepOnlyVars, TrimBroadcastVars, TrimEvalBroadcastVars
@@ -33,6 +34,7 @@ from flip_fl.nvflare.locator import CheckpointLocator, StoreLocator
 from flip_fl.nvflare.model_id import find_model_id
 from flip_fl.nvflare.persistor import ArrayPersistor
 from flip_fl.nvflare.protocol import get_batch, get_failure, put_batch, put_failure
+from flip_fl.nvflare.recipes import FlipFedAvgRecipe
 from flip_fl.nvflare.reporter import FlipReporter, model_bytes
 from flip_fl.nvflare.results_json import ResultsJson
 from flip_fl.nvflare.upload import UploadResults
@@ -75,6 +77,20 @@ def test_a_form_that_is_not_run_here_is_refused_at_the_site(
     with pytest.raises(AppError) as refused:
         call_of(app, "a-job", {}, Isolation(), Level.FULL, local=False)
     assert all(words in str(refused.value) for words in said)
+
+
+@pytest.mark.parametrize("trainer", [None, "import nvflare.client"])
+def test_a_site_runs_no_app_that_asks_for_secure_aggregation(trainer: str | None, tmp_path: Path) -> None:
+    """Whoever wrote the job, and whichever controller asks: an update that was to be masked does not leave plain."""
+    app = write_app(tmp_path / "custom", SECURE_AGGREGATION=True)
+    if trainer is not None:
+        (app / "trainer.py").write_text(trainer)
+    with pytest.raises(AppError, match="SECURE_AGGREGATION is true, and nvflare has none that FLIP can use"):
+        call_of(app, "a-job", {}, Isolation(), Level.FULL, local=False)
+    with pytest.raises(RoundFailed, match="SECURE_AGGREGATION is true, and nvflare has none that FLIP can use"):
+        FlipController()._settle(load_config(app))
+    with pytest.raises(FlipError, match="SECURE_AGGREGATION is true"):
+        FlipFedAvgRecipe(app=app)
 
 
 def test_the_way_to_the_code_is_the_form_s(tmp_path: Path) -> None:
