@@ -133,8 +133,8 @@ def _cross_validate(rounds: Rounds, reporting: Reporting | LocalReporting) -> No
 
 def _rounds(facts: RunFacts, host: Host, handling: Handling, how: How) -> Rounds:
     lifecycle = host.reporting.lifecycle
-    if handling.noises:
-        # A strategy that hides the single site lets nobody know of one.
+    if handling.noises or facts.app.secure_aggregation:
+        # What hides the single site lets nobody know of one.
         lifecycle.counts = replace(lifecycle.counts, told=False)
     secure = facts.app.secure_aggregation
     check = MaskedQuarantine() if secure else how.check
