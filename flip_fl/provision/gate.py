@@ -30,7 +30,7 @@ class Watch(Protocol):
     """Who looks at what passes. It must not wait."""
 
     def bars(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request with these headers is answered 403."""
+        """Whether a request with these headers is answered 401."""
         ...
 
     def saw(self, path: str, headers: Mapping[str, str], status: int, address: str | None) -> None:
@@ -61,7 +61,8 @@ async def _pass_on(request: Request) -> Response:
         return JSONResponse({"detail": "not for nodes"}, status_code=403)
     watch: Watch | None = request.app.state.watch
     if watch is not None and watch.bars(request.headers):
-        return JSONResponse({"detail": "this site's certificate has expired"}, status_code=403)
+        # What a node takes for its end: with 403 it would stay, and ask for nothing more.
+        return JSONResponse({"detail": "this site's certificate has expired"}, status_code=401)
     client: httpx.AsyncClient = request.app.state.client
     headers = [(name, value) for name, value in request.headers.items() if name not in _HOP_BY_HOP]
     url = httpx.URL(path=path, query=request.scope["query_string"])

@@ -218,7 +218,7 @@ def test_an_expired_certificate_keeps_its_site_out_until_it_is_renewed(running: 
     eventually(lambda: "Trust_3.crt is refused: it has expired on" in running.server.log.read_text(), 30, "told")
     child = running.start(running.folder / "Trust_3")
     try:
-        eventually(lambda: not child.running, 60, "it has given up")
+        eventually(lambda: not child.running, 120, "it has given up")
         assert running.names(job) == ["Trust_1", "Trust_2"]
     finally:
         child.stop(20.0)
