@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -23,8 +24,8 @@ EMPTY_DISK_BYTES = 100 << 20
 MAX_SKEW_S = 30.0
 
 
-def installation() -> list[Check]:
-    """Versions of flip_fl, the engines and the parts a run needs. Nothing is imported."""
+def installation(origins: Origins) -> list[Check]:
+    """Versions of flip_fl, the engines and the parts that a run needs here. Nothing is imported."""
     rows = [Check("flip_fl", "ok", f"{__version__} on Python {sys.version.split()[0]}")]
     found = {name: _version(name) for name in (*_ENGINES, *_PARTS)}
     engines = [f"{name} {found[name]}" for name in _ENGINES if found[name]]
@@ -32,12 +33,11 @@ def installation() -> list[Check]:
         rows.append(Check("engines", "ok", ", ".join(engines)))
     else:
         rows.append(Check("engines", "warn", "none installed", "a run needs one", "pip install 'flip_fl[nvflare]'"))
-    absent = [name for name in _PARTS if not found[name]]
+    # A trust's site has what trains: hub, store and simulator are elsewhere.
+    absent = [name for name in (("torch",) if _is_site(origins) else _PARTS) if not found[name]]
     what = ", ".join(f"{name} {found[name]}" for name in _PARTS if found[name]) or "none"
     if absent:
-        rows.append(
-            Check("parts", "warn", what, f"{', '.join(absent)} not installed", "pip install 'flip_fl[simulate]'")
-        )
+        rows.append(Check("parts", "warn", what, f"{', '.join(absent)} not installed", _fix_parts(absent)))
     else:
         rows.append(Check("parts", "ok", what))
     return rows
@@ -127,6 +127,8 @@ def hub(origins: Origins, *, fix_key: str | None = None) -> tuple[list[Check], l
 
     ``fix_key`` is what to do about a refused key, where that is more than to run this very command.
     """
+    if _is_site(origins):
+        return [Check("hub", "ok", "not asked: a site reports through the FL server, and has no key to the hub")], []
     try:
         found = hub_probe.probe_address(origins)
     except FlipError as error:
@@ -147,6 +149,18 @@ def state_folder(origins: Origins) -> Path | None:
     """The state folder that the settings name, if any."""
     origin = origins.get("FLIP_STATE_DIR")
     return None if origin is None else Path(origin.value)
+
+
+def _is_site(origins: Origins) -> bool:
+    """Whether who starts here is a trust's FL client; False where that is not clear."""
+    try:
+        return not settings.is_dev(origins.file) and settings.resolve_role(origins.file) is Role.CLIENT
+    except FlipError:
+        return False
+
+
+def _fix_parts(absent: Sequence[str]) -> str:
+    return "pip install 'flip_fl[torch]'" if list(absent) == ["torch"] else "pip install 'flip_fl[simulate]'"
 
 
 def _failed(name: str, error: FlipError) -> Check:

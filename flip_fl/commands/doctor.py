@@ -69,7 +69,7 @@ def doctor(
     origins = Origins(file)
     told, rows = checks.outboxes(origins, state)
     done = [
-        *checks.installation(),
+        *checks.installation(origins),
         *checks.configuration(origins),
         *told,
         checks.isolation(origins),
