@@ -173,6 +173,7 @@ def test_a_backup_of_an_older_version_is_brought_up_to_date(filled: World, tmp_p
             "ALTER TABLE model DROP COLUMN counted_to",
             "DROP TABLE fl_metric_blocks",
             "DROP INDEX ix_fl_logs_failures",
+            "DROP INDEX ix_fl_logs_starts",
             *(f"DROP TABLE {name}" for name in ("hub_session", "hub_token_project", "hub_token", "hub_service_key")),
             "DROP TABLE hub_audit",
             *(
