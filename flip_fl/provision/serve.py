@@ -26,6 +26,7 @@ from flip_fl.provision.nodes import NODES_FILE, Nodes, slots_by_key
 from flip_fl.provision.serve_nvflare import run_nvflare
 from flip_fl.provision.serve_site import run_site
 from flip_fl.provision.site_policy import policy_of
+from flip_fl.provision.verify import check_begun
 from flip_fl.reporting.session import OUTBOX_FOLDER
 from flip_fl.reporting.site_news import SiteNews
 from flip_fl.settings import ServerSettings, load_server
@@ -60,6 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if kit.role is KitRole.SITE:
             policy_of(kit)
             check_settings(kit)
+        check_begun(kit)
         if chosen.background:
             return start_behind(kit)
         with alone(kit):

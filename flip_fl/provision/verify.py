@@ -228,6 +228,19 @@ def _validity(
         yield Finding(name, "fail", error.what, error.why, error.fix, error)
 
 
+def check_begun(kit: Kit) -> None:
+    """Raises ``FlipError`` E0613 where this clock lies before the first second of the kit's certificates.
+
+    NVFLARE's client ends its connecting thread then, and waits for it for ever.
+    """
+    now = datetime.now(UTC)
+    for file in (kit.certificate_file, kit.root_file):
+        certificate = load_certificate(file)
+        if now < certificate.not_valid_before_utc:
+            state, fix = _span(certificate, now), "set this clock by NTP"
+            raise FlipError("E0613", file=file.name, state=state, clock=_clock_words(None), suggestion=fix)
+
+
 def _renewal(kit: Kit, which: str) -> str:
     if which == "CA validity":
         return "make all kits anew: flip-fl provision --replace-all --yes"

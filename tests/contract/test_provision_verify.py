@@ -19,7 +19,7 @@ from flip_fl.provision.kit import load_certificate
 from tests.contract.test_cli_json import checked
 from tests.support.cli import Finished, flip_fl
 from tests.support.ports import later_port
-from tests.support.provision import HOST, make, reissue, tree, web_server
+from tests.support.provision import HOST, fill_in, make, reissue, tree, web_server
 
 
 @pytest.fixture(scope="module")
@@ -365,3 +365,19 @@ def test_a_site_s_settings_are_tried_before_a_job_does(engine: str, tmp_path: Pa
     settings.chmod(0o644)
     told = flip_fl("kit", "verify", str(kit), cwd=tmp_path)
     assert f"local/{settings.name} has mode 0644" in told.stdout + told.stderr
+
+
+def test_a_clock_before_the_kit_s_first_second_is_told_at_the_start(kits: Path) -> None:
+    """NVFLARE's client would wait for ever, without a word, and pass for a site that runs."""
+    fill_in(kits)
+    reissue(kits, "Trust_1", begin=timedelta(hours=1), end=timedelta(days=9))
+    done = subprocess.run(
+        [str(kits / "Trust_1/startup/start.sh")],
+        env={"PATH": "/usr/bin:/bin", "FLIP_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "FLIP-E0613" in done.stderr
+    assert "set this clock by NTP" in done.stderr
