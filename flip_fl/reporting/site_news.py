@@ -22,13 +22,12 @@ from flip_fl.errors import FlipError
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.reporter import Reporter
 from flip_fl.reporting.stats import find_outboxes, read_stats
+from flip_fl.values import WORTH_TELLING_SKEW_S
 
 logger = logging.getLogger("flip_fl.reporting")
 
 FILE = "site-news.json"
 UNKNOWN = "an unknown address"
-# As the hub's own: less is told of no clock.
-SKEW_S = 30.0
 # A site whose address changes with every attempt must not fill the disk.
 MAX_KEPT = 100
 
@@ -93,7 +92,7 @@ class SiteNews:
     def clock(self, slot: str, told: float) -> None:
         """``slot`` said just now that it is ``told`` (seconds since 1970)."""
         ahead_s = round(told - time.time(), 1)
-        if abs(ahead_s) > SKEW_S or slot in self._clocks:
+        if abs(ahead_s) > WORTH_TELLING_SKEW_S or slot in self._clocks:
             self._waiting.put(lambda: self._clock(slot, ahead_s))
 
     def _work(self) -> None:
@@ -117,12 +116,12 @@ class SiteNews:
 
     def _clock(self, slot: str, ahead_s: float) -> None:
         before = self._clocks.pop(slot, None)
-        if abs(ahead_s) > SKEW_S:
+        if abs(ahead_s) > WORTH_TELLING_SKEW_S:
             self._clocks[slot] = SiteClock(slot, ahead_s, _now())
             if before is None:
                 logger.warning("the clock of %s is off by %+.0f s", slot, ahead_s)
         # A site says the time every few seconds: what is known already is not written again.
-        if before is None or slot not in self._clocks or abs(before.ahead_s - ahead_s) > SKEW_S:
+        if before is None or slot not in self._clocks or abs(before.ahead_s - ahead_s) > WORTH_TELLING_SKEW_S:
             self._known.clocks = list(self._clocks.values())
             self._keep()
 
