@@ -1,6 +1,6 @@
 """Scripts and style sheets without what only their authors read: comments, indentation, spaces between signs.
 
-Line ends stay, so a script's own rules of where a statement ends do, and an error names a line that can be found.
+A script's line ends stay, so its own rules of where a statement ends do, and an error names a line that can be found.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def style(text: str) -> str:
     bare = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     parts = _CSS_TEXT.split("\n".join(line.strip() for line in bare.splitlines() if line.strip()))
     # Before a colon a space means something: it stands between two selectors.
-    parts[::2] = [re.sub(r" *([{};,]) *|(?<=:) +", lambda found: found[1] or "", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"\s*([{};,])\s*|(?<=:) +", lambda found: found[1] or "", part) for part in parts[::2]]
     return "".join(parts) + "\n"
 
 

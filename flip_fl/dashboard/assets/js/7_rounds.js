@@ -1,5 +1,5 @@
 // The grid round x site, and who is slow.
-const CELLS = 2000;
+const CELLS = 1500;
 
 function roundsGrid(first, view) {
   let model = first, until = null, grid = null, buttons = [], rounds = [], sites = [], shape = "", newest = 0, most = 100, seenAt = null;
@@ -60,7 +60,7 @@ function roundsGrid(first, view) {
     const all = [...model.story.rounds].sort((a, b) => a.number - b.number);
     const end = until ?? all.length;
     sites = model.sites.filter((x) => askedIn(model.story.rounds).has(x.slot));
-    most = Math.max(20, Math.min(100, Math.floor(CELLS / sites.length)));
+    most = Math.max(10, Math.min(100, Math.floor(CELLS / sites.length)));
     rounds = all.slice(Math.max(0, end - most), end);
     newest = all.length ? all.at(-1).number : 0;
     const stats = siteTimes(all, sites), times = sites.some((x) => Number.isFinite(stats.get(x.slot).seconds));

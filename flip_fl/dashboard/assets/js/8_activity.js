@@ -66,7 +66,7 @@ function history(model) {
       h("td", { class: "nowrap" }, t.previous && t.previous !== t.status ? h("span", { class: "soft small" }, `${word(t.previous)} → `) : null, h("span", { class: `tag word ${state.tone}` }, word(t.status))),
       h("td", { class: "who" }, t.by),
       h("td", { class: "num" }, t.applied && t.status !== "PENDING" ? duration((until - ms(t.at)) / 1000).replace("–", "") : ""),
-      h("td", {}, [t.reason, t.applied ? null : `ignored: the run was ${WORDS.states[t.previous || model.story.status].word.toLowerCase()}`].filter(Boolean).join(" · ")));
+      h("td", { class: "why" }, [t.reason, t.applied ? null : `ignored: the run was ${WORDS.states[t.previous || model.story.status].word.toLowerCase()}`].filter(Boolean).join(" · ")));
   });
   return section("history", "Status history", null, h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Status history" }, h("table", {},
     h("thead", {}, h("tr", {}, ["Time (UTC)", "State", "By"].map((x) => h("th", { scope: "col" }, x)), h("th", { scope: "col", class: "num" }, "For"), h("th", { scope: "col" }, "Remark"))), h("tbody", {}, rows))));
