@@ -30,7 +30,7 @@ from tests.support.browser import Browser, chromium
 
 FIRST = "page: first plot of {sites} sites x {rounds} rounds x {labels} metrics"
 FOCUS = "page: one of {sites} sites brought to the front (p95)"
-TASK = "page: longest task while that run is scrolled through"
+TASK = "page: longest task while that run is scrolled through (median of visits)"
 # By how many metrics the run has: within how many seconds its first plot is to be there.
 GOALS_S: Mapping[int, float] = {20: 1.0, 50: 1.5}
 FOCUS_MS, TASK_MS = 50.0, 200.0
@@ -61,11 +61,14 @@ class Effort:
 
 @dataclass
 class Looked:
-    """What was found, in seconds: by metrics of the run until its first plot, and of the biggest run the rest."""
+    """What was found, in seconds: by metrics of the run until its first plot, and of the biggest run the rest.
+
+    ``tasks_s``: the longest task of each visit.
+    """
 
     first_s: dict[int, list[float]] = field(default_factory=dict)
     focus_s: list[float] = field(default_factory=list)
-    task_s: float = 0.0
+    tasks_s: list[float] = field(default_factory=list)
 
 
 def measure() -> list[Figure]:
@@ -87,7 +90,7 @@ def figures(effort: Effort, found: Looked) -> list[Figure]:
         for labels, seconds in found.first_s.items()
     ]
     rows.append((FOCUS.format(**size), _p95(found.focus_s) * 1000, "ms", FOCUS_MS))
-    rows.append((TASK, found.task_s * 1000, "ms", TASK_MS))
+    rows.append((TASK, statistics.median(found.tasks_s) * 1000, "ms", TASK_MS))
     return [Figure(name, value, unit, None, f"≤ {most:g}", value <= most) for name, value, unit, most in rows]
 
 
@@ -99,8 +102,8 @@ def measure_big(effort: Effort) -> Looked:
             folder = Path(name)
             with served_hub(folder, f"sqlite:///{folder / 'hub.sqlite'}", 1) as hub:
                 _fill(hub, effort, labels)
-                found.first_s[labels] = [_visit(hub, found, effort, whole=False) for _ in range(effort.visits - 1)]
-                found.first_s[labels].append(_visit(hub, found, effort, whole=labels == max(effort.labels)))
+                whole = labels == max(effort.labels)
+                found.first_s[labels] = [_visit(hub, found, effort, whole=whole) for _ in range(effort.visits)]
     return found
 
 
@@ -145,14 +148,14 @@ def _visit(hub: ServedHub, found: Looked, effort: Effort, *, whole: bool) -> flo
 
 
 def _look_through(browser: Browser, found: Looked, effort: Effort) -> None:
-    found.focus_s = [browser.js(_FOCUS % (k % effort.sites)) / 1000 for k in range(20)]
+    found.focus_s += [browser.js(_FOCUS % (k % effort.sites)) / 1000 for k in range(20)]
     browser.js("window.tasks.length = 0")
     height = browser.js("document.documentElement.scrollHeight")
     for place in range(0, height, 300):
         browser.js(f"window.scrollTo(0, {place})")
         time.sleep(0.05)
     time.sleep(1)
-    found.task_s = max(browser.js("window.tasks"), default=0.0) / 1000
+    found.tasks_s.append(max(browser.js("window.tasks"), default=0.0) / 1000)
 
 
 def _rounds(session: Session, model: UUID, trusts: Mapping[str, UUID], effort: Effort) -> None:

@@ -621,6 +621,19 @@ def test_of_labels_that_are_partly_told_no_share_is(browser: Browser, tmp_path: 
     assert browser.js("document.documentElement.scrollWidth") <= 360
 
 
+def test_a_long_reason_is_read_on_a_phone_without_scrolling(browser: Browser, tmp_path: Path) -> None:
+    """At 360 px a status's reason has a line of its own below it: beside four columns it was a letter a line."""
+    story = dashboard.failed()
+    reason = "Trust_2: CUDA out of memory. Tried to allocate 2.00 GiB (GPU 0; 7.79 GiB total capacity)"
+    last = story.history[-1].model_copy(update={"reason": reason})
+    path = tmp_path / "reason.html"
+    report.write_report(story.model_copy(update={"history": [*story.history[:-1], last]}), path)
+    _open(browser, path, width=360)
+    assert browser.js("(n => n.scrollWidth <= n.clientWidth)(document.querySelector('#history .scroll'))")
+    assert browser.js("document.querySelector('#history tbody tr:last-child').offsetHeight") < 150
+    assert browser.js("document.querySelector('#history tbody tr:last-child').innerText").endswith(reason)
+
+
 def test_the_time_of_each_site_is_computing_sending_and_waiting(browser: Browser, pages: dict[str, Path]) -> None:
     """A bar a site, in one round or as the median: its parts add up to the round, and the slowest is named with how
     many times the median it took."""

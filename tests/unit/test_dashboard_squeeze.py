@@ -33,5 +33,5 @@ def test_a_style_sheet_keeps_its_meaning() -> None:
         "  @media (x: 1px) { d { e: f } }\n"
     )
     assert squeeze.style(written) == (
-        'a :hover,b > c{margin:0 2px;width:calc(1px + 2px);content:"a ;  b"}\n@media (x:1px){d{e:f}}\n'
+        'a :hover,b > c{margin:0 2px;width:calc(1px + 2px);content:"a ;  b"}@media (x:1px){d{e:f}}\n'
     )
