@@ -30,7 +30,7 @@ ADDED = [
     for clients in flower_wrapping.CLIENTS
     for hub in flower_wrapping.HUBS
 ]
-AT_WORK = [Added(2, "at 50 ms", bare_s=2.0, added_s=0.01, pace=pace) for pace in flower_wrapping.PACES]
+AT_ONCE = Added(2, "at 50 ms", bare_s=0.01, added_s=0.01, rival_s=2.2, at_work=False)
 NAMES = [
     "the standard example, 2 sites × 5 rounds: in-process grid beside Flower with Ray",
     "the standard example, 2 sites × 5 rounds: in-process grid beside NVFLARE simulator",
@@ -58,10 +58,7 @@ def test_each_figure_lands_in_the_file_with_its_rival_and_its_goal(tmp_path: Pat
     assert all(row.keys() == {"name", "value", "unit", "rival", "goal", "met"} for row in rows)
     assert all(isinstance(row["value"], float) and row["unit"] and row["goal"] for row in rows)
     assert [row["name"] for row in rows if row["rival"] is None] == [name for name in NAMES if name.endswith("hung")]
-    assert [figure.name for figure in flower_wrapping.figures(AT_WORK)] == [
-        f"{NAMES[2]}; clients that work 1 s at the same time",
-        f"{NAMES[2]}; clients that work 1 to 1.5 s each",
-    ]
+    assert AT_ONCE.name == f"{NAMES[2]}; clients that answer at once"
     assert [line.partition("  ")[0] for line in table(_all()).splitlines()[1:]] == NAMES
 
 
@@ -79,6 +76,8 @@ def test_a_goal_counts_as_met_up_to_its_limit_and_not_beyond() -> None:
 
     assert [engines(50.0), engines(49.9)] == [True, False]
     assert [added(0.020, 0.1), added(0.021, 0.1), added(0.03, 3.0), added(0.031, 3.0)] == [True, False, True, False]
+    at_once = [replace(AT_ONCE, added_s=added_s).met for added_s in (0.022, 0.023)]
+    assert at_once == [True, False]
     assert large(COSTS[OURS]) == [True, True]
     assert large(Cost((22.1, 22.1, 0.0), 1101.0)) == [False, False]
 
@@ -101,16 +100,16 @@ def test_what_an_import_loads_is_seen() -> None:
 @pytest.mark.timeout(120)
 def test_a_round_is_measured_bare_wrapped_and_with_a_post_for_every_metric() -> None:
     """The measurement itself asserts that the hub gets every report and every post: a broken side is no fast side."""
-    pace = Pace("at work", 0.2, 0.3)
-    found = flower_wrapping.measure_added(Effort(clients=(1,), block_s=0.01, pairs=1, paced_pairs=1, paces=[pace]))
-    slow, at_work, hung = found
-    assert [(each.hub, each.pace) for each in found] == [("at 50 ms", None), ("at 50 ms", pace), ("hung", None)]
+    pace = Pace(0.2, 0.3)
+    found = flower_wrapping.measure_added(Effort(clients=(1,), block_s=0.01, pairs=1, paced_pairs=1, pace=pace))
+    at_work, at_once, hung = found
+    assert [(each.hub, each.at_work) for each in found] == [("at 50 ms", True), ("at 50 ms", False), ("hung", True)]
     # Not a time of ours: 20 answers that each take 50 ms.
-    assert slow.rival_s is not None
-    assert slow.rival_s > 20 * 0.05
+    assert at_work.rival_s is not None
+    assert at_work.rival_s > 20 * 0.05
     assert hung.rival_s is None
     # A site at work takes its time in both phases.
-    assert at_work.bare_s > 2 * pace.most_s
+    assert at_work.bare_s > 2 * pace.most_s > at_once.bare_s
 
 
 @pytest.mark.parametrize("grid", [DEFAULT, OURS])
