@@ -41,6 +41,7 @@ from flip_fl.hub.routes import (
     streams,
 )
 from flip_fl.hub.service_keys import KeyRing
+from flip_fl.hub.shared import Shared
 from flip_fl.hub.silence import SilenceRule
 from flip_fl.hub.sweep import sweep
 from flip_fl.hub.tables import utc_now
@@ -74,6 +75,7 @@ def create_app(settings: HubSettings) -> FastAPI:
     app.state.service_keys = KeyRing(settings.service_key_hash)
     app.state.throttle = Throttle(settings.wrong_keys_per_minute)
     app.state.plots = PlotCache()
+    app.state.stories = Shared()
     app.state.meters = Meters()
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(BodyDeadline)

@@ -89,7 +89,7 @@ def build_story(
     if found is None:
         return None
     model, project = found
-    partial = rows_at_once is not None and _has_more(model_id, rows_at_once, session)
+    partial = rows_at_once is not None and has_more(model_id, rows_at_once, session)
     rows = _newest_start(model_id, session) if partial else log_rows(model_id, session, in_words=feed)
     series, refused = stored_series(model_id, session), refused_values(model_id, session)
     names = series_names(model_id, session)
@@ -137,7 +137,8 @@ def build_story(
     )
 
 
-def _has_more(model_id: UUID, most: int, session: Session) -> bool:
+def has_more(model_id: UUID, most: int, session: Session) -> bool:
+    """Whether the model has more than ``most`` rows."""
     query = select(FlLog.id).where(col(FlLog.model_id) == model_id).order_by(col(FlLog.id)).offset(most).limit(1)
     return session.exec(query).first() is not None
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import insert
 
 from flip_fl.dashboard.story import Story
 from flip_fl.data.manifest import Manifest, SkipReason
 from flip_fl.hub import admin, database, nets
-from flip_fl.hub.story import build_story, headline
-from flip_fl.hub.tables import FlMetric
+from flip_fl.hub.story import FEW_POINTS, build_story, headline
+from flip_fl.hub.tables import FlLog, FlMetric
 from flip_fl.values import ModelStatus
 from tests.support.hub import T0, RunningHub, item, metric
 
@@ -515,3 +517,28 @@ def test_a_story_reads_one_moment(hub: RunningHub) -> None:
 def test_the_headline_says_what_happened(text: str, expected: str) -> None:
     """The exception's own line stands first, whatever surrounds it."""
     assert headline(text) == expected
+
+
+def test_readers_of_a_big_run_share_the_story_that_is_being_made(hub: RunningHub) -> None:
+    """Each for himself they would keep the hub busy for as many stories; the next reader is told what came since."""
+    with hub.world.session() as session:
+        rows = [
+            {
+                "model_id": hub.world.model_id,
+                "log": f"line {number}",
+                "success": True,
+                "occurred_at": T0,
+                "log_date": T0,
+                "details": "{}",
+            }
+            for number in range(FEW_POINTS + 1)
+        ]
+        session.execute(insert(FlLog), rows)
+        session.commit()
+    with ThreadPoolExecutor(8) as readers:
+        told = list(readers.map(lambda _: hub.model("GET", "/story?feed=5").json(), range(8)))
+    assert len({story["generated_at"] for story in told}) < len(told)
+    assert all(len(story["feed"]) == 5 for story in told)
+    hub.batch(item("log", log="what came since"))
+    assert hub.read("/story?feed=5")["feed"][-1]["text"] == "what came since"
+    assert hub.read("/story?rows=few&feed=5")["partial"] is True

@@ -6,11 +6,13 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
 
 from flip_fl.dashboard.story import Story
-from flip_fl.hub import admin, audit
+from flip_fl.hub import admin, audit, database
 from flip_fl.hub.access import Operator, Viewer, acting, visible_model
 from flip_fl.hub.feed import ILogRow, i_log_rows
 from flip_fl.hub.model_service import (
@@ -20,8 +22,9 @@ from flip_fl.hub.model_service import (
     get_model_status,
 )
 from flip_fl.hub.routes.dependencies import Reading, Rule, Writing, live_model, live_status, missing
+from flip_fl.hub.shared import Shared
 from flip_fl.hub.silence import silent_runs
-from flip_fl.hub.story import FEW_POINTS, Plots, build_story
+from flip_fl.hub.story import FEW_POINTS, Plots, build_story, has_more
 from flip_fl.hub.tables import utc_now
 from flip_fl.values import ModelStatus
 
@@ -61,10 +64,10 @@ def read_status(model_id: UUID, who: Viewer, session: Reading, rule: Rule) -> St
 
 
 @router.get("/story", response_model=Story)
-def read_story(
+async def read_story(
     model_id: UUID,
+    request: Request,
     who: Viewer,
-    session: Reading,
     rule: Rule,
     plots: Plots = "points",
     feed: Annotated[int | None, Query(ge=1, le=100_000)] = None,
@@ -73,17 +76,32 @@ def read_story(
     """The whole run as one document. `plots=listed` leaves the points out, `few` does so for more than 20,000.
 
     `feed` keeps the newest so many lines of the activity. With `rows=few` a run of more than 20,000 lines is told
-    at once as `partial`, without its rounds and activity. 404 if absent, 400 if deleted.
+    at once as `partial`, without its rounds and activity. Who asks for all of such a run while another's answer is
+    being made gets that one. 404 if absent, 400 if deleted.
     """
-    visible_model(model_id, who, session)
-    live_status(model_id, session)
-    story = build_story(
-        model_id, session, rule=rule, plots=plots, feed=feed, rows_at_once=FEW_POINTS if rows == "few" else None
-    )
-    if story is None:
+    engine: Engine = request.app.state.engine
+
+    def look() -> bool:
+        with database.reading(engine) as session:
+            visible_model(model_id, who, session)
+            live_status(model_id, session)
+            return rows == "all" and has_more(model_id, FEW_POINTS, session)
+
+    def told() -> bytes | None:
+        most = FEW_POINTS if rows == "few" else None
+        with database.reading(engine) as session:
+            story = build_story(model_id, session, rule=rule, plots=plots, feed=feed, rows_at_once=most)
+        # It is valid as it was built: of a big run a second look at it takes longer than the hub's own.
+        return None if story is None else story.model_dump_json(by_alias=True).encode()
+
+    if await run_in_threadpool(look):
+        stories: Shared[bytes | None] = request.app.state.stories
+        answer = await stories.get((model_id, plots, feed), told)
+    else:
+        answer = await run_in_threadpool(told)
+    if answer is None:
         raise missing(model_id)
-    # It is valid as it was built: of a big run a second look at it takes longer than the hub's own.
-    return Response(story.model_dump_json(by_alias=True), media_type="application/json")
+    return Response(answer, media_type="application/json")
 
 
 @router.put("")
