@@ -30,6 +30,15 @@ def leave_out(reason: str) -> None:
     pytest.skip(LEFT_OUT + reason)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _keep_torch() -> None:
+    """Keep this process's fork server, which has torch loaded, however long tests take that do not ask it."""
+    from flip_fl.app import child
+    from flip_fl.app.kept_forks import KeptForkServer
+
+    child.servers = KeptForkServer(child.MODULES, child._environment)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """One PostgreSQL server for this worker."""

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,10 +20,12 @@ import pytest
 import requests
 
 from flip_fl import FLIP, FLIPBase, FlipError, ModelStatus, ResourceType, ResultsUploadError
+from flip_fl.core import standard
 from flip_fl.core.journal import JOURNAL, read_journal
 from flip_fl.core.standard import FLIPStandardDev, FLIPStandardProd
 from flip_fl.errors import CleanupError
 from flip_fl.http import HttpConnectionError, HttpStatusError
+from flip_fl.results.sending import send
 from flip_fl.wire import MetricItem, StatusItem
 from tests.support.core import (
     HUB_KEY,
@@ -558,9 +561,15 @@ def test_cleanup_never_removes_the_ground_it_stands_on(
 
 
 def test_results_that_cannot_be_stored_are_an_error_with_its_cause(
-    server: FLIPBase, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    server: FLIPBase,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A missing folder: one fixed sentence, the reason chained, no key in a log."""
+    """A store that is not there: one fixed sentence, the reason chained, no key in a log."""
+    # How long it is tried again is test_results_s3_faults's: 42 seconds.
+    monkeypatch.setattr(standard, "send", partial(send, waits_s=()))
     folder = tmp_path / "results"
     with pytest.raises(ResultsUploadError, match=r"^Unexpected failure uploading results to S3$") as caught:
         server.upload_results_to_s3(folder, MODEL)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from flip_fl.app import child
 from flip_fl.simulate.model import ENGINES, RunOptions, RunOutcome
 from flip_fl.simulate.run import run
+from tests.support import warm
 from tests.support.small_apps import CANARY, ORDINARY, write_app
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm() -> None:
-    """Keep this process's torch loaded between two tests, however long other tests take in between."""
-    child.IDLE_S = 3600.0
+    """A run that is started here begins with a hub that has everything loaded."""
+    warm.simulate_with_warm_hubs()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from flip_fl.dashboard.story import Story
 from flip_fl.settings import DevSettings, load, write_settings_file
 from flip_fl.values import ModelStatus
 from tests.contract.test_cli_json import checked
-from tests.support.cli import SCRIPT, all_commands, environment, flip_fl, installed, served_hub
+from tests.support.cli import SCRIPT, Finished, all_commands, environment, flip_fl, installed, served_hub
 from tests.support.small_apps import write_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -32,7 +32,7 @@ def test_a_run_tells_its_progress_on_stderr_and_its_answer_on_stdout(tmp_path: P
     """Protects pipes and scripts: one JSON document or one table on stdout, lines of progress beside it."""
     # Long enough to be seen by whoever looks three times a second at what a hub is told once a second.
     write_app(tmp_path / "app", GLOBAL_ROUNDS=2, in_train="import time; time.sleep(1)")
-    text = installed("run", "app", "--out", "text", cwd=tmp_path, timeout_s=300)
+    text = installed("run", "app", "--engine", "flower", "--out", "text", cwd=tmp_path, timeout_s=300)
     assert text.exit_code == 0, text.stderr
     assert "\r" not in text.stderr
     assert "\x1b" not in text.stderr + text.stdout
@@ -55,37 +55,6 @@ def _under_runs(folder: Path) -> Path:
     (here / "runs").mkdir(parents=True)
     shutil.copytree(folder, here / "runs" / "copy")
     return here
-
-
-@pytest.mark.xdist_group("cli_run")
-def test_a_run_as_json_is_one_document_with_every_measurement(tmp_path: Path) -> None:
-    """Protects programs that start runs: the measurements per site and round, by the exit code of the run's end."""
-    write_app(tmp_path / "app", GLOBAL_ROUNDS=2)
-    done = installed(
-        "run",
-        "app",
-        "--engine",
-        "flower",
-        "--sites",
-        "3",
-        "--site",
-        "Trust_3",
-        "--site",
-        "Trust_1",
-        "--json",
-        cwd=tmp_path,
-    )
-    answer = checked(done.document(), RunAnswer)
-    assert (done.exit_code, done.stderr, answer.status) == (0, "", "RESULTS_UPLOADED")
-    assert [(row.slot, row.round) for row in answer.rounds] == [
-        ("Trust_1", 1),
-        ("Trust_1", 2),
-        ("Trust_3", 1),
-        ("Trust_3", 2),
-    ]
-    assert all(row.metrics["loss"] is not None for row in answer.rounds)
-    assert answer.results is not None
-    assert answer.results.startswith("s3://")
 
 
 @pytest.mark.xdist_group("cli_run")
@@ -174,7 +143,8 @@ def _rank(example: str, ranks: dict[str, int]) -> int:
 def test_every_example_runs_as_it_stands(tmp_path: Path) -> None:
     """Protects the first line that anybody copies: each example of each help does what it says.
 
-    The first of each command is started as at a shell, its others where everything is loaded already.
+    The first of each command is started as at a shell, its others where everything is loaded already. What the run as
+    JSON says is looked at, too.
     """
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     (tmp_path / "state").mkdir()
@@ -187,6 +157,7 @@ def test_every_example_runs_as_it_stands(tmp_path: Path) -> None:
         server = hub.server_env(FLIP_STATE_DIR=str(tmp_path / "state"))
         write_settings_file(tmp_path / "local" / "flip.env", server)
         started: set[str] = set()
+        measured = False
         for example in _examples():
             words = shlex.split(example)[1:]
             command = _command(example)
@@ -199,7 +170,21 @@ def test_every_example_runs_as_it_stands(tmp_path: Path) -> None:
                 run = flip_fl if command in started else installed
                 done = run(*words, cwd=tmp_path, timeout_s=300)
                 assert done.exit_code == _expected(example), f"{example}\n{done.stdout}\n{done.stderr}"
+                if command == "flip-fl run" and "--json" in words:
+                    _check_measurements(done)
+                    measured = True
             started.add(command)
+    assert measured
+
+
+def _check_measurements(done: Finished) -> None:
+    """A run as JSON is for programs: one document, with every measurement of each site that took part."""
+    answer = checked(done.document(), RunAnswer)
+    assert (done.stderr, answer.status) == ("", "RESULTS_UPLOADED")
+    assert [(row.slot, row.round) for row in answer.rounds] == [("Trust_1", 1), ("Trust_3", 1)]
+    assert all(row.metrics["loss"] is not None for row in answer.rounds)
+    assert answer.results is not None
+    assert answer.results.startswith("s3://")
 
 
 def _command(example: str) -> str:

@@ -171,7 +171,10 @@ def script_of(job_type: str, folder: Path) -> Path:
     )
 
 
-@pytest.mark.parametrize("job_type", ["standard", "fed_opt", "evaluation", "diffusion_model"])
+# Of a script's job, the API's edits of fed_opt and standard are the same, and so is all that is asserted.
+@pytest.mark.parametrize(
+    "job_type", [pytest.param("standard", marks=pytest.mark.soak), "fed_opt", "evaluation", "diffusion_model"]
+)
 def test_scripts_run_as_the_api_submits_them(job_type: str, tmp_path: Path) -> None:
     """None knows flip_fl: each is trained and scored as under FLIP's own template, to results under the API's id."""
     bundle, told = run(job_type, script_of(job_type, tmp_path / "app"), Submission(uuid4(), SLOTS), tmp_path)

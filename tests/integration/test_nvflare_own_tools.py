@@ -79,8 +79,9 @@ def assert_two_rounds(story: Story, end: ModelStatus) -> None:
     assert [[point.round for point in series.points] for series in losses.series] == [[1, 2], [1, 2]]
 
 
-# The other one tells it every day with results that cannot be stored.
-@pytest.mark.parametrize("controller", ["FedAvg", pytest.param("ScatterAndGather", marks=pytest.mark.soak)])
+# Every day ScatterAndGather tells it with results that cannot be stored, and FedAvg with NVFLARE's own hello world.
+@pytest.mark.soak
+@pytest.mark.parametrize("controller", CONTROLLERS)
 def test_nvflares_own_controllers_tell_the_same_story(controller: str, tmp_path: Path) -> None:
     """Under FedAvg and ScatterAndGather: statuses in order, rounds from 1, two results a round, 2 of 2 aggregated."""
     app = write_app(tmp_path / "app")
@@ -153,6 +154,8 @@ def test_nvflares_hello_world_runs_under_its_own_controller(tmp_path: Path) -> N
     assert [(each.returned, each.expected) for each in story.rounds] == [(2, 2), (2, 2)]
     (scores,) = [plot for plot in story.plots if plot.label == "accuracy"]
     assert [[point.round for point in series.points] for series in scores.series] == [[1], [1]]
+    assert [each.number for each in story.rounds] == [1, 2]
+    assert all([cell.state for cell in each.cells] == ["returned", "returned"] for each in story.rounds)
 
 
 def test_an_evaluation_runs_without_a_hub_from_checkpoints_on_the_server(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ class HubKills:
         dice = random.Random(self.kills)
         conf = self.out / "state" / "settings" / "hub.env"
         self._port = int((self.out / "state" / "hub.port").read_text())
-        (first,) = [each for each in psutil.process_iter(["cmdline"]) if str(conf) in (each.info["cmdline"] or [])]
+        first = warm.hubs[conf]
         wait_for(self.begin.exists, "the begin")
         for _ in range(self.kills):
             time.sleep(dice.uniform(0.05, 1.0))
