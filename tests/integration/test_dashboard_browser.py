@@ -826,8 +826,9 @@ def test_what_is_out_of_view_is_not_laid_out(browser: Browser, tmp_path: Path) -
     height = browser.js("document.documentElement.scrollHeight")
     browser.js("document.querySelector('#plot-39').scrollIntoView({ behavior: 'instant' })")
     browser.wait("document.querySelector('#plot-39 svg g.series')")
-    browser.js("document.querySelector('#activity').scrollIntoView({ behavior: 'instant' })")
-    browser.wait(f"{seen}('#rounds table') || {seen}('#sites table')")
+    for part in ("#rounds", "#sites"):
+        browser.js(f"document.querySelector('{part}').scrollIntoView({{ behavior: 'instant' }})")
+        browser.wait(f"{seen}('{part} table')")
     assert abs(browser.js("document.documentElement.scrollHeight") - height) < height / 20
 
 
