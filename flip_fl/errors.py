@@ -1175,7 +1175,7 @@ _ENTRIES = (
     # -- a site's policy and privacy ----------------------------------------------------------------------------
     Entry(
         "E0970",
-        ExitCode.FAILED,
+        ExitCode.USAGE,
         "the site's policy cannot be used: {place}: {problem}",
         "a site whose policy is not understood does not take part",
         "correct the line; flip-fl kit verify KIT reads the policy again",
@@ -1183,7 +1183,7 @@ _ENTRIES = (
     ),
     Entry(
         "E0971",
-        ExitCode.FAILED,
+        ExitCode.USAGE,
         "{name} in {place} cannot be used: {problem}",
         "a site whose policy is not understood does not take part",
         "set FL_SITE_PRIVACY_POLICY to one of {kinds}; the names are {known}",
@@ -1191,7 +1191,7 @@ _ENTRIES = (
     ),
     Entry(
         "E0972",
-        ExitCode.FAILED,
+        ExitCode.USAGE,
         "the site's privacy is configured more than once: {sources}",
         "which of them holds would be a guess",
         "keep one of them: policy.toml says all that the others can",

@@ -42,7 +42,10 @@ EVERY_S = 3.0
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0 when it was stopped, 1 when a part of it ended by itself or it could not start."""
+    """The exit code: 0 when it was stopped, 1 when a part of it ended by itself, else that of what refused the start.
+
+    2 is for what must be mended in the kit first (its settings, its policy): a service is not started again then.
+    """
     parser = argparse.ArgumentParser(prog="flip_fl.provision.serve")
     parser.add_argument("kit", type=Path)
     what = parser.add_mutually_exclusive_group()
@@ -68,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return _serve(kit)
     except FlipError as error:
         tell(error.text())
-        return 1
+        return int(error.exit_code)
 
 
 def _serve(kit: Kit) -> int:

@@ -100,7 +100,7 @@ def test_a_mistake_is_told_with_its_line(text: str, line: int | None, words: str
     assert raised.value.code == "E0970"
     assert raised.value.where == (f"{path}:{line}" if line else str(path))
     assert words in raised.value.what
-    assert raised.value.exit_code == 1
+    assert raised.value.exit_code == 2
 
 
 def test_a_policy_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_variable_that_is_not_understood_stops_the_site(
         site_policy(None)
     assert raised.value.code == "E0971"
     assert words in raised.value.what
-    assert raised.value.exit_code == 1
+    assert raised.value.exit_code == 2
 
 
 def test_an_access_policy_document_gives_its_filter_and_its_smallest_cohort(
@@ -210,7 +210,7 @@ def test_two_descriptions_of_one_filter_are_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("FL_SITE_PRIVACY_POLICY", "percentile")
     with pytest.raises(FlipError, match=r"the policy file policy.toml and FL_SITE_PRIVACY_POLICY") as raised:
         site_policy(settings)
-    assert (raised.value.code, raised.value.exit_code) == ("E0972", 1)
+    assert (raised.value.code, raised.value.exit_code) == ("E0972", 2)
     monkeypatch.setenv("ACCESS_POLICY_FILE", str(tmp_path / "policy.toml"))
     with pytest.raises(FlipError, match="ACCESS_POLICY_FILE and FL_SITE_PRIVACY_POLICY"):
         site_policy(None)
