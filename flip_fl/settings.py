@@ -198,6 +198,10 @@ class _Mode(RoleSettings):
     flip_role: Role | None = Field(None, alias="FLIP_ROLE")
 
 
+_READ_BY: Mapping[Role, tuple[type[RoleSettings], ...]] = {
+    Role.SERVER: (ServerSettings, _Mode),
+    Role.CLIENT: (ClientSettings, DevSettings, PolicySettings, _Mode),
+}
 _SettingsT = TypeVar("_SettingsT", bound=RoleSettings)
 
 
@@ -320,19 +324,26 @@ def own_settings_file() -> Path | None:
     return settings_file(slot) if slot else None
 
 
+def names_of(role: Role) -> frozenset[str]:
+    """Every variable that processes of ``role`` read from their settings file; ``privacy_variables`` come on top."""
+    return _names(*_READ_BY[role])
+
+
 def environment_names() -> frozenset[str]:
     """Every variable that settings are read from: what a process that must not inherit any is stripped of."""
-    classes = (ServerSettings, ClientSettings, DevSettings, PolicySettings, HubSettings, TrustSettings, _Mode)
-    fields = (field.alias for cls in classes for field in cls.model_fields.values())
-    return frozenset({"FLIP_SETTINGS_DIR", *(alias for alias in fields if alias)})
+    by_role = (cls for classes in _READ_BY.values() for cls in classes)
+    return _names(*by_role, HubSettings, TrustSettings) | {"FLIP_SETTINGS_DIR"}
+
+
+def _names(*classes: type[RoleSettings]) -> frozenset[str]:
+    return frozenset(field.alias for cls in classes for field in cls.model_fields.values() if field.alias)
 
 
 def site_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """``environment`` for a site's own process on a developer's machine: without what is the server's or the hub's
     alone, and without anything named like a secret.
     """
-    sites = {field.alias for cls in (DevSettings, _Mode) for field in cls.model_fields.values()}
-    withheld = environment_names() - sites - {"FLIP_SETTINGS_DIR"}
+    withheld = environment_names() - _names(DevSettings, _Mode) - {"FLIP_SETTINGS_DIR"}
     return {
         name: value
         for name, value in environment.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -10,10 +11,12 @@ from flip_fl.errors import FlipError
 from flip_fl.provision.extras import LOCAL, settings_name
 from flip_fl.provision.files import Finding
 from flip_fl.provision.kit import Kit, KitRole
+from flip_fl.provision.settings_names import unread_lines
+from flip_fl.values import Role
 
-_ROLES: dict[KitRole, type[settings.RoleSettings]] = {
-    KitRole.SERVER: settings.ServerSettings,
-    KitRole.SITE: settings.ClientSettings,
+_ROLES: dict[KitRole, tuple[type[settings.RoleSettings], Role]] = {
+    KitRole.SERVER: (settings.ServerSettings, Role.SERVER),
+    KitRole.SITE: (settings.ClientSettings, Role.CLIENT),
 }
 
 
@@ -31,16 +34,18 @@ def check_settings(kit: Kit) -> None:
 
 def settings_finding(kit: Kit) -> Iterator[Finding]:
     """What is missing is a warning until the kit is filled in where it is installed; no site starts with either."""
-    role = _ROLES.get(kit.role)
-    if role is None or kit.record is None:
+    if kit.role not in _ROLES or kit.record is None:
         return
+    needed, role = _ROLES[kit.role]
     file = kit.folder / LOCAL / settings_name(kit.record)
     told = file.relative_to(kit.folder)
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # which is told below
+        yield from unread_lines(file, told, role)
     try:
         if kit.role is KitRole.SITE and settings.is_dev(file):
             yield Finding("settings", "warn", f"{told} says LOCAL_DEV=true", "the site's cohort is a local file", None)
             return
-        found = settings.load(role, file)
+        found = settings.load(needed, file)
     except FlipError as error:
         if error.code == "E0401":
             what = f"{told} is not filled in yet: {error.facts['names']}"
@@ -49,7 +54,7 @@ def settings_finding(kit: Kit) -> Iterator[Finding]:
         else:
             yield Finding("settings", "fail", error.what, error.why, error.fix, error)
         return
-    yield Finding("settings", "ok", f"{told} has all that the {role.role} needs")
+    yield Finding("settings", "ok", f"{told} has all that the {needed.role} needs")
     if isinstance(found, settings.ClientSettings):
         yield from _folders(found)
 

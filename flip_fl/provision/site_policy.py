@@ -31,7 +31,8 @@ def policy_finding(kit: Kit) -> Iterator[Finding]:
         return
     if policy is None:
         why = "jobs are not filtered, and may report under any name"
-        yield Finding("policy", "ok", f"none: {LOCAL}/{POLICY_FILE} says nothing", why)
+        fix = f"uncomment in {LOCAL}/{POLICY_FILE} what this site demands; to demand nothing is a choice, too"
+        yield Finding("policy", "warn", f"none: {LOCAL}/{POLICY_FILE} says nothing", why, fix)
         return
     chosen = policy.filters.of_stage(None)
     names = [name for name in ("clipping", "percentile", "gaussian") if getattr(chosen, name) is not None]

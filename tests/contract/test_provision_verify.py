@@ -20,6 +20,7 @@ from tests.contract.test_cli_json import checked
 from tests.support.cli import Finished, flip_fl
 from tests.support.ports import later_port
 from tests.support.provision import HOST, fill_in, make, reissue, tree, web_server
+from tests.support.trust import KEY, filled, running_trust, trust_settings
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,9 @@ def test_a_fresh_kit_is_good_and_looking_changes_nothing(name: str, kits: Path) 
     done = look(kits, name, "--json")
     answer = checked(done.document(), KitVerified)
     assert (done.exit_code, answer.host) == (0, HOST)
-    # What is left to do is said, and no more: nobody has filled in the settings yet.
-    assert {check.name for check in answer.checks if check.state != "ok"} == (
-        set() if name == "admin" else {"settings"}
-    )
+    # What is left to do is said, and no more: nobody has filled in the settings yet, or a site's policy.
+    left = {"server": {"settings"}, "admin": set()}.get(name, {"settings", "policy"})
+    assert {check.name for check in answer.checks if check.state != "ok"} == left
     assert {check.name for check in answer.checks} >= {"key", "chain", "name", "host", "validity", "modes"}
     assert tree(kits) == before
 
@@ -285,8 +285,9 @@ def test_a_policy_with_a_mistake_is_told_with_its_line_and_starts_nothing(engine
     kit = make(tmp_path, "-n", "1", "--host", HOST, "--engine", engine) / "Trust_1"
     fresh = flip_fl("kit", "verify", str(kit), "--json", cwd=tmp_path)
     found = {check["name"]: check for check in json.loads(fresh.stdout)["data"]["checks"]}
-    assert found["policy"]["state"] == "ok"
+    assert (fresh.exit_code, found["policy"]["state"]) == (0, "warn")
     assert found["policy"]["what"].startswith("none")
+    assert "local/policy.toml" in found["policy"]["fix"]
     policy = kit / "local" / "policy.toml"
     assert policy.stat().st_mode & 0o777 == 0o600
     policy.write_text("[filters.clipping]\nnrom = 1.0\n", encoding="utf-8")
@@ -369,6 +370,56 @@ def test_a_site_s_settings_are_tried_before_a_job_does(engine: str, tmp_path: Pa
     settings.chmod(0o644)
     told = flip_fl("kit", "verify", str(kit), cwd=tmp_path)
     assert f"local/{settings.name} has mode 0644" in told.stdout + told.stderr
+
+
+@pytest.mark.parametrize(("key", "state", "told"), [(KEY, "ok", "takes the key"), ("k-471", "fail", "refuses the key")])
+def test_a_trust_s_services_are_asked_whether_they_take_the_key(
+    key: str, state: str, told: str, made: Path, tmp_path: Path
+) -> None:
+    """Protects from a site whose every job is refused; no cohort and no study is asked for, and no key is shown."""
+    kit = Path(shutil.copytree(made / "Trust_1", tmp_path / "Trust_1"))
+    with running_trust(trust_settings(tmp_path, filled(f"sqlite:///{tmp_path}/omop.sqlite", tmp_path))) as trust:
+        (kit / "local/flip.env").write_text(
+            f"LOCAL_DEV=false\nNET_ID=n\nDATA_ACCESS_API_URL={trust.base}\nIMAGING_API_URL={trust.base}/\n"
+            f"TRUST_INTERNAL_SERVICE_KEY={key}\nIMAGES_DIR={trust.images}\n",
+            encoding="utf-8",
+        )
+        done = flip_fl("kit", "verify", str(kit), "--connect", "--json", cwd=tmp_path)
+        assert list(trust.images.iterdir()) == []
+    checks = [check for check in done.document()["data"]["checks"] if check["name"] == "services"]
+    assert [check["state"] for check in checks] == [state] * 2
+    assert all(told in check["what"] for check in checks)
+    assert key not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "what", "fix"),
+    [
+        ("Trust_1", "DATA_ACESS_API_URL=", "nothing reads DATA_ACESS_API_URL", "did you mean DATA_ACCESS_API_URL?"),
+        ("Trust_1", "FL_SITE_PRIVCY_POLICY=x", "nothing reads FL_SITE_PRIVCY_POLICY", "FL_SITE_PRIVACY_POLICY?"),
+        ("Trust_1", "INTERNAL_SERVICE_KEY=s3cret", "nothing reads INTERNAL_SERVICE_KEY", "it is the FL server's"),
+        ("server", "IMAGES_DIR=/data", "nothing reads IMAGES_DIR", "it is the FL client's"),
+        ("Trust_1", "s3cret=", "nothing reads what stands before the =", "take it out; known are "),
+        ("Trust_1", "NET ID=s3cret", "cannot be read", "write NAME=value"),
+        ("Trust_1", "FLIP_STATE_DIR /data", "cannot be read", "write NAME=value"),
+    ],
+)
+def test_a_line_of_the_settings_that_nothing_reads_is_told(
+    name: str, line: str, what: str, fix: str, kits: Path
+) -> None:
+    """A misspelt name has no effect in silence; the engineer is told its line and the name that was meant."""
+    file = kits / name / "local/flip.env"
+    number = len(file.read_text(encoding="utf-8").splitlines()) + 2
+    with file.open("a", encoding="utf-8") as out:
+        out.write(f"\n{line}\nlocal_dev=false\n")
+    done = look(kits, name, "--json")
+    checks = [check for check in done.document()["data"]["checks"] if check["name"] == "settings"]
+    (told,) = [check for check in checks if "is not filled in yet" not in check["what"]]
+    assert (done.exit_code, told["state"]) == (0, "warn")
+    assert told["what"].startswith(f"local/flip.env:{number}")
+    assert what in told["what"]
+    assert fix in told["fix"]
+    assert "s3cret" not in done.stdout
 
 
 def test_a_clock_before_the_kit_s_first_second_is_told_at_the_start(kits: Path) -> None:
