@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flip_fl.errors import FlipError
 from flip_fl.provision.kit import Kit
@@ -91,10 +91,13 @@ def start_behind(kit: Kit) -> int:
     return process.returncode or 1
 
 
-def status(kit: Kit) -> int:
-    """Say whether this kit runs: 0 it does, 1 it does not."""
+def status(kit: Kit, more: Callable[[], str | None] = lambda: None) -> int:
+    """Say whether this kit runs, and ``more`` of one that does: 0 it does, 1 it does not."""
     pid = _running(kit)
     tell(f"{kit.name} runs (process {pid})" if pid is not None else f"{kit.name} does not run")
+    words = more() if pid is not None else None
+    if words is not None:
+        tell(words)
     return 1 if pid is None else 0
 
 

@@ -13,18 +13,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flip_fl.errors import FlipError
 from flip_fl.jobs.lost_runs import STARTED_ANEW, STOPPED_IN_RUN, end_lost_runs
+from flip_fl.provision.connection import connection_words
 from flip_fl.provision.extras import LOCAL
 from flip_fl.provision.kit import NODES, Kit, KitRole, load_certificate, read_kit
 from flip_fl.provision.kit_process import STATE, alone, start_behind, status, stop, tell, while_running
 from flip_fl.provision.local_settings import check_settings
 from flip_fl.provision.nodes import NODES_FILE, Nodes, slots_by_key
-from flip_fl.provision.serve_nvflare import run_nvflare
-from flip_fl.provision.serve_site import run_site
+from flip_fl.provision.serve_nvflare import LOG, run_nvflare
+from flip_fl.provision.serve_site import SUPERNODE_LOG, run_site
 from flip_fl.provision.site_policy import policy_of
 from flip_fl.provision.verify import check_begun
 from flip_fl.reporting.session import OUTBOX_FOLDER
@@ -60,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if chosen.stop:
             return stop(kit)
         if chosen.status:
-            return status(kit)
+            return status(kit, partial(_connection, kit))
         if kit.role is KitRole.SITE:
             policy_of(kit)
             check_settings(kit)
@@ -72,6 +74,13 @@ def main(words: Sequence[str] | None = None) -> int:
     except FlipError as error:
         tell(error.text())
         return int(error.exit_code)
+
+
+def _connection(kit: Kit) -> str | None:
+    """What is known of a site's connection; of a server there is none to tell."""
+    if kit.role is not KitRole.SITE or kit.record is None:
+        return None
+    return connection_words(kit, LOG if kit.record.engine == "nvflare" else f"{STATE}/{SUPERNODE_LOG}")
 
 
 def _serve(kit: Kit) -> int:

@@ -6,6 +6,7 @@ hears a request to end only when it has begun. Its files for the administrator's
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -17,7 +18,9 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from flip_fl.provision.kit import STARTUP, Kit
+from flip_fl.provision.connection import followed
+from flip_fl.provision.connection_nvflare import ClientLog, client_is_connected
+from flip_fl.provision.kit import STARTUP, Kit, KitRole
 from flip_fl.provision.kit_process import STOPPED, tell
 from flip_fl.simulate.processes import Child
 
@@ -31,13 +34,20 @@ MOST_DEATHS, WITHIN_S = 5, 300.0
 AGAIN_S = 5.0
 EVERY_S = 0.2
 GRACE_S = 20.0
-_LOG = "log.txt"
+LOG = "log.txt"
 _PR_SET_PDEATHSIG = 1
 
 
 def run_nvflare(kit: Kit, over: threading.Event) -> int:
     """Run it until it is ``over`` or an administrator shuts it down; 1 when it dies again and again."""
     workspace = Path(os.environ.get("NVFL_WORKSPACE") or kit.folder)
+    with contextlib.ExitStack() as parts:
+        if kit.role is KitRole.SITE:
+            parts.enter_context(followed(kit, workspace / LOG, ClientLog(time.time(), client_is_connected)))
+        return _run(kit, workspace, over)
+
+
+def _run(kit: Kit, workspace: Path, over: threading.Event) -> int:
     deaths: deque[float] = deque(maxlen=MOST_DEATHS)
     while not over.is_set():
         for name in (SHUTDOWN, RESTART):
@@ -53,9 +63,9 @@ def run_nvflare(kit: Kit, over: threading.Event) -> int:
             continue
         deaths.append(time.monotonic())
         if len(deaths) == MOST_DEATHS and deaths[-1] - deaths[0] < WITHIN_S:
-            tell(f"{kit.name} has ended {MOST_DEATHS} times in {WITHIN_S / 60:.0f} min, and is left: see {_LOG}")
+            tell(f"{kit.name} has ended {MOST_DEATHS} times in {WITHIN_S / 60:.0f} min, and is left: see {LOG}")
             return 1
-        tell(f"{kit.name} has ended (exit code {code}), and is started again in {AGAIN_S:.0f} s: see {_LOG}")
+        tell(f"{kit.name} has ended (exit code {code}), and is started again in {AGAIN_S:.0f} s: see {LOG}")
         over.wait(AGAIN_S)
     return STOPPED
 
@@ -83,8 +93,8 @@ def _start(kit: Kit) -> Child:
         start_new_session=True,
         preexec_fn=_with_parent(),
     )
-    tell(f"{kit.name} is started (process {process.pid}); its log is {_LOG}")
-    return Child(kit.name, process, kit.folder / _LOG)
+    tell(f"{kit.name} is started (process {process.pid}); its log is {LOG}")
+    return Child(kit.name, process, kit.folder / LOG)
 
 
 def _with_parent() -> Callable[[], None] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flip_fl.errors import FlipError
 from flip_fl.provision.clock import difference
+from flip_fl.provision.connection import SuperNodeLog, followed
 from flip_fl.provision.gate import HEALTH
 from flip_fl.provision.kit import Kit
 from flip_fl.provision.kit_process import STATE, STOPPED, tell, while_running
@@ -35,6 +36,11 @@ def run_site(kit: Kit, home: Home, over: threading.Event) -> int:
     has missed its heartbeats, and until then this one is started again and again.
     """
     log = kit.folder / STATE / SUPERNODE_LOG
+    with followed(kit, log, SuperNodeLog(time.time())):
+        return _run(kit, home, over, log)
+
+
+def _run(kit: Kit, home: Home, over: threading.Event, log: Path) -> int:
     since = None
     while True:
         begun = log.stat().st_size if log.exists() else 0

@@ -92,6 +92,11 @@ def _script(kit: Path, name: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=_python(), capture_output=True, text=True, timeout=90, check=False)
 
 
+def _told(running: Kits, name: str) -> str:
+    """What a kit's status.sh says."""
+    return _script(running.folder / name, "status.sh").stderr
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kits]:
     """Kits for three slots, of which the server and Trust_1 and Trust_2 run."""
@@ -106,7 +111,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kits]:
     kits = Kits(out, port, None, {})  # type: ignore[arg-type]
     with contextlib.ExitStack() as parts:
         kits.server = kits.start(out / "server")
-        parts.callback(kits.server.stop, 20.0)
+        parts.callback(lambda: kits.server.stop(20.0))
         wait_until(kits.server, lambda: ANSWERS in kits.server.log.read_text(), 120)
         for slot in ("Trust_1", "Trust_2"):
             child = kits.start(out / slot)
@@ -128,6 +133,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sites_are_known_by_the_names_in_their_certificates(running: Kits, job: Path) -> None:
     """A kit that is started is part of the federation, under its slot and no other name."""
     assert running.names(job) == ["Trust_1", "Trust_2"]
+    eventually(lambda: f"connected to localhost:{running.port} since " in _told(running, "Trust_1"), 30, "it is told")
+    assert "connect" not in _told(running, "server")
     assert _script(running.folder / "Trust_1", "status.sh").returncode == 0
     assert _script(running.folder / "Trust_3", "status.sh").returncode == 1
 
@@ -248,6 +255,20 @@ def test_what_was_registered_and_not_written_down_is_found_again(running: Kits, 
     file.write_text(json.dumps({name: node for name, node in before.items() if name != "Trust_2"}))
     eventually(lambda: json.loads(file.read_text()) == before, 60, "the server knows the node again")
     assert running.names(job) == ["Trust_1", "Trust_2"]
+
+
+def test_a_site_says_that_its_server_is_away_and_back(running: Kits) -> None:
+    """That a kit runs does not say that it takes part: its engineer is told, by the same script."""
+    assert "\nconnected to " in _told(running, "Trust_1")
+    running.server.stop(20.0)
+    eventually(
+        lambda: f"\nnot connected to localhost:{running.port}: last tried " in _told(running, "Trust_1"), 60, "lost"
+    )
+    assert _script(running.folder / "Trust_1", "status.sh").returncode == 0
+    begun = len(running.server.log.read_text())
+    running.server = running.start(running.folder / "server")
+    wait_until(running.server, lambda: ANSWERS in running.server.log.read_text()[begun:], 120)
+    eventually(lambda: "\nconnected to " in _told(running, "Trust_1"), 60, "back")
 
 
 def test_a_site_stops_by_its_script(running: Kits) -> None:

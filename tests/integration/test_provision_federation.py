@@ -161,6 +161,8 @@ def test_kits_of_the_first_day_and_added_ones_run_a_job_together(tmp_path: Path)
     job = write_job(tmp_path / "job")
     with started(kits / "server") as server, started(kits / "Trust_1"), started(kits / "Trust_2"):
         done = submit(kits, job)
+        host = f"localhost:{json.loads((kits / 'Trust_1/kit.json').read_text(encoding='utf-8'))['port']}"
+        wait_for(lambda: f"\nconnected to {host} since " in _script(kits / "Trust_1", "status.sh").stderr, "told", 30)
     assert done.returncode == 0, f"{done.stderr}\n{server.read_text(encoding='utf-8')[-4000:]}"
     told = json.loads(done.stderr.splitlines()[-1])
     assert (told["names"], told["status"]) == (["Trust_1", "Trust_2"], "FINISHED:COMPLETED")
@@ -292,7 +294,8 @@ def test_a_kit_runs_once_whichever_way_it_is_started_and_is_stopped_at_any_momen
     assert _clients(kit) == []
     with started(kit):
         wait_for(lambda: len(_clients(kit)) == 1, "the service's client runs", 60)
-        assert _script(kit, "status.sh").returncode == 0
+        told = _script(kit, "status.sh")
+        assert (told.returncode, "\nnot connected to localhost:" in told.stderr) == (0, True), told.stderr
         second = _script(kit, "start.sh")
         assert (second.returncode, "FLIP-E0615" in second.stderr) == (5, True), second.stderr
         (first,) = _clients(kit)
