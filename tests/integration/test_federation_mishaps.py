@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 SLOW = "import time; time.sleep(6)"
 ENDS_WITHIN_S = 300.0
+# What Flower's process of a job says at a site when it has its first message, and the app that came with it.
+FETCHED = b"Successfully installed "
 
 
 @pytest.fixture(scope="module", params=["nvflare", "flower"])
@@ -53,9 +55,12 @@ def test_a_site_that_is_killed_in_a_run_and_comes_back(kits: RunningKits) -> Non
 
 def test_a_site_whose_process_of_the_job_is_killed_is_named(kits: RunningKits) -> None:
     """By its memory's limit, for example: NVFLARE aborts the run without a word to it, Flower after a minute."""
+    log = kits.folder / "Trust_2/state/supernode.log"
+    before = log.read_bytes().count(FETCHED) if kits.engine == "flower" else 0
     model = _begun(kits, "process", GLOBAL_ROUNDS=3)
     if kits.engine == "flower":
-        time.sleep(8)  # its process is there when it has fetched the message
+        # One that is killed before costs nothing: Flower gives the message to another one.
+        wait_for(lambda: log.read_bytes().count(FETCHED) > before, "its process has fetched the message", 120)
     kits.kill_job("Trust_2")
     story = _ended(kits, model)
     assert story.status is ModelStatus.ERROR
