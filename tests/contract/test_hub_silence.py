@@ -38,8 +38,10 @@ def _set(hub: RunningHub, *, silent_s: float, up_s: float = 86_400, seen_s: floa
     """Let the server's last word be ``silent_s`` old, at a hub that is up for ``up_s``; returns when it was."""
     now = utc_now()
     with hub.world.session() as session:
+        # The hub may be about to note for the first time that it is there.
+        presence.note(session, now)
         session.add(_changed(session.get(Model, hub.world.model_id), heard_at=now - timedelta(seconds=silent_s)))
-        there = session.get(HubPresence, 1) or HubPresence(id=1, up_since=now, seen_at=now)
+        there = session.get_one(HubPresence, 1)
         up, seen = now - timedelta(seconds=up_s), now - timedelta(seconds=seen_s)
         session.add(_changed(there, up_since=up, seen_at=seen))
         session.commit()

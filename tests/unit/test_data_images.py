@@ -27,7 +27,8 @@ NAMES = [f"ACC-CANARY-{number:04d}" for number in range(40)]
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Imaging]:
     # A test does not wait for what a person would: the pauses between attempts are what is shortened.
     monkeypatch.setattr(images.Backoff, "failed", _counted)
-    with imaging(tmp_path, FLIP_TRUST_IN_FLIGHT="8", FLIP_TRUST_READ_TIMEOUT_S="2") as running:
+    # Long enough for a machine that loads a worker's modules meanwhile.
+    with imaging(tmp_path, FLIP_TRUST_IN_FLIGHT="8", FLIP_TRUST_READ_TIMEOUT_S="30") as running:
         yield running
 
 
@@ -129,12 +130,12 @@ def test_a_passing_fault_costs_nothing(service: Imaging) -> None:
     assert str(fetch(service).manifest) == "40 studies, none skipped"
 
 
-def test_a_service_that_never_answers_is_left_after_its_time(service: Imaging, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_never_answers_is_left_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hung pull ends with the read time-out and is not waited for a second time when that was long."""
     monkeypatch.setattr(images, "PATIENCE_S", 1.0)
     hold = threading.Event()
-    service.say = lambda name, attempt: Answer(200, wait=hold) if name == NAMES[0] else None
-    with released(hold):
+    with imaging(tmp_path, FLIP_TRUST_READ_TIMEOUT_S="2") as service, released(hold):
+        service.say = lambda name, attempt: Answer(200, wait=hold) if name == NAMES[0] else None
         studies = fetch(service, NAMES[:3])
         assert studies.manifest.outcomes[NAMES[0]] is SkipReason.UNREACHABLE
         assert service.attempts[NAMES[0]] == 1
