@@ -30,7 +30,7 @@ from tests.support.browser import Browser, chromium
 
 FIRST = "page: first plot of {sites} sites x {rounds} rounds x {labels} metrics"
 FOCUS = "page: one of {sites} sites brought to the front (p95)"
-TASK = "page: longest task while that run is scrolled through (median of visits)"
+TASK = "page: longest task while that run is scrolled through"
 # By how many metrics the run has: within how many seconds its first plot is to be there.
 GOALS_S: Mapping[int, float] = {20: 1.0, 50: 1.5}
 FOCUS_MS, TASK_MS = 50.0, 200.0
@@ -90,7 +90,7 @@ def figures(effort: Effort, found: Looked) -> list[Figure]:
         for labels, seconds in found.first_s.items()
     ]
     rows.append((FOCUS.format(**size), _p95(found.focus_s) * 1000, "ms", FOCUS_MS))
-    rows.append((TASK, statistics.median(found.tasks_s) * 1000, "ms", TASK_MS))
+    rows.append((TASK, max(found.tasks_s) * 1000, "ms", TASK_MS))
     return [Figure(name, value, unit, None, f"≤ {most:g}", value <= most) for name, value, unit, most in rows]
 
 
