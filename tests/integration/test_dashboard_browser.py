@@ -170,7 +170,7 @@ def test_the_grid_adds_up_and_is_walked_by_keys(browser: Browser, pages: dict[st
     browser.page.keyboard.press("ArrowDown")
     browser.page.keyboard.press("ArrowRight")
     assert browser.js("document.activeElement.getAttribute('aria-label')") == "KCH, round 2: Not asked"
-    browser.js("document.activeElement.click()")
+    browser.page.keyboard.press("Enter")
     assert "KCH · round 2 · Not asked" in browser.js("document.querySelector('.picked').textContent")
 
 

@@ -2,7 +2,7 @@
 const CELLS = 1500;
 
 function roundsGrid(first, view) {
-  let model = first, until = null, grid = null, buttons = [], rounds = [], sites = [], shape = "", newest = 0, most = 100, seenAt = null;
+  let model = first, until = null, grid = null, cells = [], rounds = [], sites = [], shape = "", newest = 0, most = 100, seenAt = null;
   if (model.story.partial) return { node: section("rounds", "Rounds", null, h("p", { class: "empty" }, "Being fetched …")), renew: (next) => (next.story.partial ? null : roundsGrid(next, view)) };
   if (!model.story.rounds.length) {
     const over = TERMINAL.has(model.story.status);
@@ -32,7 +32,7 @@ function roundsGrid(first, view) {
   }
   function pick(i, j) {
     grid.querySelector("[aria-current]")?.removeAttribute("aria-current");
-    buttons[i][j].setAttribute("aria-current", "true");
+    cells[i][j].setAttribute("aria-current", "true");
     tell(sites[i], rounds[j]);
   }
   function tell(site, round) {
@@ -45,11 +45,12 @@ function roundsGrid(first, view) {
   }
   function go(event) {
     const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -1e9], End: [0, 1e9] }[event.key];
-    const i = buttons.findIndex((row) => row.includes(event.target));
-    if (!step || i < 0) return;
+    const i = cells.findIndex((row) => row.includes(event.target)), chosen = event.key === "Enter" || event.key === " ";
+    if (i < 0 || (!step && !chosen)) return;
     event.preventDefault();
-    const j = buttons[i].indexOf(event.target);
-    const to = buttons[Math.max(0, Math.min(buttons.length - 1, i + step[0]))][Math.max(0, Math.min(rounds.length - 1, j + step[1]))];
+    const j = cells[i].indexOf(event.target);
+    if (chosen) { pick(i, j); return; }
+    const to = cells[Math.max(0, Math.min(cells.length - 1, i + step[0]))][Math.max(0, Math.min(rounds.length - 1, j + step[1]))];
     event.target.tabIndex = -1; to.tabIndex = 0; to.focus();
   }
 
@@ -87,7 +88,7 @@ function roundsGrid(first, view) {
     const rows = grid.tBodies[0].rows;
     states.forEach((row, i) => {
       row.forEach((state, j) => {
-        const b = buttons[i][j], name = clean(label(sites[i], rounds[j], state));
+        const b = cells[i][j], name = clean(label(sites[i], rounds[j], state));
         if (b.getAttribute("aria-label") === name) return;
         b.className = `cell ${state}`;
         b.setAttribute("aria-label", name);
@@ -103,16 +104,16 @@ function roundsGrid(first, view) {
   function build(states, stats, times) {
     const size = rounds.length > 60 ? "tiny" : rounds.length > 30 ? "mid" : "";
     const every = size === "tiny" ? 10 : size === "mid" ? 5 : 1;
-    buttons = sites.map((x, i) => rounds.map((r, j) => h("button", { type: "button", class: `cell ${states[i][j]}`, tabindex: "-1", "aria-label": label(x, r, states[i][j]) })));
-    if (buttons.length && rounds.length) buttons[0][0].tabIndex = 0;
+    cells = sites.map((x, i) => rounds.map((r, j) => h("td", { class: `cell ${states[i][j]}`, tabindex: "-1", "aria-label": label(x, r, states[i][j]) })));
+    if (cells.length && rounds.length) cells[0][0].tabIndex = 0;
     const stages = rounds.reduce((all, r) => { if (all.length && all.at(-1).stage === r.stage) all.at(-1).rounds += 1; else all.push({ stage: r.stage, rounds: 1 }); return all; }, []);
     const stat = () => h("td", { class: "stat" }), second = () => [times ? stat() : null, seenAt ? h("td", { class: "stat seen" }) : null];
-    const fresh = h("table", { class: `rounds ${size}`, onkeydown: go, onclick: (e) => { const i = buttons.findIndex((row) => row.includes(e.target)); if (i >= 0) pick(i, buttons[i].indexOf(e.target)); } },
+    const fresh = h("table", { role: "grid", "aria-label": "Rounds of the sites", class: `rounds ${size}`, onkeydown: go, onclick: (e) => { const i = cells.findIndex((row) => row.includes(e.target)); if (i >= 0) pick(i, cells[i].indexOf(e.target)); } },
       h("thead", {}, stages.some((x) => x.stage) ? h("tr", { class: "stages" }, h("td", { class: "corner" }), stat(), second(),
         stages.map((x) => h("th", { scope: "colgroup", colspan: x.rounds }, x.stage || ""))) : null, h("tr", {}, h("th", { class: "corner", scope: "col" }, "Site"), h("th", { class: "stat", scope: "col" }, "Returned"), times ? h("th", { class: "stat", scope: "col" }, "Median time") : null, seenAt ? h("th", { class: "stat seen", scope: "col" }, "Last seen") : null,
         rounds.map((r, k) => h("th", { scope: "col", class: "n" }, every === 1 || r.number % every === 0 || k === 0 ? String(r.number) : h("span", { class: "sr" }, String(r.number)))))),
       h("tbody", {}, sites.map((x, i) => h("tr", {}, h("th", { scope: "row" }, siteName(x), x.name === x.slot ? null : h("span", { class: "slot" }, x.slot), skewNote(x)), h("td", { class: "stat" }, `${stats.get(x.slot).in} of ${stats.get(x.slot).asked}`),
-        times ? h("td", { class: "stat" }, duration(stats.get(x.slot).seconds)) : null, seenAt ? h("td", { class: "stat seen" }, seen(x)) : null, buttons[i].map((b) => h("td", {}, b))))),
+        times ? h("td", { class: "stat" }, duration(stats.get(x.slot).seconds)) : null, seenAt ? h("td", { class: "stat seen" }, seen(x)) : null, cells[i]))),
       every === 1 ? h("tfoot", {}, h("tr", {}, h("td", { class: "corner" }), stat(), second(),
         rounds.map((r) => h("td", { title: `${r.returned ?? "?"} of ${r.expected ?? "?"} sites in round ${r.number}` }, foot(r))))) : null);
     const rolled = holder.scrollLeft, atEnd = holder.scrollLeft + holder.clientWidth >= holder.scrollWidth - 30;
