@@ -15,11 +15,14 @@ from uuid import UUID
 
 import pytest
 from fastapi import Request
+from sqlalchemy import insert
 
 from flip_fl.hub import admin, tokens
 from flip_fl.hub.cursor import Cursor
 from flip_fl.hub.roles import Role
 from flip_fl.hub.routes import live, streams
+from flip_fl.hub.tables import FlMetric
+from flip_fl.values import DEFAULT_X_LABEL
 from tests.integration.test_dashboard_browser import NAMELESS, axe_violations
 from tests.support.browser import Browser, chromium
 from tests.support.ports import later_port
@@ -556,6 +559,52 @@ def test_a_long_curve_is_looked_into_down_to_its_points(browser: Browser, hub: W
     browser.wait(f"{chart} && {count} === {inside}")
     browser.js("[...document.querySelectorAll('#curves button')].find((b) => b.textContent === 'all rounds').click()")
     browser.wait(f"/^showing \\d+ of 21000 points$/.test({note})")
+    assert browser.errors == []
+
+
+def _fill(hub: WatchedHub, run: WatchedRun, labels: int, rounds: int) -> None:
+    """Each site's metrics of ``rounds`` rounds, more than a test can send."""
+    with admin.open_session(hub.url) as session:
+        holders = {trust.slot: trust.id for trust in admin.list_trusts(session)}
+        for label in range(labels):
+            facts = {"model_id": run.id, "label": f"metric_{label:02}", "x_label": DEFAULT_X_LABEL}
+            rows = [
+                facts
+                | {"trust_id": holders[slot], "fl_client_name": slot, "global_round": number, "x_value": number}
+                | {"result": (number * 7 + place) % 11 + label, "occurred_at": run.clock}
+                for place, slot in enumerate(run.slots)
+                for number in range(1, rounds + 1)
+            ]
+            session.execute(insert(FlMetric), rows)
+        session.commit()
+
+
+def test_a_plot_of_many_long_lines_that_rests_in_view_has_every_point(browser: Browser, hub: WatchedHub) -> None:
+    """Up to 2,000 points a line all are drawn: of many lines few at first, the others when the chart rests in view; one
+    long out of view goes back to few, and is whole again when somebody returns."""
+    run, sites, rounds = hub.run("many long lines", sites=21), 21, 960
+    run.begin()
+    _fill(hub, run, labels=14, rounds=rounds)
+    browser.visit(run.page, width=1440, height=2400)
+    note = "document.querySelectorAll('figure.chart')[%d].querySelector('.note').textContent"
+    whole = (
+        "(([f]) => f.querySelector('.note').textContent === '' && f.querySelector('svg') !== null"
+        f" && [...f.querySelectorAll('.series')].map((g) => (g.querySelector('path').getAttribute('d').match(/L/g) ?? [])"
+        f".length + 1).join() === Array({sites}).fill({rounds}).join())([document.querySelectorAll('figure.chart')[%d]])"
+    )
+    browser.wait(f"/^showing \\d+ of 20160 points$/.test({note % 0})")
+    asked = (
+        "performance.getEntriesByType('resource').filter((e) => e.name.includes('label=metric_%02d&')"
+        " && e.name.endsWith('points=%d')).length"
+    )
+
+    for place in range(14):
+        browser.js(f"document.querySelectorAll('figure.chart')[{place}].scrollIntoView({{ behavior: 'instant' }})")
+        browser.wait(whole % place)
+    assert [browser.js(asked % (label, 2000)) for label in range(14)] == [1] * 14
+    browser.wait(f"{asked % (0, 300)} === 2 && {asked % (1, 300)} === 2")
+    browser.js("window.scrollTo({ top: 0, behavior: 'instant' })")
+    browser.wait(f"{asked % (0, 2000)} === 2 && {whole % 0}")
     assert browser.errors == []
 
 

@@ -1,5 +1,5 @@
 // The page of one run: the story once, then only what is new.
-const REDRAW_MS = 500, SAY_MS = 10000, TICK_MS = 1000;
+const REDRAW_MS = 500, SAY_MS = 10000, TICK_MS = 1000, MOST_COMPLETE = 12;
 
 const places = (cursor) => cursor.split(".").map(Number);
 const atLeast = (a, b) => { const other = places(b); return places(a).every((n, k) => n >= other[k]); };
@@ -74,21 +74,37 @@ async function runPage(root) {
   const setClock = (iso) => { offset_ms = ms(iso) - Date.now(); };
 
   // two at a time, in the order in which they came into view; what is seen first is there first
-  const fetching = new Map(), wanted = new Map(), wholes = new Map();
+  const fetching = new Map(), wanted = new Map(), wholes = new Map(), shown = new Map(), complete = new Set();
   let under_way = 0, fetched = false;
-  function fetchPlot(plot, view) {
+  function fetchPlot(plot, view, points = pointsOf(plot)) {
     const key = `${plot.label}\n${plot.xLabel}`;
     // smoothing needs every point; a part is asked for by its places, as far as they are known
     const range = view.smooth ? null : rangeOf({ ...plot, series: (wholes.get(key) || plot.source).series }, view);
     const bounds = ["from", "to"].map((name, k) => (range && Number.isFinite(range[k]) ? `&${name}=${range[k]}` : "")).join("");
-    const path = plotPath(plot.label, plot.xLabel, view.smooth ? 100000 : pointsOf(plot)) + bounds;
+    const path = plotPath(plot.label, plot.xLabel, view.smooth ? 100000 : points) + bounds;
+    // more cannot be had than what is shown
+    if (points > pointsOf(plot) && shown.get(key) === path) return false;
     wanted.set(key, path);
-    if (!fetching.has(path)) fetching.set(path, { path, key, whole: !bounds && !view.smooth, begun: false, label: plot.label, xLabel: plot.xLabel });
+    if (!fetching.has(path)) fetching.set(path, { path, key, points, whole: !bounds && !view.smooth, begun: false, label: plot.label, xLabel: plot.xLabel });
     nextPlot();
+    return true;
   }
   const plotPath = (label, xLabel, points) => `model/${id}/plot?label=${encodeURIComponent(label)}&x_label=${encodeURIComponent(xLabel)}&points=${points}`;
-  // of a hundred long lines a picture shows no more than this; a narrower range shows all of them
-  const pointsOf = (plot) => (plot.series.length > 20 && plot.series.reduce((sum, s) => sum + (s.total ?? s.points.length), 0) > 20000 ? 300 : 2000);
+  // a picture of a hundred long lines is there sooner with these few; when it rests in view, the others follow
+  const pointsOf = (plot) => (plot.series.length > 20 && plot.series.reduce((sum, s) => sum + (s.total ?? s.points.length), 0) > 20000 ? 300 : MOST_POINTS);
+  const completePlot = (plot, view) => fetchPlot(plot, view, MOST_POINTS);
+  // of those that were completed and are out of view the oldest goes back to few points
+  function remember(job, view) {
+    complete.delete(job.key);
+    if (job.points < MOST_POINTS) return;
+    const plots = new Map(mounted.model().plots.map((p) => [`${p.label}\n${p.xLabel}`, p])), plot = plots.get(job.key);
+    if (!plot || pointsOf(plot) === MOST_POINTS) return;
+    complete.add(job.key);
+    const away = complete.size > MOST_COMPLETE && [...complete].find((key) => !inView(document.getElementById(`plot-${plots.get(key).index}`)));
+    if (!away) return;
+    complete.delete(away);
+    fetchPlot(plots.get(away), view);
+  }
   // the first plot is on its way while the rest of the page is made; one that is not asked for then costs no more than that
   const early = new Map();
   function foresee(plot) {
@@ -112,7 +128,9 @@ async function runPage(root) {
       // what was asked for meanwhile is another part
       if (wanted.get(job.key) === job.path) {
         story = { ...story, plots: story.plots.map((p) => (p.label === job.label && p.x_label === job.xLabel ? found : p)) };
+        shown.set(job.key, job.path);
         mounted.renew(story, true);
+        remember(job, mounted.view);
         const drawn = mounted.model().plots.find((p) => p.source === found), { view } = mounted;
         // of rounds beside local steps the places are known only now
         if (job.whole && drawn?.thinned && rangeOf(drawn, view)) fetchPlot(drawn, view);
@@ -124,7 +142,7 @@ async function runPage(root) {
     nextPlot();
   }
   function prepare(view) {
-    Object.assign(view, { live: true, now, home: page(""), tools: [state, pause, bell, who("wide")], load: fetchPlot });
+    Object.assign(view, { live: true, now, home: page(""), tools: [state, pause, bell, who("wide")], load: fetchPlot, complete: completePlot });
     view.csv = (plot) => { const link = h("a", { href: `${base}/metrics.csv?label=${encodeURIComponent(plot.label)}&x_label=${encodeURIComponent(plot.xLabel)}`, download: fileName(plot, "csv") }); document.body.append(link); link.click(); link.remove(); };
     view.older = async () => {
       const oldest = story.feed.reduce((a, x) => Math.min(a, x.id), Infinity), found = await read(`model/${id}/feed?before=${oldest}&count=2000`);
@@ -236,8 +254,9 @@ async function runPage(root) {
     if (story.partial) {
       // a big run: what is in view first, then the rest of its story
       do await new Promise((done) => setTimeout(done, 50)); while (fetching.size);
+      const whole = await read(path);
       for (const p of story.plots) known.set(`${p.label}\n${p.x_label}`, p);
-      story = merged(await read(path));
+      story = merged(whole);
       setClock(story.generated_at);
       draw();
     }

@@ -9,6 +9,7 @@ function siteName(site) {
 }
 
 const SMOOTHINGS = [0, 0.3, 0.6, 0.9];
+const REST_MS = 1000;
 const AXES = [["", "own axis"], ["rounds", "rounds"], ["elapsed", "time since the start"], ["clock", "clock, UTC"]];
 
 function noCurves(model) {
@@ -32,6 +33,14 @@ function curves(first, view) {
     f.near = e.isIntersecting;
     if (f.near) { near.add(f); soon(f, () => { if (f.near) { f.draw(false); f.focus(view.focus); } }); } else if (figures.size > 12) near.delete(f);
   }), { rootMargin: "600px" });
+  // a chart of which few points came is completed when it rests in view, one after another
+  let resting = 0;
+  const complete = () => {
+    resting = 0;
+    for (const f of near) if (f.thin() && inView(f.node) && view.complete(f.thin(), view)) return;
+  };
+  view.rest = () => { if (view.complete) resting = resting || setTimeout(complete, REST_MS); };
+  window.addEventListener("scroll", () => { clearTimeout(resting); resting = 0; view.rest(); }, { passive: true });
   const redraw = () => { near.forEach((f) => f.draw(true)); status(); };
   // all charts are equally wide: one is measured, so that the page is not laid out for each
   let column = 0;
@@ -127,6 +136,11 @@ function curves(first, view) {
   return { node, renew };
 }
 
+function inView(node) {
+  const { top, bottom } = node.getBoundingClientRect();
+  return bottom > 0 && top < window.innerHeight;
+}
+
 function figure(first, view) {
   let plot = first;
   const id = `plot-${plot.index}`;
@@ -156,7 +170,8 @@ function figure(first, view) {
       note));
   let chart = null, chosen = -1, pressed = null, whole = false;
   const xs = () => (chart ? chart.plot.xs : []);
-  const self = { node, near: true, holder, draw, set, zoomed, focus };
+  const thin = () => (chart && plot.thinned && !view.smooth ? plot : null);
+  const self = { node, near: true, holder, draw, set, zoomed, focus, thin };
 
   function set(next) {
     if (next === plot) return;
@@ -192,6 +207,7 @@ function figure(first, view) {
     while (drawing.more() && whole);
     if (drawing.more.left()) { soon(drawing, () => { if (chart === drawing) goOn(drawing); }); return; }
     note.textContent = drawing.note();
+    view.rest();
     if (view.focus) focus(view.focus);
   }
   // brings the line of one site to the front and fades the others, which are one group: no line of it is touched

@@ -135,7 +135,7 @@ function readView(model) {
   const smoothing = Number(given.get("smooth")), whole = (name) => (/^\d{1,9}$/.test(given.get(name) || "") ? Number(given.get(name)) : null);
   const view = {
     model, hidden, smooth: [0.3, 0.6, 0.9].includes(smoothing) ? smoothing : 0, theme: themeOf(given), log: given.get("log") === "1", x: ["rounds", "elapsed", "clock"].includes(given.get("x")) ? given.get("x") : "",
-    from: whole("from"), to: whole("to"), span: readSpan(given.get("span")), focus: null, now: () => ms(view.model.story.generated_at), room: (holder) => holder.clientWidth, setFocus() {}, redraw() {}, resize() {}, fit() {}, brief() {}, zoom() {}, look() {},
+    from: whole("from"), to: whole("to"), span: readSpan(given.get("span")), focus: null, now: () => ms(view.model.story.generated_at), room: (holder) => holder.clientWidth, setFocus() {}, redraw() {}, resize() {}, fit() {}, brief() {}, zoom() {}, look() {}, rest() {},
   };
   view.save = () => {
     const out = new URLSearchParams();
