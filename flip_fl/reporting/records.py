@@ -132,12 +132,34 @@ def metric_records(items: Sequence[wire.MetricItem]) -> list[Record]:
     return records
 
 
+def in_fewer_rows(records: Sequence[Record]) -> list[Record]:
+    """``records`` with the metrics that share rows in as few of them as may be, each where its first one was."""
+    groups: list[list[Record]] = []
+    open_group: list[Record] = []
+    room = 0
+    for record in records:
+        shares = record.lane is Lane.METRIC and record.reports > 1
+        if shares and record.reports <= room:
+            open_group.append(record)
+            room -= record.reports
+            continue
+        groups.append([record])
+        if shares:
+            open_group, room = groups[-1], MAX_TOGETHER - record.reports
+    return [_one_row(group) if len(group) > 1 else group[0] for group in groups]
+
+
 def shorten(text: str, limit: int = MAX_TEXT_CHARS) -> str:
     """``text`` within ``limit`` characters: of a traceback the first and, above all, the last lines matter."""
     if len(text) <= limit:
         return text
     head, tail = limit // 4, limit - limit // 4 - 60
     return f"{text[:head]}\n… {len(text) - head - tail} characters left out …\n{text[-tail:]}"
+
+
+def _one_row(group: Sequence[Record]) -> Record:
+    body, reports = ",".join(each.body for each in group), sum(each.reports for each in group)
+    return group[0]._replace(body=body, reports=reports)
 
 
 def _json(item: wire.Item) -> str:

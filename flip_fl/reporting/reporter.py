@@ -17,7 +17,7 @@ from flip_fl.reporting.gaps import Missing
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.outbox import Outbox
 from flip_fl.reporting.plain import plain_records
-from flip_fl.reporting.records import Record, metric_records, record_of
+from flip_fl.reporting.records import Record, in_fewer_rows, metric_records, record_of
 from flip_fl.values import ModelStatus
 
 logger = logging.getLogger("flip_fl.reporting")
@@ -58,7 +58,7 @@ class Reporter:
         finally:
             records, self._batch.records = self._batch.records, None
             if records:
-                self._keep(records)
+                self._keep(in_fewer_rows(records))
 
     def status(self, status: ModelStatus, reason: str | None = None) -> bool:
         """A change of the model's status; a reason becomes a row of its own at the hub."""

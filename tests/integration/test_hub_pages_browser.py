@@ -589,8 +589,8 @@ def test_a_plot_of_many_long_lines_that_rests_in_view_has_every_point(browser: B
     note = "document.querySelectorAll('figure.chart')[%d].querySelector('.note').textContent"
     whole = (
         "(([f]) => f.querySelector('.note').textContent === '' && f.querySelector('svg') !== null"
-        f" && [...f.querySelectorAll('.series')].map((g) => (g.querySelector('path').getAttribute('d').match(/L/g) ?? [])"
-        f".length + 1).join() === Array({sites}).fill({rounds}).join())([document.querySelectorAll('figure.chart')[%d]])"
+        " && [...f.querySelectorAll('.series')].map((g) => g.querySelector('path').getAttribute('d').split('L').length)"
+        f".join() === Array({sites}).fill({rounds}).join())([document.querySelectorAll('figure.chart')[%d]])"
     )
     browser.wait(f"/^showing \\d+ of 20160 points$/.test({note % 0})")
     asked = (
