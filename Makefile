@@ -17,8 +17,9 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: install
 	@$(BIN)/flip-fl run examples/breast_cancer --engine $(ENGINE) --sites 2 --rounds 5 --out runs/demo --baselines
 
+# half of their time the tests wait for engines, sites and hubs: more of them than processors at once
 test: install lint
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not soak and not bench"
+	$(BIN)/python -m pytest -n 5 --dist loadgroup -m "not soak and not bench"
 
 # the fast tests alone, for the loop while writing
 quick: install

@@ -252,10 +252,11 @@ class FlipGrid(Grid):
             while not self._arrivals.complete:
                 self._obey_stop()
                 anew = restarts.seen()
+                # Before the look at the replies: what has come in time is taken, however long this process was held up.
+                now = time.monotonic()
                 useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
                 # What they had done before has just been taken.
                 self._arrivals.started_anew(anew)
-                now = time.monotonic()
                 if self._arrivals.complete or now >= deadline:
                     return
                 if not useful:
@@ -282,13 +283,12 @@ class FlipGrid(Grid):
         restarted: set[str] = set()
         replies: list[Message] = []
         while True:
-            anew = restarts.seen()
+            anew, left = restarts.seen(), deadline - time.monotonic()
             for reply in self.pull_messages(list(pending)):
                 if pending.pop(reply.metadata.reply_to_message_id, None) is not None:
                     replies.append(reply)
             restarted |= anew & set(pending.values())
             pending = {message_id: slot for message_id, slot in pending.items() if slot not in anew}
-            left = deadline - time.monotonic()
             if not pending or left <= 0:
                 return taken, restarted, replies
             self._await_reply(min(self._patience.poll_s, left))

@@ -670,7 +670,7 @@ def test_the_time_of_each_site_is_computing_sending_and_waiting(browser: Browser
 def test_a_sites_clock_that_is_off_stands_at_its_row(browser: Browser, pages: dict[str, Path]) -> None:
     """Whose times are to be read with care is said where they are read and in the headline, and of nobody else."""
     _open(browser, pages["running"])
-    rows = browser.js("[...document.querySelectorAll('#rounds tbody th')].map((e) => e.innerText)")
+    rows = browser.js("[...document.querySelectorAll('#rounds tbody th')].map((e) => e.textContent)")
     assert ["clock 1 min 35 s behind" in text for text in rows] == [False, True]
     assert "Trust_2’s clock is at least 1 min 35 s behind the hub’s." in browser.js(
         "document.querySelector('#top').textContent"

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -424,6 +424,26 @@ def test_a_given_up_message_that_the_link_gives_up_too_is_no_second_failure(tmp_
     found.link.answers["Trust_2"] = late(0.2)
     found.ask(number=2)
     assert len(found.failures) == 1
+
+
+def test_a_server_that_was_held_up_still_takes_what_came_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine may stop for seconds just after the server has looked: the last look comes after the phase's end."""
+    found = bench(tmp_path, answers={"Trust_2": late(0.1)})
+    pull, looked = found.link.pull_messages, []
+
+    def held_up(message_ids: Iterable[str]) -> list[Message]:
+        replies = pull(message_ids)
+        if not looked:
+            time.sleep(0.6)
+        looked.append(len(replies))
+        return replies
+
+    monkeypatch.setattr(found.link, "pull_messages", held_up)
+    assert len(found.ask(timeout=0.5)) == 2
+    assert looked == [1, 1]
+    assert found.failures == []
 
 
 def test_doubled_and_foreign_replies_change_nothing(tmp_path: Path) -> None:
