@@ -6,9 +6,14 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
+
+from pydantic import TypeAdapter
 
 from flip_fl import wire
 from flip_fl.reporting.records import MAX_TOGETHER, Lane, Record
+
+_ROUND = TypeAdapter(wire.Round)
 
 Point = tuple[str, str | None, float | None]
 
@@ -44,10 +49,10 @@ def plain_records(
         return []
     if not all(map(math.isfinite, values)):
         raise ValueError("a metric must be finite")
-    shared = wire.MetricItem(at=at, client=client, global_round=global_round, label="-", result=0.0, task=task)
-    tail = _ascii(shared.model_dump_json(exclude={"id", "label", "result"}, exclude_none=True))[1:]
-    first = shared.id.int & ~(1 << (_COUNTED - 1))
-    start, count = f'{{"id":"{str(shared.id)[:_NOT_COUNTED_CHARS]}', first & (1 << _COUNTED) - 1
+    tail = f'"at":"{at.isoformat()}","global_round":{_ROUND.validate_python(global_round)},{_frame(client, task)}'
+    made = wire.new_event_id()
+    first = made.int & ~(1 << (_COUNTED - 1))
+    start, count = f'{{"id":"{str(made)[:_NOT_COUNTED_CHARS]}', first & (1 << _COUNTED) - 1
     bodies = [
         f"{start}{number:08x}{head}{value},{tail}"
         for number, head, value in zip(range(count, count + len(heads)), heads, values, strict=True)
@@ -61,6 +66,13 @@ def plain_records(
         )
         for place in range(0, len(bodies), MAX_TOGETHER)
     ]
+
+
+@lru_cache(maxsize=1024)
+def _frame(client: str, task: str | None) -> str:
+    """What a site's numbers of one task share whatever their round; see ``plain_records``."""
+    item = wire.MetricItem(at=datetime.min, client=client, global_round=0, label="-", result=0.0, task=task)
+    return _ascii(item.model_dump_json(include={"kind", "client", "task"}, exclude_none=True))[1:]
 
 
 def _ascii(text: str) -> str:
