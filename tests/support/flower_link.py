@@ -128,7 +128,8 @@ class ScriptedLink(Grid):
             if each.due <= now and (each.stray or each.message.metadata.reply_to_message_id in wanted)
         ]
         self._queue = [each for each in self._queue if each not in due]
-        return [message_from_bytes(message_to_bytes(each.message)) for each in due]
+        # in the order in which they came, however long nobody has looked
+        return [message_from_bytes(message_to_bytes(each.message)) for each in sorted(due, key=lambda each: each.due)]
 
     @property
     def left(self) -> int:
