@@ -152,7 +152,7 @@ class ScriptedLink(Grid):
             # behind what others have answered meanwhile
             self._queue.remove(each)
             self._queue.append(each)
-            each.due = 0.0
+            each.due = time.monotonic()
         given = self.answers.get(name, self._default)(name, message)
         for each in [Delivery(given)] if isinstance(given, Message) else given or ():
             each.name = name
