@@ -832,6 +832,14 @@ def test_what_is_out_of_view_is_not_laid_out(browser: Browser, tmp_path: Path) -
     assert abs(browser.js("document.documentElement.scrollHeight") - height) < height / 20
 
 
+def test_a_small_run_is_whole_in_a_picture_of_the_page(browser: Browser, pages: dict[str, Path]) -> None:
+    """Who keeps a picture of all of the page has no empty boxes in it: of a small run nothing waits to be scrolled to."""
+    _open(browser, pages["finished"], width=360)
+    parts = ("#plot-3 svg", ".strip circle", "#rounds table", "#sites table", "#times table")
+    seen = "((id) => document.querySelector(id).checkVisibility({ contentVisibilityAuto: true }))"
+    assert {part: browser.js(f"{seen}('{part}')") for part in parts} == dict.fromkeys(parts, True)
+
+
 def test_a_hundred_names_stay_in_their_chart(browser: Browser, tmp_path: Path) -> None:
     """Where not every line's end can be named, the names that are shown lie inside the chart, none on another."""
     story = dashboard.large(site_count=100, round_count=10, label_count=1)

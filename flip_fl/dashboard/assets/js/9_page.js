@@ -196,6 +196,7 @@ function mount(story, root, prepare = () => {}) {
   const head = bar(story, view), foot = h("footer", { class: "wrap" });
   root.replaceChildren(head.node, main, foot, ...regions());
   const told = () => {
+    main.classList.toggle("big", model.sites.length > 20 || model.plots.length > 12);
     const silent = (awaited(model, view.now()) || { silent: [] }).silent, tone = silent.length && model.story.headline.tone === "active" ? "warn" : model.story.headline.tone;
     const title = tabTitle(model.story, silent, (slot) => (model.bySlot.get(slot) || { name: slot }).name);
     if (document.title !== title) { document.title = title; showIcon(tone); }
