@@ -833,7 +833,7 @@ def test_what_is_out_of_view_is_not_laid_out(browser: Browser, tmp_path: Path) -
 
 
 def test_a_small_run_is_whole_in_a_picture_of_the_page(browser: Browser, pages: dict[str, Path]) -> None:
-    """Who keeps a picture of all of the page has no empty boxes in it: of a small run nothing waits to be scrolled to."""
+    """A picture of all of the page has no empty boxes in it: of a small run nothing waits to be scrolled to."""
     _open(browser, pages["finished"], width=360)
     parts = ("#plot-3 svg", ".strip circle", "#rounds table", "#sites table", "#times table")
     seen = "((id) => document.querySelector(id).checkVisibility({ contentVisibilityAuto: true }))"
