@@ -93,6 +93,7 @@ class Wire(BaseModel):
 _NO_NUL = r"^[^\x00]*$"
 Slot = Annotated[str, Field(min_length=1, max_length=128, pattern=_NO_NUL)]
 Round = Annotated[int, Field(ge=0, le=2**31 - 1)]
+EventRound = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 XLabel = Annotated[str, Field(min_length=1, max_length=64, pattern=_NO_NUL)]
 Label = Annotated[str, Field(min_length=1, max_length=255, pattern=_NO_NUL)]
@@ -139,7 +140,7 @@ class LogIn(Wire):
     trust: Slot | None = None
     log: str | None = None
     event_type: ShortName | None = None
-    global_round: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    global_round: EventRound | None = None
     details: dict[str, Any] | None = None
     success: bool = True
 
@@ -161,8 +162,8 @@ class LogIn(Wire):
     @field_validator("details")
     @classmethod
     def _bounded(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and details_size(value) > MAX_DETAILS_BYTES:
-            raise ValueError(f"details must be at most {MAX_DETAILS_BYTES} bytes as JSON")
+        if value is not None:
+            check_details(details_size(value))
         return value
 
     @model_validator(mode="after")
@@ -178,6 +179,12 @@ def details_size(details: Mapping[str, Any]) -> int:
     import json
 
     return len(json.dumps(details, separators=(",", ":"), allow_nan=False).encode())
+
+
+def check_details(size: int) -> None:
+    """Raises ``ValueError`` for an event's details of too many bytes, see ``details_size``."""
+    if size > MAX_DETAILS_BYTES:
+        raise ValueError(f"details must be at most {MAX_DETAILS_BYTES} bytes as JSON")
 
 
 def check_event(event_type: str | None, global_round: int | None) -> None:
@@ -295,14 +302,14 @@ class EventItem(_Item):
     kind: Literal["event"] = "event"
     event_type: ShortName
     client: Slot | None = None
-    global_round: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    global_round: EventRound | None = None
     details: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _allowed(self) -> EventItem:
         check_event(self.event_type, self.global_round)
-        if self.details is not None and details_size(self.details) > MAX_DETAILS_BYTES:
-            raise ValueError(f"details must be at most {MAX_DETAILS_BYTES} bytes as JSON")
+        if self.details is not None:
+            check_details(details_size(self.details))
         return self
 
 

@@ -143,6 +143,8 @@ class Arrivals:
 
     def started_anew(self, slots: Collection[str]) -> None:
         """The tasks of ``slots`` went down with their SuperNodes: nothing more is awaited of them."""
+        if not slots:
+            return
         for message_id, asked in list(self._pending.items()):
             if asked.slot in slots:
                 del self._pending[message_id]

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Protocol, TypeVar, runtime_checkable
 
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
@@ -232,8 +231,7 @@ class FlipGrid(Grid):
     def _send(self, messages: Sequence[Message], task: Task, number: int, limit_s: float) -> None:
         slots = [self.roster.slot_of(message.metadata.dst_node_id) for message in messages]
         for message, slot in zip(messages, slots, strict=True):
-            note = replace(self._note, slot=slot, round=number, total_rounds=self._total_rounds)
-            message.content = with_task(message.content, note)
+            message.content = with_task(message.content, self._note.at(slot, number, self._total_rounds))
             message.metadata.ttl = max(message.metadata.ttl, limit_s + TTL_MARGIN_S)
         self._asking_since = None
         self._obey_stop()

@@ -87,6 +87,10 @@ class TaskNote:
     model: str = ""
     quiet: bool = False
 
+    def at(self, slot: str, round: int, total_rounds: int) -> TaskNote:
+        """The same for ``slot`` in ``round``."""
+        return TaskNote(slot, round, total_rounds, self.stage, self.model, self.quiet)
+
 
 def with_task(content: RecordDict, note: TaskNote) -> RecordDict:
     """A shallow copy of ``content`` that carries ``note``; ``content`` and its records stay as they are.

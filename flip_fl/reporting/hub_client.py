@@ -114,8 +114,8 @@ class HubClient:
     ) -> bool:
         """Report one typed event. A hub of the older dialect has no such thing and answers 422."""
         wire.check_event(event_type, global_round)
-        if details is not None and wire.details_size(details) > wire.MAX_DETAILS_BYTES:
-            raise ValueError(f"details must be at most {wire.MAX_DETAILS_BYTES} bytes as JSON")
+        if details is not None:
+            wire.check_details(wire.details_size(details))
         body = wire.event_body(event_type=event_type, client=client, global_round=global_round, details=details)
         return self._post(ROUTE_LOGS, model_id, "logs", body, client, key, timeout_s)
 

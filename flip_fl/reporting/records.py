@@ -39,12 +39,13 @@ class Lane(IntEnum):
 
 
 class Record(NamedTuple):
-    """One report on its way to the hub, or ``reports`` metrics that were made together and travel together.
+    """One report on its way to the hub, or ``reports`` of one lane that were made together and travel together.
 
     The body of several is their JSON objects with commas between them, and ``id`` that of the first: for the outbox
     and the sender they cost as much as one. What is wrong with one of them is found out one by one: ``parts``.
     ``terminal`` marks a status that ends the run, ``own`` a row about the outbox's own losses, ``attempted`` a
-    report that was handed to a hub which may have stored it without our hearing of it.
+    report that was handed to a hub which may have stored it without our hearing of it. ``once``: no copy of it can come
+    by another way, so that it may share a row with others.
     """
 
     id: bytes
@@ -54,6 +55,7 @@ class Record(NamedTuple):
     own: bool = False
     attempted: bool = False
     reports: int = 1
+    once: bool = False
 
     @property
     def size(self) -> int:
@@ -126,26 +128,27 @@ def metric_records(items: Sequence[wire.MetricItem]) -> list[Record]:
         some = list(items[start : start + MAX_TOGETHER])
         raw = _METRICS.dump_json(some, exclude_none=True)
         if raw.isascii() and b"\\u" not in raw:
-            records.append(Record(some[0].id.bytes, Lane.METRIC, raw[1:-1].decode("ascii"), reports=len(some)))
+            records.append(
+                Record(some[0].id.bytes, Lane.METRIC, raw[1:-1].decode("ascii"), reports=len(some), once=True)
+            )
         else:
             records += [record_of(item) for item in some]
     return records
 
 
 def in_fewer_rows(records: Sequence[Record]) -> list[Record]:
-    """``records`` with the metrics that share rows in as few of them as may be, each where its first one was."""
+    """``records`` with those that may share rows in as few of them as may be; the order in each lane stays."""
     groups: list[list[Record]] = []
-    open_group: list[Record] = []
-    room = 0
+    open_groups: dict[Lane, list[Record]] = {}
+    room: dict[Lane, int] = {}
     for record in records:
-        shares = record.lane is Lane.METRIC and record.reports > 1
-        if shares and record.reports <= room:
-            open_group.append(record)
-            room -= record.reports
+        lane = record.lane
+        if record.once and record.reports <= room.get(lane, 0):
+            open_groups[lane].append(record)
+            room[lane] -= record.reports
             continue
         groups.append([record])
-        if shares:
-            open_group, room = groups[-1], MAX_TOGETHER - record.reports
+        open_groups[lane], room[lane] = groups[-1], MAX_TOGETHER - record.reports if record.once else 0
     return [_one_row(group) if len(group) > 1 else group[0] for group in groups]
 
 

@@ -16,7 +16,7 @@ from flip_fl import wire
 from flip_fl.reporting.gaps import Missing
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.outbox import Outbox
-from flip_fl.reporting.plain import plain_records
+from flip_fl.reporting.plain import event_record, plain_records
 from flip_fl.reporting.records import Record, in_fewer_rows, metric_records, record_of
 from flip_fl.values import ModelStatus
 
@@ -165,14 +165,7 @@ class Reporter:
         details: Mapping[str, Any] | None = None,
     ) -> bool:
         """A typed event; ``details`` are at most 8192 bytes as JSON. The hub words it."""
-        facts = None if details is None else dict(details)
-        return self._append(
-            lambda: [
-                wire.EventItem(
-                    at=_now(), event_type=event_type, client=client, global_round=global_round, details=facts
-                )
-            ]
-        )
+        return self._gathered(lambda: [event_record(event_type, client, global_round, details, _now())], count=1)
 
     def cause(self, status: ModelStatus, reason: str) -> None:
         """Remember durably how the run is going to end; ``Outbox.recover_cause`` tells it if nobody else does."""

@@ -52,10 +52,10 @@ class SiteClocks:
 
     def heard(self, slot: str, facts: SiteFacts | None, took_s: float | None, now: datetime | None = None) -> Ahead:
         """Note what ``slot`` says in an answer that comes ``now``, ``took_s`` after the question; all that is known."""
-        arrived = now or datetime.now(UTC)
         with self._lock:
             newest = self._newest.setdefault(slot, deque(maxlen=_NEWEST))
             if facts is not None:
+                arrived = now or datetime.now(UTC)
                 asked = None if took_s is None else arrived - timedelta(seconds=took_s)
                 newest.append(Ahead(_between(facts.ended, arrived), _between(facts.began, asked)))
             known = _together(newest)

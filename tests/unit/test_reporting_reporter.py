@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from flip_fl.reporting.plain import heads_of
 from flip_fl.reporting.records import MAX_TEXT_CHARS, Lane
 from flip_fl.reporting.reporter import Reporter
 from flip_fl.values import ModelStatus
-from flip_fl.wire import EventItem, new_event_id
+from flip_fl.wire import EventItem, details_size, new_event_id
 from tests.support.reporting import metric
 
 
@@ -138,17 +139,21 @@ def test_a_replys_metrics_share_a_row_and_lose_nothing_by_it(box: Outbox, report
     ]
 
 
-def test_metrics_of_several_replies_share_rows(box: Outbox, reporter: Reporter) -> None:
-    """Of a hundred sites' replies in one moment: fewer rows to write, read and forget, every metric as it was, fifty in
-    a row at the most; what may come a second time by another way keeps a row of its own."""
+def test_reports_of_several_replies_share_rows(box: Outbox, reporter: Reporter) -> None:
+    """Of a hundred sites' replies in one moment: fewer rows to write, read and forget, every report as it was and in its
+    order, fifty in a row at the most; what may come a second time by another way keeps a row of its own."""
     heads = heads_of([(f"loss {place}", None, None) for place in range(20)])
     alone = metric(0.5, label="alone").model_dump(mode="json")
+    names = [f"Trust_{number}" for number in range(1, 7)]
     with reporter.together():
         for number in range(1, 7):
             assert reporter.plain(f"Trust_{number}", 3, "train", heads, [place / 7 for place in range(20)])
-            reporter.event("CLIENT_RESULT_RECEIVED", f"Trust_{number}", 3)
+            assert reporter.event(
+                "CLIENT_RESULT_RECEIVED", f"Trust_{number}", 3, {"seconds": number / 7, "clock": None}
+            )
             if number == 2:
                 assert reporter.from_site("Trust_9", [alone])
+                assert reporter.log("in between")
     records = box.collect()
     assert [record.reports for record in records if record.lane is Lane.METRIC] == [40, 1, 40, 40]
     assert all(record.is_readable() for record in records)
@@ -157,9 +162,69 @@ def test_metrics_of_several_replies_share_rows(box: Outbox, reporter: Reporter) 
     sites = [[(f"Trust_{n}", f"loss {place}", place / 7) for place in range(20)] for n in range(1, 7)]
     assert made == [*sites[0], *sites[1], ("Trust_9", "alone", 0.5), *sites[2], *sites[3], *sites[4], *sites[5]]
     assert len({item["id"] for item in kept}) == 121
-    assert [record.item()["client"] for record in records if record.lane is Lane.EVENT] == [
-        f"Trust_{number}" for number in range(1, 7)
+    assert [record.reports for record in records if record.lane is Lane.EVENT] == [2, 1, 4]
+    events = [part.item() for record in records for part in record.parts() if record.lane is Lane.EVENT]
+    assert [item.get("client") for item in events] == [*names[:2], None, *names[2:]]
+    assert [item["details"] for item in events if "details" in item] == [
+        {"seconds": number / 7, "clock": None} for number in range(1, 7)
     ]
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"id": "01890a5d-ac96-774b-bcce-b302099a8057"},
+        {"settings": {"id": "01890a5d-ac96-774b-bcce-b302099a8057"}},
+        {"settings": {"name": "NUL \0 and half a pair \ud800"}},
+        {"settings": {"seed": "7", "quoted": '{"id":"01890a5d-ac96-774b-bcce-b302099a8057"'}},
+        {},
+        None,
+    ],
+)
+def test_whatever_an_event_tells_those_beside_it_stay_whole(
+    box: Outbox, reporter: Reporter, details: dict[str, Any] | None
+) -> None:
+    """A row of several events is taken to pieces by what their beginnings look like: details may look so, too."""
+    with reporter.together():
+        assert reporter.event("RUN_CONFIGURED", None, 1, details)
+        assert reporter.event("ROUND_STARTED", "Łódź", 2, {"total_rounds": 3})
+        assert reporter.event("ROUND_AGGREGATED", None, 2)
+    records = box.collect()
+    assert all(record.is_readable() and record.body.isascii() for record in records)
+    kept = [part.item() for record in records for part in record.parts()]
+    assert [EventItem.model_validate(item).event_type for item in kept] == [
+        "RUN_CONFIGURED",
+        "ROUND_STARTED",
+        "ROUND_AGGREGATED",
+    ]
+    assert (kept[1]["client"], kept[1]["global_round"]) == ("Łódź", 2)
+    assert ("details" in kept[0], "details" in kept[2]) == (details is not None, False)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        ("QUEUE_POSITION", None, 1, None),
+        ("ROUND_STARTED", None, None, None),
+        ("ROUND_STARTED", None, 0, None),
+        ("ROUND_STARTED", "", 1, None),
+        ("", None, 1, None),
+        ("ROUND_STARTED", None, 1, {"text": "x" * 8192}),
+        ("ROUND_STARTED", None, 1, {"value": math.nan}),
+        ("ROUND_STARTED", None, 1, {1: "a key that is no text"}),
+    ],
+)
+def test_an_event_that_the_wire_does_not_know_is_counted(
+    box: Outbox, reporter: Reporter, told: tuple[Any, ...]
+) -> None:
+    """The hub would refuse it: it must not come so far, and must not raise in an engine's event handler."""
+    with pytest.raises(ValueError):  # noqa: PT011  pydantic's and json's own
+        details_size(told[3] or {})
+        EventItem(at=datetime.now(UTC), event_type=told[0], client=told[1], global_round=told[2], details=told[3])
+    assert not reporter.event(*told)
+    assert box.is_empty()
+    assert box.path is not None
+    assert Outbox.stats(box.path).losses == {"invalid": 1}
 
 
 def test_odd_letters_of_a_replys_metrics_are_kept_as_ascii(box: Outbox, reporter: Reporter) -> None:
