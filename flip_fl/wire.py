@@ -286,6 +286,49 @@ class MetricItem(_Item):
     stage: ShortName | None = None
 
 
+class MetricsItem(_Item):
+    """Numbers that ``client`` measured together, a metric each; ``labels``, ``results`` and the others go together.
+
+    The first one's id is ``id``; those of the others count on from it in the last four of its bytes, in which the
+    highest bit is 0 (a counter as of RFC 9562, section 6.2).
+    """
+
+    kind: Literal["metrics"] = "metrics"
+    client: Slot
+    global_round: Round
+    task: ShortName | None = None
+    stage: ShortName | None = None
+    labels: Annotated[list[Label], Field(min_length=1, max_length=MAX_BATCH_ITEMS)]
+    results: list[Finite]
+    x_values: list[Finite | None] | None = None
+    x_labels: list[XLabel | None] | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> MetricsItem:
+        count = len(self.labels)
+        columns = (self.results, self.x_values, self.x_labels)
+        if any(column is not None and len(column) != count for column in columns):
+            raise ValueError("there must be as many results, x_values and x_labels as labels")
+        if (self.id.int & 0xFFFFFFFF) + count > 1 << 32:
+            raise ValueError("the last four bytes of id must leave room to count in")
+        return self
+
+    @property
+    def ids(self) -> list[UUID]:
+        """The id of each metric."""
+        return [UUID(int=self.id.int + place) for place in range(len(self.labels))]
+
+    def metrics(self) -> list[MetricItem]:
+        """Each metric as an item of its own."""
+        shared = {name: getattr(self, name) for name in ("at", "client", "global_round", "task", "stage")}
+        nothing: list[None] = [None] * len(self.labels)
+        columns = (self.ids, self.labels, self.results, self.x_values or nothing, self.x_labels or nothing)
+        return [
+            MetricItem.model_construct(id=id_, label=label, result=result, x_value=x, x_label=axis, **shared)
+            for id_, label, result, x, axis in zip(*columns, strict=True)
+        ]
+
+
 class LogItem(_Item):
     """A free-text row. ``success=False`` is a failure report."""
 
@@ -314,19 +357,29 @@ class EventItem(_Item):
 
 
 Item = Annotated[StatusItem | MetricItem | LogItem | EventItem, Field(discriminator="kind")]
+BatchItem = Annotated[StatusItem | MetricItem | MetricsItem | LogItem | EventItem, Field(discriminator="kind")]
 
 
 class BatchIn(Wire):
-    """``POST /model/{id}/events``: items are judged one by one, so they are read one by one."""
+    """``POST /model/{id}/events``: items are judged one by one, so they are read one by one.
+
+    Each metric of a ``metrics`` item counts as one of the at most ``MAX_BATCH_ITEMS``.
+    """
 
     items: Annotated[list[dict[str, Any]], Field(max_length=MAX_BATCH_ITEMS)]
 
 
+Outcome = Literal["stored", "duplicate", "refused"]
+
+
 class ItemOutcome(Wire):
-    """What became of one item. ``applied`` is false for a status that came too late to count."""
+    """What became of one item. ``applied`` is false for a status that came too late to count.
+
+    ``metrics`` of which one is new are ``stored``: those that the hub had are not stored again.
+    """
 
     id: str
-    outcome: Literal["stored", "duplicate", "refused"]
+    outcome: Outcome
     code: str | None = None
     detail: str | None = None
     applied: bool | None = None

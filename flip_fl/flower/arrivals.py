@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from flwr.app import Message, MetricRecord
 
@@ -46,7 +48,8 @@ from flip_fl.values import Task, natural_key
 
 logger = logging.getLogger("flip_fl.flower")
 
-# A transaction costs more than ten reports; nobody sees that a report waits this long for the next reply's.
+# What is done for a hundred replies in a row costs half of what it costs between other work: the processor has it at
+# hand. Nobody sees that a reply's report waits this long for the next reply.
 TOGETHER_S = 0.05
 # What a SuperLink says of a message that was given up already.
 _NOTHING_NEW = frozenset({MESSAGE_GONE, REPLY_GONE, NODE_GONE})
@@ -64,8 +67,27 @@ class Asked:
     stage: str | None = None
 
 
+class Arrived(NamedTuple):
+    """A reply, what it answers, when it came (monotonic seconds; and by the clock), and whether it was given up."""
+
+    asked: Asked
+    reply: Message
+    at: float
+    when: datetime
+    late: bool
+
+    @property
+    def took_s(self) -> float:
+        """Seconds from the question to the answer."""
+        return self.at - self.asked.since
+
+
 class Arrivals:
-    """The replies of one phase after another. A reply belongs to the message that it answers, errors included."""
+    """The replies of one phase after another. A reply belongs to the message that it answers, errors included.
+
+    What comes in quick succession is read, judged and told at the hub together: at ``settle``, or ``TOGETHER_S`` after
+    the first of them with the next reply. Until then it is counted as answered only.
+    """
 
     def __init__(self, reporting: Reporting | LocalReporting, check: ReplyCheck, roster: Roster) -> None:
         self._reporting = reporting
@@ -82,8 +104,7 @@ class Arrivals:
         self._usable: list[tuple[str, Message]] = []
         self._failures: dict[str, str] = {}
         self._codes: dict[str, str] = {}
-        self._open: contextlib.ExitStack | None = None
-        self._open_since = 0.0
+        self._unread: deque[Arrived] = deque()
 
     @property
     def pending(self) -> frozenset[str]:
@@ -102,7 +123,7 @@ class Arrivals:
 
     @property
     def usable(self) -> list[tuple[str, Message]]:
-        """Slot and reply of what can be aggregated, in slot order."""
+        """Slot and reply of what can be aggregated, in slot order; after ``settle``."""
         return sorted(self._usable, key=lambda pair: self._places[pair[0]])
 
     def begin_phase(self, asked: Sequence[Asked], taken: Collection[str]) -> None:
@@ -119,27 +140,21 @@ class Arrivals:
                 self._fail(each, of_refused_push(slot=each.slot, task=each.task, number=each.number))
 
     def take(self, replies: Sequence[Message]) -> bool:
-        """Receive ``replies``; whether one of them was still waited for.
-
-        What replies in quick succession report is one append: it is on disk after ``settle``, or ``TOGETHER_S`` later
-        with the next reply.
-        """
-        before = len(self._pending)
-        if replies and self._open is None:
-            self._open = contextlib.ExitStack()
-            self._open.enter_context(self._reporter.together())
-            self._open_since = time.monotonic()
+        """Receive ``replies``; whether one of them was still waited for."""
+        before, now, when = len(self._pending), time.monotonic(), datetime.now(UTC)
         for reply in replies:
-            self._take(reply)
-        if time.monotonic() - self._open_since > TOGETHER_S:
+            self._take(reply, now, when)
+        if self._unread and now - self._unread[0].at > TOGETHER_S:
             self.settle()
         return len(self._pending) < before
 
     def settle(self) -> None:
-        """Put on disk what has been reported."""
-        if self._open is not None:
-            open_, self._open = self._open, None
-            open_.close()
+        """Judge what has come, and put on disk what there is to report of it."""
+        if self._unread:
+            with self._reporter.together():
+                while self._unread:
+                    arrived = self._unread.popleft()
+                    (self._too_late if arrived.late else self._first)(arrived)
 
     def started_anew(self, slots: Collection[str]) -> None:
         """The tasks of ``slots`` went down with their SuperNodes: nothing more is awaited of them."""
@@ -153,6 +168,7 @@ class Arrivals:
 
     def end_phase(self, task: Task, number: int, waited_s: float, stage: str | None = None) -> Phase:
         """What became of the phase. Who has not replied by now has failed; a later reply is told and dropped."""
+        self.settle()
         with self._reporter.together():
             for message_id, asked in self._pending.items():
                 self._fail(asked, of_silence(slot=asked.slot, task=task, number=number, waited_s=waited_s))
@@ -166,20 +182,21 @@ class Arrivals:
 
     # -- one reply ------------------------------------------------------------------------------------------------
 
-    def _take(self, reply: Message) -> None:
+    def _take(self, reply: Message, now: float, when: datetime) -> None:
         message_id = reply.metadata.reply_to_message_id
         asked = self._pending.pop(message_id, None)
         if asked is not None:
             self._answered.add(message_id)
-            self._first(asked, reply)
+            self._unread.append(Arrived(asked, reply, now, when, late=False))
         elif message_id in self._late:
-            self._too_late(self._late.pop(message_id), reply)
+            self._unread.append(Arrived(self._late.pop(message_id), reply, now, when, late=True))
         elif message_id in self._answered or message_id in self._answered_before:
             logger.warning("a second reply to the same message was dropped")
         else:
             self._reporter.failure(None, "a reply that answers none of this run's messages was dropped")
 
-    def _first(self, asked: Asked, reply: Message) -> None:
+    def _first(self, arrived: Arrived) -> None:
+        asked, reply = arrived.asked, arrived.reply
         assert asked.message is not None
         slot, task, number = asked.slot, asked.task, asked.number
         reason = malformed(reply)
@@ -191,8 +208,7 @@ class Arrivals:
         if told is not None:
             self._fail(asked, told)
             return
-        took = time.monotonic() - asked.since
-        clock = self._clocks.heard(slot, report.facts, took)
+        clock = self._clocks.heard(slot, report.facts, arrived.took_s, arrived.when)
         self._store(asked, reply, report)
         if reply.has_error():
             self._fail(asked, of_error(reply.error, report, slot=slot, task=task, number=number))
@@ -205,9 +221,10 @@ class Arrivals:
         stamp_slot(reply.content, slot)
         self._usable.append((slot, reply))
         if task is not Task.VALIDATE:
-            self._tell_result(asked, reply, report, took, clock)
+            self._tell_result(arrived, report, clock)
 
-    def _too_late(self, asked: Asked, reply: Message) -> None:
+    def _too_late(self, arrived: Arrived) -> None:
+        asked, reply = arrived.asked, arrived.reply
         if reply.has_error() and reply.error.code in _NOTHING_NEW:
             return
         reason = malformed(reply)
@@ -217,25 +234,25 @@ class Arrivals:
         else:
             told = of_rejection(reason, slot=asked.slot, number=asked.number)
         if told is None:
-            took = time.monotonic() - asked.since
-            clock = self._clocks.heard(asked.slot, report.facts, took)
+            clock = self._clocks.heard(asked.slot, report.facts, arrived.took_s, arrived.when)
             self._store(asked, reply, report)
             if reply.has_error():
                 told = of_error(reply.error, report, slot=asked.slot, task=asked.task, number=asked.number)
             else:
-                told = of_delay(slot=asked.slot, task=asked.task, number=asked.number, took_s=took)
+                told = of_delay(slot=asked.slot, task=asked.task, number=asked.number, took_s=arrived.took_s)
                 if asked.task is not Task.VALIDATE:
                     # The hub shows a result that comes after its round was aggregated as late.
-                    self._tell_result(asked, reply, report, took, clock)
+                    self._tell_result(arrived, report, clock)
         self._reporter.failure(asked.slot, told.text, global_round=told.round)
 
     def _mismatch(self, asked: Asked, report: SiteReport) -> Told | None:
         """What to tell when the client says it is somebody else: nothing else that it says is then stored."""
-        if self._roster.checks_claims:
-            for claim in (report.claim, *report.also):
-                text = mismatch(asked.slot, claim)
-                if text is not None:
-                    return Told(text, text, asked.number or None, BAD_PEER_CONTEXT)
+        if (report.claim is None and not report.also) or not self._roster.checks_claims:
+            return None
+        for claim in (report.claim, *report.also):
+            text = mismatch(asked.slot, claim)
+            if text is not None:
+                return Told(text, text, asked.number or None, BAD_PEER_CONTEXT)
         return None
 
     def _store(self, asked: Asked, reply: Message, report: SiteReport) -> None:
@@ -256,10 +273,17 @@ class Arrivals:
         if report.missing:
             self._reporter.missing(Missing(asked.slot, asked.task.value, asked.number, report.missing))
 
-    def _tell_result(self, asked: Asked, reply: Message, report: SiteReport, took: float, clock: Ahead) -> None:
-        size = array_bytes(reply) if asked.task is Task.TRAIN else None
+    def _tell_result(self, arrived: Arrived, report: SiteReport, clock: Ahead) -> None:
+        asked = arrived.asked
+        size = array_bytes(arrived.reply) if asked.task is Task.TRAIN else None
         self._reporting.lifecycle.client_result(
-            asked.slot, asked.number, size, seconds=took, stage=asked.stage, facts=report.facts, clock=clock
+            asked.slot,
+            asked.number,
+            size,
+            seconds=arrived.took_s,
+            stage=asked.stage,
+            facts=report.facts,
+            clock=clock,
         )
 
     def _fail(self, asked: Asked, told: Told) -> None:

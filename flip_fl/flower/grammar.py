@@ -13,7 +13,7 @@ from flip_fl.app.metric_key import metric_key
 from flip_fl.app.runner import BOOKKEEPING
 from flip_fl.flower.columns import stamp
 from flip_fl.privacy.egress import sane_name
-from flip_fl.reporting.plain import heads_of
+from flip_fl.reporting.plain import Heads, heads_of
 from flip_fl.wire import LogItem, new_event_id
 
 LIST_AXIS = "Step"
@@ -62,9 +62,9 @@ def metrics_by_grammar(record: Mapping[str, Any], *, slot: str, round: int, task
 
 
 class Plain(NamedTuple):
-    """Numbers, and what stands before each of them (see ``flip_fl.reporting.plain``)."""
+    """Numbers, and what each of them is called (see ``flip_fl.reporting.plain``)."""
 
-    heads: tuple[str, ...]
+    heads: Heads
     values: list[float]
 
 
@@ -85,7 +85,7 @@ def plain_metrics(record: Mapping[str, Any]) -> Plain | None:
 
 
 @lru_cache(maxsize=256)
-def _heads(keys: tuple[str, ...]) -> tuple[str, ...] | None:
+def _heads(keys: tuple[str, ...]) -> Heads | None:
     if not all(map(_may_leave, keys)):
         return None
     try:

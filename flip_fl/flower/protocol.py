@@ -160,6 +160,9 @@ class SiteReport:
         return max(0, (self.made or 0) - len(self.items) - sum(self.refused.values()))
 
 
+_NOTHING_SAID = SiteReport()
+
+
 def put_report(
     content: RecordDict,
     slot: str,
@@ -251,12 +254,12 @@ def get_report(reply: Message) -> SiteReport:
     if reply.has_error():
         return _of_reason(reply.error.reason)
     if not reply.has_content():
-        return SiteReport()
+        return _NOTHING_SAID
     configs: dict[str, Mapping[str, Any]] = {
         name: record for name, record in reply.content.items() if isinstance(record, ConfigRecord)
     }
     if not configs:
-        return SiteReport()
+        return _NOTHING_SAID
     site = configs.get(SITE_RECORD, {})
     claim = _claim(site)
     refused: dict[str, int] = {}

@@ -14,13 +14,13 @@ from sqlmodel import Session, SQLModel
 from flip_fl.hub.bulk import insert_metrics
 from flip_fl.hub.clients import Participant, participants
 from flip_fl.hub.intake import Refusal, check_client, details_text, metric_row, take_status, unattributed
-from flip_fl.hub.items import AnyItem, Refused
+from flip_fl.hub.items import AnyItem, Refused, SingleItem
 from flip_fl.hub.ledger import claim, mark_late
 from flip_fl.hub.model_service import lock_model, log_text
 from flip_fl.hub.silence import hear
 from flip_fl.hub.tables import FlLog, Model, utc_now
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
-from flip_fl.wire import BatchOut, EventItem, ItemOutcome, LogItem, MetricItem, StatusItem
+from flip_fl.wire import BatchOut, EventItem, ItemOutcome, LogItem, MetricItem, MetricsItem, Outcome, StatusItem
 
 _LOGS: Table = SQLModel.metadata.tables[str(FlLog.__tablename__)]
 
@@ -48,18 +48,22 @@ def store_batch(
     slots = {item.client for item in items if not isinstance(item, Refused | StatusItem) and item.client is not None}
     known = participants(model_id, slots, session)
     judged = [item if isinstance(item, Refused) else _judged(item, known, model_id) for item in items]
-    fresh = claim(model_id, [item.id for item in judged if not isinstance(item, Refused)], session)
+    parts = [[] if isinstance(item, Refused) else _parts(item) for item in judged]
+    fresh = claim(model_id, [part.id for of_item in parts for part in of_item], session)
     store = _Store(model, known, session)
     results = []
-    for item in judged:
+    for item, of_item in zip(judged, parts, strict=True):
         if isinstance(item, Refused):
             results.append(_refused(item.id, item.refusal))
-        elif item.id in fresh:
-            # A second item with this id in the same batch is a copy like any other.
-            fresh.discard(item.id)
-            results.append(ItemOutcome(id=str(item.id), outcome="stored", applied=store.add(item)))
-        else:
-            results.append(ItemOutcome(id=str(item.id), outcome="duplicate"))
+            continue
+        outcome: Outcome = "duplicate"
+        applied = None
+        for part in of_item:
+            if part.id in fresh:
+                # A second item with this id in the same batch is a copy like any other.
+                fresh.discard(part.id)
+                outcome, applied = "stored", store.add(part)
+        results.append(ItemOutcome(id=str(item.id), outcome=outcome, applied=applied))
     store.flush()
     stop = model.status is ModelStatus.STOPPED
     session.commit()
@@ -77,7 +81,7 @@ class _Store:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     logs: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, item: AnyItem) -> bool | None:
+    def add(self, item: SingleItem) -> bool | None:
         """Take one judged item; for a status whether it was applied, else None."""
         match item:
             case StatusItem():
@@ -153,6 +157,10 @@ class _Store:
         )
 
 
+def _parts(item: AnyItem) -> Sequence[SingleItem]:
+    return item.metrics() if isinstance(item, MetricsItem) else [item]
+
+
 def _judged(item: AnyItem, known: Mapping[str, Participant], model_id: UUID) -> AnyItem | Refused:
     match item:
         case StatusItem():
@@ -160,7 +168,7 @@ def _judged(item: AnyItem, known: Mapping[str, Participant], model_id: UUID) -> 
         case LogItem(success=False) | LogItem(client=None) | EventItem(client=None):
             # A failure report is kept whoever it is from.
             return item
-        case MetricItem() | LogItem() | EventItem():
+        case MetricItem() | MetricsItem() | LogItem() | EventItem():
             client = str(item.client)
             refusal = check_client(known.get(client), client, model_id)
             return item if refusal is None else Refused(str(item.id), refusal)

@@ -12,9 +12,10 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from flip_fl.hub.intake import Refusal
 from flip_fl.hub.refusals import first_error
-from flip_fl.wire import MAX_BATCH_ITEMS, BatchIn, EventItem, Item, LogItem, MetricItem, StatusItem
+from flip_fl.wire import MAX_BATCH_ITEMS, BatchIn, BatchItem, EventItem, LogItem, MetricItem, MetricsItem, StatusItem
 
-AnyItem = StatusItem | MetricItem | LogItem | EventItem
+SingleItem = StatusItem | MetricItem | LogItem | EventItem
+AnyItem = SingleItem | MetricsItem
 
 _MAX_ID_CHARS = 64
 # A clock outside of these years is broken, and some databases could not hold it.
@@ -22,10 +23,10 @@ _YEARS = range(2000, 2200)
 
 
 class _Whole(BaseModel):
-    items: Annotated[list[Item], Field(max_length=MAX_BATCH_ITEMS)]
+    items: Annotated[list[BatchItem], Field(max_length=MAX_BATCH_ITEMS)]
 
 
-_ITEM: TypeAdapter[AnyItem] = TypeAdapter(Item)
+_ITEM: TypeAdapter[AnyItem] = TypeAdapter(BatchItem)
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,18 @@ class NoBatch(Exception):
 def read_items(body: bytes) -> list[AnyItem | Refused]:
     """The items of a request's body, in order; one that cannot be read is ``Refused``. Raises ``NoBatch``."""
     try:
-        items = _Whole.model_validate_json(body).items
+        items = [_checked(item) for item in _Whole.model_validate_json(body).items]
     except ValidationError:
         # The slower way says which item it is, and reads what the strict parser does not: half a surrogate pair.
-        return _one_by_one(body)
-    return [_checked(item) for item in items]
+        items = _one_by_one(body)
+    if sum(facts_in(item) for item in items) > MAX_BATCH_ITEMS:
+        raise NoBatch([{"type": "too_long", "loc": ("body", "items"), "msg": f"more than {MAX_BATCH_ITEMS} in all"}])
+    return items
+
+
+def facts_in(item: AnyItem | Refused) -> int:
+    """How many facts ``item`` reports."""
+    return len(item.labels) if isinstance(item, MetricsItem) else 1
 
 
 def _one_by_one(body: bytes) -> list[AnyItem | Refused]:

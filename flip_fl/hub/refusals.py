@@ -8,7 +8,7 @@ from typing import Any
 from flip_fl.services import refusals
 
 # Pydantic's own words for these quote what was sent.
-_OWN_WORDS = {"union_tag_invalid": "kind must be status, metric, log or event"}
+_OWN_WORDS = {"union_tag_invalid": "kind must be status, metric, metrics, log or event"}
 
 
 def public_errors(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

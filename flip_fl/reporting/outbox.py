@@ -293,7 +293,10 @@ class Outbox:
     def _settle(self, acked: Sequence[bytes], dead: Sequence[Dead] = ()) -> None:
         parts: list[tuple[list[bytes], list[Dead]]] = [([], list(dead))] if dead else []
         parts += [(list(acked[start : start + SETTLE_CHUNK]), []) for start in range(0, len(acked), SETTLE_CHUNK)]
-        for part in parts:
+        for place, part in enumerate(parts):
+            if place:
+                # A lock that is taken again at once is never had by the thread that waits for it.
+                time.sleep(YIELD_S)
             with self._lock:
                 if self._closed:
                     return
@@ -301,8 +304,6 @@ class Outbox:
                 self._unsettled.append(part)
                 self._collected -= {*part[0], *(corpse.id for corpse in part[1])}
                 self._settle_disk()
-            # A lock that is taken again at once is never had by the thread that waits for it.
-            time.sleep(YIELD_S)
 
     def _settle_disk(self) -> None:
         while self._unsettled:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from pydantic import TypeAdapter
 
@@ -20,56 +21,67 @@ _DETAILS = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 Point = tuple[str, str | None, float | None]
 
-# The last four of an id's 16 bytes count up from number to number (RFC 9562, section 6.2); the first of their 32 bits
-# is left 0, so that the count does not run over.
-_COUNTED = 32
-_NOT_COUNTED_CHARS = 36 - _COUNTED // 4
+# The last four of an id's 16 bytes count up from number to number; the first of their 32 bits is left 0, so that the
+# count does not run over (RFC 9562, section 6.2).
+_NOT_COUNTED = ~(1 << 31)
 
 
-def heads_of(points: Iterable[Point]) -> tuple[str, ...]:
-    """Of each point (label, x_label, x_value) what stands before its number.
+class Heads(NamedTuple):
+    """What numbers that are measured again and again are called, by as many as may share an item: how many, and their
+    names as JSON."""
+
+    parts: tuple[tuple[int, str], ...]
+
+
+def heads_of(points: Iterable[Point]) -> Heads:
+    """Of each point (label, x_label, x_value) what stands beside its number.
 
     Raises ``ValueError`` where ``wire.MetricItem`` refuses it.
     """
-    heads = []
-    for label, x_label, x_value in points:
-        item = wire.MetricItem(
-            at=datetime.min, client="-", global_round=0, label=label, result=0.0, x_label=x_label, x_value=x_value
+    points, parts = list(points), []
+    for start in range(0, len(points), MAX_TOGETHER):
+        some = points[start : start + MAX_TOGETHER]
+        item = wire.MetricsItem(
+            at=datetime.min,
+            client="-",
+            global_round=0,
+            labels=[label for label, _, _ in some],
+            results=[0.0] * len(some),
+            x_labels=[axis for _, axis, _ in some] if any(axis is not None for _, axis, _ in some) else None,
+            x_values=[x for _, _, x in some] if any(x is not None for _, _, x in some) else None,
         )
-        facts = item.model_dump_json(include={"label", "x_label", "x_value"}, exclude_none=True)
-        heads.append(f'",{_ascii(facts)[1:-1]},"result":')
-    return tuple(heads)
+        names = {name for name in ("labels", "x_labels", "x_values") if getattr(item, name) is not None}
+        parts.append((len(some), _ascii(item.model_dump_json(include=names))[1:-1]))
+    return Heads(tuple(parts))
 
 
 def plain_records(
-    client: str, global_round: int, task: str | None, at: datetime, heads: Sequence[str], values: Sequence[float]
+    client: str, global_round: int, task: str | None, at: datetime, heads: Heads, values: Sequence[float]
 ) -> list[Record]:
     """The metrics ``heads``, measured as ``values`` (floats), under new ids; ``at`` is UTC.
 
-    Raises ``ValueError`` for a number that is not finite, and where ``wire.MetricItem`` refuses what they share.
+    Raises ``ValueError`` for a number that is not finite, for fewer or more numbers than heads, and where
+    ``wire.MetricsItem`` refuses what they share.
     """
-    if not heads:
-        return []
     if not all(map(math.isfinite, values)):
         raise ValueError("a metric must be finite")
-    tail = f',"at":"{at.isoformat()}","global_round":{_ROUND.validate_python(global_round)},{_frame(client, task)}'
-    made = wire.new_event_id()
-    first = made.int & ~(1 << (_COUNTED - 1))
-    start, count = f'{{"id":"{str(made)[:_NOT_COUNTED_CHARS]}', first & (1 << _COUNTED) - 1
-    bodies = [
-        f"{start}{number:08x}{head}{value}{tail}"
-        for number, head, value in zip(range(count, count + len(heads)), heads, values, strict=True)
-    ]
-    return [
-        Record(
-            (first + place).to_bytes(16, "big"),
-            Lane.METRIC,
-            ",".join(bodies[place : place + MAX_TOGETHER]),
-            reports=min(MAX_TOGETHER, len(bodies) - place),
-            once=True,
-        )
-        for place in range(0, len(bodies), MAX_TOGETHER)
-    ]
+    if len(values) != sum(count for count, _ in heads.parts):
+        raise ValueError("there must be as many numbers as heads")
+    shared = f'"at":"{at.isoformat()}","global_round":{_ROUND.validate_python(global_round)},{_frame(client, task)}'
+    first, place = wire.new_event_id().int & _NOT_COUNTED, 0
+    records = []
+    for count, names in heads.parts:
+        results = ",".join(map(repr, values[place : place + count]))
+        id_ = UUID(int=first + place)
+        body = f'{{"id":"{id_}",{shared},{names},"results":[{results}]}}'
+        if count == 1:
+            # A row of one report is one that stands by itself on every route.
+            (only,) = wire.MetricsItem.model_validate_json(body).metrics()
+            records.append(record_of(only)._replace(once=True))
+        else:
+            records.append(Record(id_.bytes, Lane.METRIC, body, reports=count, once=True))
+        place += count
+    return records
 
 
 def event_record(
@@ -105,8 +117,8 @@ def _event_frame(event_type: str, client: str | None, roundless: bool) -> str:
 @lru_cache(maxsize=1024)
 def _frame(client: str, task: str | None) -> str:
     """What a site's numbers of one task share whatever their round; see ``plain_records``."""
-    item = wire.MetricItem(at=datetime.min, client=client, global_round=0, label="-", result=0.0, task=task)
-    return _ascii(item.model_dump_json(include={"kind", "client", "task"}, exclude_none=True))[1:]
+    item = wire.MetricsItem(at=datetime.min, client=client, global_round=0, labels=["-"], results=[0.0], task=task)
+    return _ascii(item.model_dump_json(include={"kind", "client", "task"}, exclude_none=True))[1:-1]
 
 
 def _ascii(text: str) -> str:

@@ -24,7 +24,8 @@ ROW_OVERHEAD_BYTES = 120
 MAX_TOGETHER = 50
 
 _METRICS = TypeAdapter(list[wire.MetricItem])
-# Inside a JSON string a quote has a backslash before it: no text can look like the beginning of an item.
+# Inside a JSON string a quote has a backslash before it: no text can look like the beginning of an item, or its mark.
+_METRICS_MARK = '"kind":"metrics"'
 _NAME = re.compile(r'\{"id":"([0-9a-f-]{36})"')
 _ID = slice(len('{"id":"'), len('{"id":"') + 36)
 
@@ -41,8 +42,9 @@ class Lane(IntEnum):
 class Record(NamedTuple):
     """One report on its way to the hub, or ``reports`` of one lane that were made together and travel together.
 
-    The body of several is their JSON objects with commas between them, and ``id`` that of the first: for the outbox
-    and the sender they cost as much as one. What is wrong with one of them is found out one by one: ``parts``.
+    The body of several is the JSON objects of their items with commas between them, and ``id`` that of the first: for
+    the outbox and the sender they cost as much as one. An item may be several metrics (``wire.MetricsItem``). What is
+    wrong with one of the reports is found out one by one: ``parts``.
     ``terminal`` marks a status that ends the run, ``own`` a row about the outbox's own losses, ``attempted`` a
     report that was handed to a hub which may have stored it without our hearing of it. ``once``: no copy of it can come
     by another way, so that it may share a row with others.
@@ -74,7 +76,7 @@ class Record(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The ids of all the reports in it."""
+        """The ids of the items in it."""
         return [self.name] if self.reports == 1 else _NAME.findall(self.body)
 
     def item(self) -> dict[str, Any]:
@@ -89,19 +91,30 @@ class Record(NamedTuple):
         found: list[Record] = []
         starts = [match.start() for match in _NAME.finditer(self.body)]
         for start, end in pairwise([*starts, len(self.body) + 1]):
-            body = self.body[start : end - 1]
             with contextlib.suppress(ValueError):
-                found.append(self._replace(id=UUID(body[_ID]).bytes, body=body, reports=1))
+                found += self._single(self.body[start : end - 1])
         return found
+
+    def _single(self, body: str) -> list[Record]:
+        if _METRICS_MARK in body and self.lane is Lane.METRIC:
+            return [record_of(item) for item in wire.MetricsItem.model_validate_json(body).metrics()]
+        return [self._replace(id=UUID(body[_ID]).bytes, body=body, reports=1)]
 
     def is_readable(self) -> bool:
         """Whether the body is still the JSON object that was kept under this id: disks do change bits."""
         try:
             items = json.loads(f"[{self.body}]")
-            whole = len(items) == self.reports and all(isinstance(item, dict) for item in items)
+            whole = sum(map(_reports_in, items)) == self.reports
             return whole and [item.get("id") for item in items] == self.names and items[0]["id"] == self.name
         except (ValueError, RecursionError):
             return False
+
+
+def _reports_in(item: object) -> int:
+    """How many reports a JSON value stands for; 0 for what is no item."""
+    if not isinstance(item, dict):
+        return 0
+    return len(wire.MetricsItem.model_validate(item).labels) if item.get("kind") == "metrics" else 1
 
 
 def record_of(item: wire.Item, *, own: bool = False) -> Record:

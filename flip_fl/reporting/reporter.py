@@ -16,7 +16,7 @@ from flip_fl import wire
 from flip_fl.reporting.gaps import Missing
 from flip_fl.reporting.losses import LossReason
 from flip_fl.reporting.outbox import Outbox
-from flip_fl.reporting.plain import event_record, plain_records
+from flip_fl.reporting.plain import Heads, event_record, plain_records
 from flip_fl.reporting.records import Record, in_fewer_rows, metric_records, record_of
 from flip_fl.values import ModelStatus
 
@@ -97,9 +97,7 @@ class Reporter:
             self.failure(client, text)
         return self.items(items)
 
-    def plain(
-        self, client: str, global_round: int, task: str | None, heads: Sequence[str], values: Sequence[float]
-    ) -> bool:
+    def plain(self, client: str, global_round: int, task: str | None, heads: Heads, values: Sequence[float]) -> bool:
         """The numbers ``values`` that ``client`` measured; ``heads`` are those of ``plain.heads_of``."""
         return self._gathered(
             lambda: plain_records(client, global_round, task, _now(), heads, values), count=len(values)

@@ -84,10 +84,13 @@ class Transmitter:
 
     def _batch(self, records: Sequence[Record], timeout_s: float, feedback: Feedback) -> None:
         try:
-            bodies = [record.body for record in records]
-            count = sum(record.reports for record in records)
+            names = [record.names for record in records]
             answer = self._hub.post_bodies(
-                self._model_id, bodies, timeout_s=timeout_s, count=count, meanwhile=self._meanwhile
+                self._model_id,
+                [record.body for record in records],
+                timeout_s=timeout_s,
+                count=sum(map(len, names)),
+                meanwhile=self._meanwhile,
             )
         except HttpStatusError as error:
             feedback.alive = True
@@ -156,7 +159,7 @@ class Transmitter:
         for record in records:
             if record.reports > 1:
                 found = [outcomes.get(name) for name in record.names]
-                sound = len(found) == record.reports and all(each and each.outcome != "refused" for each in found)
+                sound = found and all(each and each.outcome != "refused" for each in found)
                 # Sent one by one they are stored once all the same: the hub knows their ids.
                 (feedback.acked if sound else feedback.divided).append(record.id)
                 continue

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Engine, event
 
 from flip_fl.hub.tables import EventLedger, FlLog, FlMetric, ModelsAudit, StatusHistory
 from flip_fl.values import ModelStatus
-from flip_fl.wire import MAX_BATCH_ITEMS
+from flip_fl.wire import MAX_BATCH_ITEMS, new_event_id
 from tests.support.hub import RunningHub, codes, item, metric, outcomes
 
 
@@ -70,6 +70,78 @@ def test_a_copy_inside_one_batch_is_a_duplicate(hub: RunningHub) -> None:
     sent = metric("Trust_1", "loss", 0.5, 1)
     assert outcomes(hub.batch(sent, sent, metric("Trust_1", "loss", 0.6, 2))) == ["stored", "duplicate", "stored"]
     assert len(hub.world.rows(FlMetric)) == 2
+
+
+def together(*results: float, **facts: Any) -> dict[str, Any]:
+    """What a client measured in one task, as one item."""
+    labels = [f"loss {place}" for place in range(len(results))]
+    id_ = str(UUID(int=new_event_id().int & ~(1 << 31)))
+    shared = {"client": "Trust_1", "global_round": 2, "task": "train", "labels": labels, "results": list(results)}
+    return item("metrics", **shared) | {"id": id_} | facts
+
+
+def test_metrics_of_one_item_are_stored_each_as_if_it_came_alone(hub: RunningHub) -> None:
+    """Ten numbers of a reply travel as one item; what the hub keeps and shows of each is the same."""
+    sent = together(0.5, 0.25, 1e-300, x_labels=[None, "epoch", None], x_values=[None, 2.5, 7.0])
+    answer = hub.batch(sent, metric("Trust_2", "loss", 0.75, 2))
+    assert (answer["results"][0]["id"], outcomes(answer)) == (sent["id"], ["stored", "stored"])
+    rows = hub.world.rows(FlMetric)
+    assert [(row.label, row.result, row.x_label, row.x_value) for row in rows] == [
+        ("loss 0", 0.5, "Global Rounds", 2.0),
+        ("loss 1", 0.25, "epoch", 2.5),
+        ("loss 2", 1e-300, "Global Rounds", 7.0),
+        ("loss", 0.75, "Global Rounds", 2.0),
+    ]
+    assert {(row.fl_client_name, row.task, row.global_round, row.occurred_at.isoformat()) for row in rows[:3]} == {
+        ("Trust_1", "train", 2, sent["at"])
+    }
+    assert outcomes(hub.batch(sent)) == ["duplicate"]
+    assert len(hub.world.rows(FlMetric)) == 4
+
+
+def test_a_metric_of_an_item_that_was_stored_alone_is_not_stored_again(hub: RunningHub) -> None:
+    """A sender that has to send them one by one uses the ids that they have in the item: a copy stays a copy."""
+    sent = together(0.5, 0.25, 0.125)
+    first = UUID(sent["id"]).int
+    hub.batch(metric("Trust_1", "loss 1", 0.25, 2) | {"id": str(UUID(int=first + 1))})
+    assert outcomes(hub.batch(sent)) == ["stored"]
+    assert sorted(row.label for row in hub.world.rows(FlMetric)) == ["loss 0", "loss 1", "loss 2"]
+    assert outcomes(hub.batch(metric("Trust_1", "loss 2", 0.125, 2) | {"id": str(UUID(int=first + 2))})) == [
+        "duplicate"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"client": "Trust_99"}, "unknown_client"),
+        ({"client": "Trust_3"}, "client_not_associated"),
+        ({"results": [0.5]}, "invalid"),
+        ({"results": [0.5, None]}, "invalid"),
+        ({"labels": [], "results": []}, "invalid"),
+        ({"labels": ["canary", ""]}, "invalid"),
+        ({"x_values": [1.0]}, "invalid"),
+        ({"x_labels": [None, None, "canary"]}, "invalid"),
+        ({"id": "01890a5d-ac96-774b-bcce-b302ffffffff"}, "invalid"),
+        ({"at": "0001-01-01T00:00:00+23:00"}, "invalid"),
+    ],
+    ids=str,
+)
+def test_a_bad_item_of_several_metrics_is_refused_alone(hub: RunningHub, change: dict[str, Any], code: str) -> None:
+    """Nothing of it is stored, so that its sender can send what is sound of it one by one."""
+    answer = hub.batch(metric("Trust_1", "loss", 0.5, 1), together(0.5, 0.25) | change)
+    assert (outcomes(answer), codes(answer)) == (["stored", "refused"], [None, code])
+    assert "canary" not in str(answer)
+    assert len(hub.world.rows(FlMetric)) == 1
+
+
+def test_metrics_beyond_the_bound_of_a_batch_are_refused_as_a_whole(hub: RunningHub) -> None:
+    """The bound is of what a transaction has to store, in how few items it may come."""
+    fits, beyond = together(*map(float, range(MAX_BATCH_ITEMS))), together(0.5, 0.25)
+    assert hub.model("POST", "/events", json={"items": [fits, beyond]}).status_code == 422
+    assert hub.world.rows(FlMetric) == []
+    assert outcomes(hub.batch(fits)) == ["stored"]
+    assert [row.result for row in hub.world.rows(FlMetric)] == [float(n) for n in range(MAX_BATCH_ITEMS)]
 
 
 def test_a_copy_on_a_single_route_is_a_duplicate_too(hub: RunningHub) -> None:

@@ -51,10 +51,11 @@ def test_nobody_without_a_key_is_told(hub: RunningHub, path: str) -> None:
 
 
 def test_meters_count_what_happens(hub: RunningHub) -> None:
-    """Requests by route (never by address), events by outcome, models by status."""
+    """Requests by route (never by address), events by outcome (each metric of an item of several), models by status."""
     before = _meters(hub)
     again = metric("Trust_1", "loss", 0.5, 1)
-    hub.batch(item("status", status="RUNNING"), again, again, metric("Nobody", "loss", 0.5, 1))
+    two = item("metrics", client="Trust_1", global_round=1, labels=["a", "b"], results=[0.5, 0.25])
+    hub.batch(item("status", status="RUNNING"), again, again, metric("Nobody", "loss", 0.5, 1), two)
     after = _meters(hub)
 
     def grown(name: str, **labels: str) -> float:
@@ -73,7 +74,7 @@ def test_meters_count_what_happens(hub: RunningHub) -> None:
     assert grown("flip_hub_requests_total", method="POST", route=route, status="200") == 1
     assert grown("flip_hub_request_seconds_count", method="POST", route=route) == 1
     outcomes = {name: grown("flip_hub_events_total", outcome=name) for name in ("stored", "duplicate", "refused")}
-    assert outcomes == {"stored": 2, "duplicate": 1, "refused": 1}
+    assert outcomes == {"stored": 4, "duplicate": 1, "refused": 1}
     assert after["flip_hub_models", (("status", "RUNNING"),)] == 1
     assert after["flip_hub_database_bytes", ()] > 10_000
     assert not [labels for _, labels in after if str(hub.world.model_id) in str(labels)]

@@ -16,7 +16,9 @@ import pytest
 from flip_fl.reporting.backoff import Backoff
 from flip_fl.reporting.hub_client import HubClient
 from flip_fl.reporting.outbox import Outbox
+from flip_fl.reporting.plain import heads_of
 from flip_fl.reporting.records import Lane
+from flip_fl.reporting.reporter import Reporter
 from flip_fl.reporting.sender import Pace, Sender
 from flip_fl.values import ModelStatus
 from flip_fl.wire import MAX_BATCH_BYTES, MetricItem
@@ -233,6 +235,54 @@ def test_metrics_of_one_row_go_in_full_batches_or_one_by_one(box: Outbox, hub: S
     if batches:
         assert [seen.items for seen in hub.seen] == [500, 100]
         assert hub.ids == [str(item.id) for item in items]
+
+
+def put_replies(box: Outbox, replies: int) -> list[float]:
+    """Append the plain metrics of as many replies, ten each; return their results."""
+    reporter, heads = Reporter(box), heads_of([(f"loss {place}", None, None) for place in range(10)])
+    with reporter.together():
+        for number in range(replies):
+            results = [float(10 * number + place) for place in range(10)]
+            assert reporter.plain(f"Trust_{number + 1}", 1, "train", heads, results)
+    return [float(n) for n in range(10 * replies)]
+
+
+@pytest.mark.parametrize("knows", ["metrics", "metric", "single posts"])
+def test_plain_metrics_reach_every_kind_of_hub_once(box: Outbox, hub: ScriptedHub, knows: str) -> None:
+    """Ten numbers of a reply are one item for a hub that knows it; an older one gets each of them as it knows them."""
+    hub.has_batch_route = knows != "single posts"
+    hub.refuses = lambda item: "invalid" if knows == "metric" and item["kind"] == "metrics" else None
+    expected = put_replies(box, 12)
+    with sending(box, hub):
+        delivered(box)
+    assert sorted(row["result"] for row in hub.of_kind("metric")) == expected
+    assert losses(box) == dead(box) == {}
+    if knows == "metrics":
+        assert [seen.items for seen in hub.seen] == [12]
+
+
+def test_plain_metrics_whose_answer_is_lost_are_stored_once(box: Outbox, hub: ScriptedHub) -> None:
+    """A hub that dies after storing, and is an older one when it is back, must not get them under other ids."""
+    hub.faults.append(Fault("cut"))
+    expected = put_replies(box, 6)
+    with sending(box, hub):
+        wait_until(lambda: bool(hub.seen))
+        hub.refuses = lambda item: "invalid" if item["kind"] == "metrics" else None
+        delivered(box)
+    assert sorted(row["result"] for row in hub.of_kind("metric")) == expected
+    assert losses(box) == {}
+
+
+def test_damaged_plain_metrics_cost_the_reply_that_is_damaged(box: Outbox, hub: ScriptedHub) -> None:
+    """Bits that change on the disk inside one reply's item lose its metrics, which are counted, not the others'."""
+    assert box.path is not None
+    expected = put_replies(box, 3)
+    with contextlib.closing(sqlite3.connect(box.path)) as sql, sql:
+        sql.execute("UPDATE pending SET body = replace(body, '[10.0,11.0', '[10.0.11.0')")
+    with sending(box, hub):
+        delivered(box)
+    assert sorted(row["result"] for row in hub.of_kind("metric")) == [*expected[:10], *expected[20:]]
+    assert losses(box) == {"invalid": 10}
 
 
 def test_a_damaged_row_of_several_costs_what_is_damaged(box: Outbox, hub: ScriptedHub) -> None:

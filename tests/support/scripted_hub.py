@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
+from flip_fl.wire import MetricsItem
+
 ID_HEADER = "Idempotency-Key"
 KEY = "scripted-hub-key"
 
@@ -46,6 +48,13 @@ class Seen:
     key: str | None
     body: Any = None
     size: int = 0
+
+
+def _singles(item: dict[str, Any]) -> list[dict[str, Any]]:
+    if item["kind"] != "metrics":
+        return [item]
+    metrics = MetricsItem.model_validate(item).metrics()
+    return [{"kind": "metric", **metric.model_dump(mode="json", exclude_none=True)} for metric in metrics]
 
 
 class ScriptedHub:
@@ -142,8 +151,8 @@ class ScriptedHub:
             elif reason is not None:
                 results.append({"id": item["id"], "outcome": "refused", "code": reason, "detail": f"because {reason}"})
             else:
-                fresh = self.keep(item["id"], item)
-                results.append({"id": item["id"], "outcome": "stored" if fresh else "duplicate"})
+                fresh = [self.keep(single["id"], single) for single in _singles(item)]
+                results.append({"id": item["id"], "outcome": "stored" if any(fresh) else "duplicate"})
         return 200, {"results": results, "stop": self.stop_model}
 
     def single(self, route: str, tail: str, body: Any, key: str | None) -> tuple[int, Any]:

@@ -127,7 +127,7 @@ def test_rounds_are_told_with_their_stage(app: Path, tmp_path: Path) -> None:
     start(app, model_id)
     outbox = Outbox(tmp_path / "home" / "flip-state" / "outbox" / f"{model_id}.sqlite")
     with contextlib.closing(outbox):
-        items = [record.item() for record in outbox.collect(10_000, release=True)]
+        items = [part.item() for record in outbox.collect(10_000, release=True) for part in record.parts()]
     told = {(item["event_type"], item["global_round"], item["details"]["stage"]) for item in items
             if item.get("event_type") in ("ROUND_STARTED", "CLIENT_RESULT_RECEIVED", "ROUND_AGGREGATED")}  # fmt: skip
     kinds = ("ROUND_STARTED", "CLIENT_RESULT_RECEIVED", "ROUND_AGGREGATED")

@@ -105,5 +105,5 @@ def test_refusals_never_quote_the_input() -> None:
         {"type": "float_type", "loc": ("metric", "result"), "msg": "Input should be a number", "input": "canary"},
     ]
     assert "canary" not in str(public_errors(errors))
-    assert first_error(errors) == "kind must be status, metric, log or event"
+    assert first_error(errors) == "kind must be status, metric, metrics, log or event"
     assert first_error(errors[1:]) == "result: Input should be a number"

@@ -17,7 +17,7 @@ from flip_fl.hub.batch import store_batch
 from flip_fl.hub.bulk import insert_metrics
 from flip_fl.hub.clients import Participant, older_participant, participants
 from flip_fl.hub.intake import check_client, metric_row, take_status, unattributed
-from flip_fl.hub.items import NoBatch, read_items
+from flip_fl.hub.items import NoBatch, facts_in, read_items
 from flip_fl.hub.ledger import claim, event_id, mark_late
 from flip_fl.hub.meters import Meters
 from flip_fl.hub.model_service import add_log, lock_model
@@ -122,7 +122,9 @@ def _store(state: State, model_id: UUID, body: bytes, rule: SilenceRule) -> str:
     with database.writing(state.engine) as session:
         answer = store_batch(model_id, items, session, unreachable_after=rule.unreachable_after)
     meters: Meters = state.meters
-    meters.count(result.outcome for result in answer.results)
+    meters.count(
+        result.outcome for item, result in zip(items, answer.results, strict=True) for _ in range(facts_in(item))
+    )
     return answer.model_dump_json(exclude_none=True)
 
 
