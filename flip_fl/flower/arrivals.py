@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -149,12 +150,18 @@ class Arrivals:
         return len(self._pending) < before
 
     def settle(self) -> None:
-        """Judge what has come, and put on disk what there is to report of it."""
-        if self._unread:
-            with self._reporter.together():
-                while self._unread:
-                    arrived = self._unread.popleft()
+        """Judge what has come, and put on disk what there is to report of it. Raises what the check raises, at last."""
+        error: Exception | None = None
+        with self._reporter.together() if self._unread else contextlib.nullcontext():
+            while self._unread:
+                arrived = self._unread.popleft()
+                try:
                     (self._too_late if arrived.late else self._first)(arrived)
+                except Exception as raised:
+                    # What the others have measured is told all the same.
+                    error = error or raised
+        if error is not None:
+            raise error
 
     def started_anew(self, slots: Collection[str]) -> None:
         """The tasks of ``slots`` went down with their SuperNodes: nothing more is awaited of them."""

@@ -32,6 +32,7 @@ from flip_fl.flower.protocol import (
     SiteReport,
     TaskNote,
     error_reason,
+    get_report,
     get_task,
     stamp_slot,
 )
@@ -851,6 +852,20 @@ def test_queries_of_a_strategy_are_passed_on_as_they_are(tmp_path: Path) -> None
     assert found.told("log") == []
     assert len(list(found.grid.push_messages(messages))) == 2
     assert found.grid.pull_messages([messages[0].metadata.message_id])[0].has_content()
+
+
+def test_a_check_that_raises_costs_the_run_and_no_report(tmp_path: Path) -> None:
+    """What ends a run is the user's own function; what the sites measured in that round is what explains it."""
+
+    def check(sent: Message, reply: Message, task: Task) -> str | None:
+        if get_report(reply).claim in SLOTS[:2]:
+            raise LookupError(str(get_report(reply).claim))
+        return None
+
+    found = Bench(ScriptedLink(SLOTS, good), tmp_path, SLOTS, more={"check": check})
+    with pytest.raises(LookupError, match=SLOTS[0]):
+        found.ask(number=1)
+    assert [row["client"] for row in found.told("metric")] == list(SLOTS)
 
 
 def test_a_hundred_sites_that_answer_at_once_are_few_transactions(
