@@ -613,7 +613,7 @@ _ENTRIES = (
         ExitCode.FAILED,
         "the checkpoint {path} cannot be read ({problem})",
         "a run that was cut off goes on from there; starting again from round 1 would tell its rounds a second time",
-        "remove the file to start again from the first round, with another model id",
+        "remove the folder that it lies in to start again from the first round, with another model id",
         "Written after each round, removed when the run has ended.",
     ),
     Entry(

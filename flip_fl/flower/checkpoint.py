@@ -16,17 +16,16 @@ from flip_fl.app.arrays import Arrays, read_arrays, replace_arrays
 from flip_fl.errors import FlipError
 
 META = "meta"
-HISTORY = "history"
 WEIGHTS = "weights/"
 STATE = "state/"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """``round`` of ``total_rounds`` is done. ``facts`` is JSON-able: what the run itself must remember.
 
-    ``state`` is what ``StrategyState.changed`` gave, ``history`` the text of ``History.to_json``.
+    ``state`` is what ``StrategyState.changed`` gave, ``history_bytes`` what ``History.save`` did.
     """
 
     round: int
@@ -34,7 +33,7 @@ class Checkpoint:
     arrays: Arrays
     state: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    history: str = "{}"
+    history_bytes: int = 0
 
 
 def write_checkpoint(path: Path, this: Checkpoint) -> None:
@@ -48,9 +47,9 @@ def write_checkpoint(path: Path, this: Checkpoint) -> None:
         "names": list(this.arrays),
         "state": state,
         "facts": dict(this.facts),
+        "history_bytes": this.history_bytes,
     }
-    stored[META] = _bytes_of(json.dumps(meta))
-    stored[HISTORY] = _bytes_of(this.history)
+    stored[META] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
     replace_arrays(path, stored)
 
 
@@ -69,7 +68,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
             arrays={name: stored[f"{WEIGHTS}{name}"] for name in meta["names"]},
             state=_from_json(meta["state"], stored),
             facts=meta["facts"],
-            history=stored[HISTORY].tobytes().decode(),
+            history_bytes=int(meta["history_bytes"]),
         )
     except Exception as error:
         raise FlipError("E0521", path=path, problem=f"{type(error).__name__}") from None
@@ -118,10 +117,6 @@ class StrategyState:
             if not isinstance(value, Strategy) and not callable(value) and not _has_state(value) and not _plain(value)
         ]
         return sorted([*own, *(f"{name}.{each}" for name, state in self._nested.items() for each in state.unkept())])
-
-
-def _bytes_of(text: str) -> np.ndarray[Any, Any]:
-    return np.frombuffer(text.encode(), dtype=np.uint8)
 
 
 def _attributes(strategy: Strategy) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""What the sites measured, round by round: as it is delivered, and as a checkpoint keeps it."""
+"""What the sites measured, round by round: as it is delivered, and as it lies beside a checkpoint."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from flip_fl.errors import FlipError
 from flip_fl.values import Task
 
 Sites = Mapping[str, Mapping[str, float]]
@@ -14,38 +17,54 @@ Sites = Mapping[str, Mapping[str, float]]
 class History:
     """Of each task and round what every site measured (slot → metric → value); ``cross_site``: of each site's model.
 
-    A round is written as JSON when it is noted, and never again: a checkpoint holds all rounds, and with many sites
-    and rounds it would take longer than the round to write all of them anew.
+    On disk it is a file of one JSON list a line, ``[task, round, sites]``, of which a later one replaces an earlier
+    one of the same round. A checkpoint knows how many bytes of it are its own: each round is written once, where many
+    sites and rounds in every checkpoint would soon take longer than the rounds.
     """
 
     def __init__(self) -> None:
         self.cross_site: Mapping[str, Sites] | None = None
         self._rounds: dict[str, dict[int, Sites]] = {Task.TRAIN.value: {}, Task.VALIDATE.value: {}}
-        self._texts: dict[str, dict[int, str]] = {task: {} for task in self._rounds}
+        self._unsaved: list[str] = []
+        self._saved = 0
 
     def note(self, task: str, number: int, sites: Sites) -> None:
         """Keep what ``sites`` measured in a round, in the place of what was kept of that round before."""
         self._rounds[task][number] = sites
-        self._texts[task][number] = json.dumps(sites)
+        self._unsaved.append(json.dumps([task, number, sites]))
 
     def whole(self) -> dict[str, Any]:
         """All of it as one mapping: task → round → slot → metric → value, and "cross_site" where there is one."""
         found: dict[str, Any] = dict(self._rounds)
         return found if self.cross_site is None else {**found, "cross_site": self.cross_site}
 
-    def to_json(self) -> str:
-        """The rounds, for ``read``."""
-        tasks = []
-        for task, texts in self._texts.items():
-            rounds = ", ".join(f'"{number}": {text}' for number, text in texts.items())
-            tasks.append(f'"{task}": {{{rounds}}}')
-        return f"{{{', '.join(tasks)}}}"
+    def save(self, path: Path) -> int:
+        """Write to ``path`` what is not there yet; how many bytes of the file are this history. Raises ``OSError``."""
+        written = "".join(f"{line}\n" for line in self._unsaved).encode()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as out:
+            # What stands behind was never a checkpoint's: this process or an earlier one was cut off.
+            out.seek(self._saved)
+            out.write(written)
+            out.truncate()
+            out.flush()
+            os.fsync(out.fileno())
+        self._unsaved, self._saved = [], self._saved + len(written)
+        return self._saved
 
     @classmethod
-    def read(cls, text: str) -> History:
-        """What ``to_json`` wrote. Raises ``ValueError``, ``KeyError`` or ``AttributeError`` for anything else."""
+    def read(cls, path: Path, size: int) -> History:
+        """What was saved up to ``size`` bytes. Raises ``FlipError`` E0521 where that cannot be read."""
         history = cls()
-        for task, rounds in json.loads(text).items():
-            for number, sites in rounds.items():
-                history.note(task, int(number), sites)
+        try:
+            with path.open("rb") as file:
+                text = file.read(size)
+            if len(text) != size:
+                raise ValueError("cut off")
+            for line in text.splitlines():
+                task, number, sites = json.loads(line)
+                history._rounds[task][number] = sites
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FlipError("E0521", path=path, problem=type(error).__name__) from None
+        history._saved = size
         return history

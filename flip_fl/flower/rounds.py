@@ -29,6 +29,7 @@ from flip_fl.values import Task
 logger = logging.getLogger("flip_fl.flower")
 
 CHECKPOINT = "checkpoint.npz"
+HISTORY = "history.jsonl"
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Rounds:
         self.frame = Frame.around(found.arrays, found.facts["travelling"], found.facts["trainable"])
         self.record = record_of({name: found.arrays[name] for name in self.frame.travelling})
         self.state.restore(found.state)
-        self.history = History.read(found.history)
+        self.history = History.read(self.folder / HISTORY, found.history_bytes)
         if self.best is not None:
             self.best.round, self.best.value = found.facts["best"]
         return True
@@ -173,7 +174,8 @@ class Rounds:
             "travelling": list(self.record),
             "trainable": sorted(self.frame.trainable if self.frame is not None else whole),
         }
-        state = Checkpoint(self.done, self.total, whole, self.state.changed(), facts, self.history.to_json())
+        measured = self.history.save(self.folder / HISTORY)
+        state = Checkpoint(self.done, self.total, whole, self.state.changed(), facts, measured)
         write_checkpoint(self.folder / CHECKPOINT, state)
         for path in self.folder.glob("best-*.npz"):
             if self.best is None or self.best.round is None or path != self._best_file(self.best.round):

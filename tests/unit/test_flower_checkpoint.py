@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,13 @@ def test_what_the_sites_measured_comes_back_and_goes_on(tmp_path: Path) -> None:
     history.note("validate", 1, {"Trust_1": {"auc": 1 / 3, "not finite": float("inf")}})
     history.note("train", 2, {"Trust_1": {"loss": 9.0}})
     history.note("train", 2, {"Trust_1": {"loss": 0.05}})
-    write_checkpoint(tmp_path / "c.npz", Checkpoint(2, 5, ARRAYS, history=history.to_json()))
-    found = read_checkpoint(tmp_path / "c.npz")
-    assert found is not None
-    again = History.read(found.history)
+    path = tmp_path / "run" / "history.jsonl"
+    size = history.save(path)
+    again = History.read(path, size)
     assert again.whole() == history.whole()
     assert again.whole()["train"][2] == {"Trust_1": {"loss": 0.05}}
     again.note("validate", 2, {"Trust_1": {"auc": 0.5}})
-    assert History.read(again.to_json()).whole()["validate"] == {
+    assert History.read(path, again.save(path)).whole()["validate"] == {
         **history.whole()["validate"],
         2: {"Trust_1": {"auc": 0.5}},
     }
@@ -116,6 +116,49 @@ def test_nothing_is_kept_of_a_strategy_that_learns_nothing() -> None:
     strategy = FedAvg(min_train_nodes=5)
     assert StrategyState(strategy).changed() == {"own": {}, "inner": {}}
     assert StrategyState(strategy).unkept() == []
+
+
+def test_a_round_is_written_once_however_many_follow(tmp_path: Path) -> None:
+    """With all rounds in each checkpoint a hundred sites' thousandth round wrote 80 MB."""
+    history, path = History(), tmp_path / "history.jsonl"
+    sizes = [0]
+    for number in range(1, 6):
+        history.note("train", number, {"Trust_1": {"loss": 0.5}})
+        sizes.append(history.save(path))
+    assert {after - before for before, after in pairwise(sizes)} == {sizes[1]}
+    assert path.stat().st_size == sizes[-1]
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_what_no_checkpoint_knows_of_is_not_part_of_the_history(tmp_path: Path) -> None:
+    """A server that was killed between the two files does the round again, and half a line is no line."""
+    history, path = History(), tmp_path / "history.jsonl"
+    history.note("train", 1, {"Trust_1": {"loss": 0.5}})
+    size = history.save(path)
+    history.note("train", 2, {"Trust_1": {"loss": 9.0}})
+    history.save(path)
+    path.write_bytes(path.read_bytes() + b'["train", 3, {"Tr')
+    again = History.read(path, size)
+    assert list(again.whole()["train"]) == [1]
+    again.note("train", 2, {"Trust_1": {"loss": 0.25}})
+    whole = History.read(path, again.save(path)).whole()
+    assert whole["train"] == {1: {"Trust_1": {"loss": 0.5}}, 2: {"Trust_1": {"loss": 0.25}}}
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut off", "garbage"])
+def test_a_history_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path: Path, harm: str) -> None:
+    """A run must not deliver the rounds before it was lost as if there had been none."""
+    history, path = History(), tmp_path / "history.jsonl"
+    history.note("train", 1, {"Trust_1": {"loss": 0.5}})
+    size = history.save(path)
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-3] if harm == "cut off" else b"x" * size)
+    with pytest.raises(FlipError) as caught:
+        History.read(path, size)
+    assert caught.value.code == "E0521"
+    assert "history.jsonl" in caught.value.what
 
 
 def test_what_cannot_be_kept_is_named() -> None:
