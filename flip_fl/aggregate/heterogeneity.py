@@ -64,9 +64,10 @@ def spread(sent: Model, returned: Mapping[str, Model], weights: Mapping[str, flo
 
 def _blocks(sent: Model, returned: Sequence[Model]) -> Iterator[np.ndarray[Any, Any]]:
     """The differences, a row a site, some columns at a time; a block is valid until the next one is asked for."""
-    width = max(_LEAST_WIDTH, _TOGETHER // len(returned))
     models = [sent, *returned]
     names = [name for name in sent if _is_same(name, models)]
+    # Never wider than the models: rows far apart in memory cost more than the numbers in them.
+    width = min(max(_LEAST_WIDTH, _TOGETHER // len(returned)), sum(sent[name].size for name in names))
     buffer, before = np.empty((len(returned), width)), np.empty(width)
     for pieces in _pieces({name: sent[name].size for name in names}, width):
         filled = sum(stop - start for _, start, stop in pieces)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -17,7 +16,7 @@ from flip_fl.reporting.records import MAX_TOGETHER, Lane, Record, record_of
 
 _ROUND = TypeAdapter(wire.Round)
 _EVENT_ROUND = TypeAdapter(wire.EventRound)
-_DETAILS = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 Point = tuple[str, str | None, float | None]
 
@@ -63,17 +62,15 @@ def plain_records(
     Raises ``ValueError`` for a number that is not finite, for fewer or more numbers than heads, and where
     ``wire.MetricsItem`` refuses what they share.
     """
-    if not all(map(math.isfinite, values)):
-        raise ValueError("a metric must be finite")
     if len(values) != sum(count for count, _ in heads.parts):
         raise ValueError("there must be as many numbers as heads")
     shared = f'"at":"{at.isoformat()}","global_round":{_ROUND.validate_python(global_round)},{_frame(client, task)}'
     first, place = wire.new_event_id().int & _NOT_COUNTED, 0
     records = []
     for count, names in heads.parts:
-        results = ",".join(map(repr, values[place : place + count]))
         id_ = UUID(int=first + place)
-        body = f'{{"id":"{id_}",{shared},{names},"results":[{results}]}}'
+        results = _JSON.encode(values[place : place + count])
+        body = f'{{"id":"{id_}",{shared},{names},"results":{results}}}'
         if count == 1:
             # A row of one report is one that stands by itself on every route.
             (only,) = wire.MetricsItem.model_validate_json(body).metrics()
@@ -91,7 +88,7 @@ def event_record(
 
     Raises ``ValueError`` or ``TypeError`` where ``wire.EventItem`` refuses it, or JSON cannot carry ``details``.
     """
-    written = "" if details is None else _DETAILS.encode(details)
+    written = "" if details is None else _JSON.encode(details)
     if "\\u" in written or not all(isinstance(name, str) for name in details or ()):
         facts = None if details is None else dict(details)
         return record_of(
