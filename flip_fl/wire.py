@@ -314,15 +314,22 @@ class MetricsItem(_Item):
         return self
 
     @property
-    def ids(self) -> list[UUID]:
-        """The id of each metric."""
-        return [UUID(int=self.id.int + place) for place in range(len(self.labels))]
+    def hex_ids(self) -> list[str]:
+        """The id of each metric, as 32 hexadecimal digits: objects of all of them would cost more than storing them."""
+        first = self.id.int
+        return [f"{first + place:032x}" for place in range(len(self.labels))]
 
     def metrics(self) -> list[MetricItem]:
         """Each metric as an item of its own."""
         shared = {name: getattr(self, name) for name in ("at", "client", "global_round", "task", "stage")}
         nothing: list[None] = [None] * len(self.labels)
-        columns = (self.ids, self.labels, self.results, self.x_values or nothing, self.x_labels or nothing)
+        columns = (
+            map(UUID, self.hex_ids),
+            self.labels,
+            self.results,
+            self.x_values or nothing,
+            self.x_labels or nothing,
+        )
         return [
             MetricItem.model_construct(id=id_, label=label, result=result, x_value=x, x_label=axis, **shared)
             for id_, label, result, x, axis in zip(*columns, strict=True)
@@ -369,9 +376,6 @@ class BatchIn(Wire):
     items: Annotated[list[dict[str, Any]], Field(max_length=MAX_BATCH_ITEMS)]
 
 
-Outcome = Literal["stored", "duplicate", "refused"]
-
-
 class ItemOutcome(Wire):
     """What became of one item. ``applied`` is false for a status that came too late to count.
 
@@ -379,7 +383,7 @@ class ItemOutcome(Wire):
     """
 
     id: str
-    outcome: Outcome
+    outcome: Literal["stored", "duplicate", "refused"]
     code: str | None = None
     detail: str | None = None
     applied: bool | None = None

@@ -14,13 +14,13 @@ from sqlmodel import Session, SQLModel
 from flip_fl.hub.bulk import insert_metrics
 from flip_fl.hub.clients import Participant, participants
 from flip_fl.hub.intake import Refusal, check_client, details_text, metric_row, take_status, unattributed
-from flip_fl.hub.items import AnyItem, Refused, SingleItem
+from flip_fl.hub.items import AnyItem, Refused
 from flip_fl.hub.ledger import claim, mark_late
 from flip_fl.hub.model_service import lock_model, log_text
 from flip_fl.hub.silence import hear
 from flip_fl.hub.tables import FlLog, Model, utc_now
 from flip_fl.values import DEFAULT_X_LABEL, ModelStatus
-from flip_fl.wire import BatchOut, EventItem, ItemOutcome, LogItem, MetricItem, MetricsItem, Outcome, StatusItem
+from flip_fl.wire import BatchOut, EventItem, ItemOutcome, LogItem, MetricItem, MetricsItem, StatusItem
 
 _LOGS: Table = SQLModel.metadata.tables[str(FlLog.__tablename__)]
 
@@ -48,22 +48,19 @@ def store_batch(
     slots = {item.client for item in items if not isinstance(item, Refused | StatusItem) and item.client is not None}
     known = participants(model_id, slots, session)
     judged = [item if isinstance(item, Refused) else _judged(item, known, model_id) for item in items]
-    parts = [[] if isinstance(item, Refused) else _parts(item) for item in judged]
-    fresh = claim(model_id, [part.id for of_item in parts for part in of_item], session)
+    ids = [[] if isinstance(item, Refused) else _ids(item) for item in judged]
+    fresh = claim(model_id, [id_ for of_item in ids for id_ in of_item], session)
     store = _Store(model, known, session)
     results = []
-    for item, of_item in zip(judged, parts, strict=True):
+    for item, of_item in zip(judged, ids, strict=True):
         if isinstance(item, Refused):
             results.append(_refused(item.id, item.refusal))
             continue
-        outcome: Outcome = "duplicate"
-        applied = None
-        for part in of_item:
-            if part.id in fresh:
-                # A second item with this id in the same batch is a copy like any other.
-                fresh.discard(part.id)
-                outcome, applied = "stored", store.add(part)
-        results.append(ItemOutcome(id=str(item.id), outcome=outcome, applied=applied))
+        new = [place for place, id_ in enumerate(of_item) if id_ in fresh]
+        # A second item with one of these ids in the same batch is a copy like any other.
+        fresh.difference_update(of_item)
+        applied = store.add(item, new) if new else None
+        results.append(ItemOutcome(id=str(item.id), outcome="stored" if new else "duplicate", applied=applied))
     store.flush()
     stop = model.status is ModelStatus.STOPPED
     session.commit()
@@ -81,8 +78,8 @@ class _Store:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     logs: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, item: SingleItem) -> bool | None:
-        """Take one judged item; for a status whether it was applied, else None."""
+    def add(self, item: AnyItem, new: Sequence[int]) -> bool | None:
+        """Take one judged item, of several metrics those at the places ``new``; for a status whether it was applied."""
         match item:
             case StatusItem():
                 return self._status(item)
@@ -101,6 +98,8 @@ class _Store:
                         stage=item.stage,
                     )
                 )
+            case MetricsItem():
+                self._metrics(item, new)
             case LogItem():
                 self._log(item)
             case EventItem():
@@ -119,6 +118,28 @@ class _Store:
         if self.logs:
             self.session.execute(insert(_LOGS), self.logs)
         self.metrics, self.logs = [], []
+
+    def _metrics(self, item: MetricsItem, new: Sequence[int]) -> None:
+        x_labels, x_values = item.x_labels or (), item.x_values or ()
+        first = metric_row(
+            self.model.id,
+            self.known[item.client],
+            global_round=item.global_round,
+            label="",
+            result=0.0,
+            x_label=DEFAULT_X_LABEL,
+            x_value=float(item.global_round),
+            at=item.at,
+            task=item.task,
+            stage=item.stage,
+        )
+        for place in new:
+            row = first | {"label": item.labels[place], "result": item.results[place]}
+            if x_labels and (x_label := x_labels[place]) is not None:
+                row["x_label"] = x_label
+            if x_values and (x_value := x_values[place]) is not None:
+                row["x_value"] = x_value
+            self.metrics.append(row)
 
     def _status(self, item: StatusItem) -> bool:
         # The sentence of the status stands after the rows that came before it.
@@ -157,8 +178,8 @@ class _Store:
         )
 
 
-def _parts(item: AnyItem) -> Sequence[SingleItem]:
-    return item.metrics() if isinstance(item, MetricsItem) else [item]
+def _ids(item: AnyItem) -> list[str]:
+    return item.hex_ids if isinstance(item, MetricsItem) else [item.id.hex]
 
 
 def _judged(item: AnyItem, known: Mapping[str, Participant], model_id: UUID) -> AnyItem | Refused:

@@ -14,8 +14,7 @@ from flip_fl.hub.intake import Refusal
 from flip_fl.hub.refusals import first_error
 from flip_fl.wire import MAX_BATCH_ITEMS, BatchIn, BatchItem, EventItem, LogItem, MetricItem, MetricsItem, StatusItem
 
-SingleItem = StatusItem | MetricItem | LogItem | EventItem
-AnyItem = SingleItem | MetricsItem
+AnyItem = StatusItem | MetricItem | MetricsItem | LogItem | EventItem
 
 _MAX_ID_CHARS = 64
 # A clock outside of these years is broken, and some databases could not hold it.

@@ -37,22 +37,22 @@ def event_id(idempotency_key: str) -> UUID:
         return UUID(bytes=hashlib.sha256(idempotency_key.encode()).digest()[:16])
 
 
-def claim(model_id: UUID, events: Sequence[UUID], session: Session) -> set[UUID]:
-    """Enter ids; returns those that are new. Does not commit: a rolled-back id is free again."""
+def claim(model_id: UUID, events: Sequence[str], session: Session) -> set[str]:
+    """Enter ids (their 32 hexadecimal digits); returns those that are new. Does not commit: a rolled-back id is free
+    again."""
     asked = set(events)
     if not asked:
         return asked
     dialect = session.get_bind().dialect.name
     # SQLite holds ids as text, see the type ``Uuid``.
-    texts = [event.hex for event in events]
     facts: dict[str, dict[str, object]] = {
-        "sqlite": {"model": model_id.hex, "events": json.dumps(texts)},
-        "postgresql": {"model": model_id, "events": f"{{{','.join(texts)}}}"},
+        "sqlite": {"model": model_id.hex, "events": json.dumps(list(events))},
+        "postgresql": {"model": model_id, "events": f"{{{','.join(events)}}}"},
     }
     found = session.execute(_CLAIM[dialect], facts[dialect]).scalars().all()
     if len(found) == len(asked):
         return asked
-    return {event if isinstance(event, UUID) else UUID(event) for event in found}
+    return {event.hex if isinstance(event, UUID) else str(event) for event in found}
 
 
 def mark_late(model_id: UUID, event: UUID, status: ModelStatus, at: datetime, session: Session) -> None:

@@ -98,9 +98,9 @@ def test_a_filled_database_of_an_older_version_is_migrated(empty_url: str, revis
         assert sorted(counted, key=str) == [("dice", None, 1, newest), ("loss", "Trust_1", 3, newest)]
         assert scored_in(model.id, session) == {1: {"Trust_1"}}
         fresh = new_event_id()
-        assert claim(model.id, [*ids, fresh], session) == {fresh}
+        assert claim(model.id, [each.hex for each in (*ids, fresh)], session) == {fresh.hex}
         with pytest.raises(IntegrityError):
-            claim(uuid4(), [new_event_id()], session)
+            claim(uuid4(), [new_event_id().hex], session)
     engine.dispose()
 
 

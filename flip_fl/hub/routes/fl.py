@@ -154,4 +154,4 @@ def _is_new(model_id: UUID, key: str | None, session: Session, response: Respons
     if key is None:
         return True
     response.headers[IDEMPOTENCY_HEADER] = key
-    return bool(claim(model_id, [event_id(key)], session))
+    return bool(claim(model_id, [event_id(key).hex], session))
