@@ -611,7 +611,7 @@ _ENTRIES = (
     Entry(
         "E0521",
         ExitCode.FAILED,
-        "the checkpoint {path} cannot be read ({problem})",
+        "what a run has kept in {path} cannot be read ({problem})",
         "a run that was cut off goes on from there; starting again from round 1 would tell its rounds a second time",
         "remove the folder that it lies in to start again from the first round, with another model id",
         "Written after each round, removed when the run has ended.",

@@ -289,8 +289,8 @@ class MetricItem(_Item):
 class MetricsItem(_Item):
     """Numbers that ``client`` measured together, a metric each; ``labels``, ``results`` and the others go together.
 
-    The first one's id is ``id``; those of the others count on from it in the last four of its bytes, in which the
-    highest bit is 0 (a counter as of RFC 9562, section 6.2).
+    The first one's id is ``id``; those of the others count on from it in the last four of its bytes, which must not run
+    over (a counter as of RFC 9562, section 6.2).
     """
 
     kind: Literal["metrics"] = "metrics"

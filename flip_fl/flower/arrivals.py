@@ -86,8 +86,8 @@ class Arrived(NamedTuple):
 class Arrivals:
     """The replies of one phase after another. A reply belongs to the message that it answers, errors included.
 
-    What comes in quick succession is read, judged and told at the hub together: at ``settle``, or ``TOGETHER_S`` after
-    the first of them with the next reply. Until then it is counted as answered only.
+    What comes in quick succession is read, judged and told at the hub together: at ``settle``, or with the first reply
+    that comes ``TOGETHER_S`` after another one. Until then it is counted as answered only.
     """
 
     def __init__(self, reporting: Reporting | LocalReporting, check: ReplyCheck, roster: Roster) -> None:
@@ -159,9 +159,19 @@ class Arrivals:
                     (self._too_late if arrived.late else self._first)(arrived)
                 except Exception as raised:
                     # What the others have measured is told all the same.
+                    logger.error("the reply of %s could not be judged (%s)", arrived.asked.slot, type(raised).__name__)
                     error = error or raised
         if error is not None:
             raise error
+
+    def abandon(self) -> None:
+        """The phase ends in its middle: what the sites have measured is told, and nothing judged any more."""
+        with self._reporter.together():
+            while self._unread:
+                arrived = self._unread.popleft()
+                read = self._read(arrived)
+                if not isinstance(read, Told):
+                    self._store(arrived.asked, arrived.reply, read)
 
     def started_anew(self, slots: Collection[str]) -> None:
         """The tasks of ``slots`` went down with their SuperNodes: nothing more is awaited of them."""
@@ -202,18 +212,22 @@ class Arrivals:
         else:
             self._reporter.failure(None, "a reply that answers none of this run's messages was dropped")
 
+    def _read(self, arrived: Arrived) -> SiteReport | Told:
+        """What the client says, or what to tell of one of whom nothing can be believed."""
+        asked, reply = arrived.asked, arrived.reply
+        reason = malformed(reply)
+        if reason is not None:
+            return of_rejection(reason, slot=asked.slot, number=asked.number)
+        report = get_report(reply)
+        return self._mismatch(asked, report) or report
+
     def _first(self, arrived: Arrived) -> None:
         asked, reply = arrived.asked, arrived.reply
         assert asked.message is not None
         slot, task, number = asked.slot, asked.task, asked.number
-        reason = malformed(reply)
-        if reason is not None:
-            self._fail(asked, of_rejection(reason, slot=slot, number=number))
-            return
-        report = get_report(reply)
-        told = self._mismatch(asked, report)
-        if told is not None:
-            self._fail(asked, told)
+        report = self._read(arrived)
+        if isinstance(report, Told):
+            self._fail(asked, report)
             return
         clock = self._clocks.heard(slot, report.facts, arrived.took_s, arrived.when)
         self._store(asked, reply, report)
@@ -234,13 +248,10 @@ class Arrivals:
         asked, reply = arrived.asked, arrived.reply
         if reply.has_error() and reply.error.code in _NOTHING_NEW:
             return
-        reason = malformed(reply)
-        report = get_report(reply)
-        if reason is None:
-            told = self._mismatch(asked, report)
+        report = self._read(arrived)
+        if isinstance(report, Told):
+            told = report
         else:
-            told = of_rejection(reason, slot=asked.slot, number=asked.number)
-        if told is None:
             clock = self._clocks.heard(asked.slot, report.facts, arrived.took_s, arrived.when)
             self._store(asked, reply, report)
             if reply.has_error():

@@ -12,7 +12,7 @@ from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from flip_fl.flower.align import align
-from flip_fl.flower.arrivals import Arrivals, Asked
+from flip_fl.flower.arrivals import TOGETHER_S, Arrivals, Asked
 from flip_fl.flower.attribution import ABORTED_AT_SITE
 from flip_fl.flower.consulted import Asking, answers_of
 from flip_fl.flower.identity import in_order
@@ -54,9 +54,10 @@ class Waits(Protocol):
 class FlipGrid(Grid):
     """``inner`` as a strategy should see it: only the job's sites, in slot order, and only usable replies.
 
-    ``slots`` are the participants (empty: see ``Roster``). Each reply is attributed by the message that
-    it answers, checked, and told at the hub when it arrives; a phase ends with all replies, or after its time; a phase
-    that the run cannot survive raises ``RoundFailed``. A stop at the hub raises ``RunStopped`` within a second.
+    ``slots`` are the participants (empty: see ``Roster``). Each reply is attributed by the message that it answers,
+    checked, and told at the hub when it arrives, or with those of the same moment; a phase ends with all replies, or
+    after its time; a phase that the run cannot survive raises ``RoundFailed``. A stop at the hub raises ``RunStopped``
+    within a second.
 
     ``check`` says why a reply cannot be aggregated (default: ``Quarantine(weighted_by)``). ``weighted_by`` is the
     metric by which the strategy weights. ``phase`` is what became of the last train or evaluate messages, ``roster``
@@ -244,25 +245,33 @@ class FlipGrid(Grid):
         self._arrivals.begin_phase(asked, ids)
 
     def _receive(self, limit_s: float) -> None:
+        try:
+            self._gather(limit_s)
+            self._arrivals.settle()
+        except BaseException:
+            # A stop must not wait until all that is there is judged, nor become what a check raises.
+            self._arrivals.abandon()
+            raise
+
+    def _gather(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
         restarts = Restarts(self.roster)
-        try:
-            while not self._arrivals.complete:
-                self._obey_stop()
-                anew = restarts.seen()
-                # Before the look at the replies: what has come in time is taken, however long this process was held up.
-                now = time.monotonic()
-                useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
-                # What they had done before has just been taken.
-                self._arrivals.started_anew(anew)
-                if self._arrivals.complete or now >= deadline:
-                    return
-                if not useful:
-                    self._arrivals.settle()
-                    self._stay.tell(self._arrivals.pending)
-                    self._await_reply(min(self._patience.poll_s, deadline - now))
-        finally:
-            self._arrivals.settle()
+        while not self._arrivals.complete:
+            self._obey_stop()
+            anew = restarts.seen()
+            # Before the look at the replies: what has come in time is taken, however long this process was held up.
+            now = time.monotonic()
+            useful = self._arrivals.take(list(self._inner.pull_messages(self._arrivals.wanted)))
+            # What they had done before has just been taken.
+            self._arrivals.started_anew(anew)
+            if self._arrivals.complete or now >= deadline:
+                return
+            if not useful or time.monotonic() - now > TOGETHER_S:
+                # Nothing else comes at once: a large reply took its time, and so may the next one.
+                self._arrivals.settle()
+            if not useful:
+                self._stay.tell(self._arrivals.pending)
+                self._await_reply(min(self._patience.poll_s, deadline - now))
 
     def _judge(self, phase: Phase, least: int = 0) -> None:
         # Of the job's sites, not of those that the strategy asked: what it asks is part of what is judged.

@@ -31,7 +31,7 @@ class History:
     def note(self, task: str, number: int, sites: Sites) -> None:
         """Keep what ``sites`` measured in a round, in the place of what was kept of that round before."""
         self._rounds[task][number] = sites
-        self._unsaved.append(json.dumps([task, number, sites]))
+        self._unsaved.append(_line(task, number, sites))
 
     def whole(self) -> dict[str, Any]:
         """All of it as one mapping: task → round → slot → metric → value, and "cross_site" where there is one."""
@@ -40,9 +40,14 @@ class History:
 
     def save(self, path: Path) -> int:
         """Write to ``path`` what is not there yet; how many bytes of the file are this history. Raises ``OSError``."""
-        written = "".join(f"{line}\n" for line in self._unsaved).encode()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as out:
+            if out.seek(0, os.SEEK_END) < self._saved:
+                # Somebody has removed the file.
+                rounds = self._rounds.items()
+                self._unsaved = [_line(task, *noted) for task, of_task in rounds for noted in of_task.items()]
+                self._saved = 0
+            written = "".join(self._unsaved).encode()
             # What stands behind was never a checkpoint's: this process or an earlier one was cut off.
             out.seek(self._saved)
             out.write(written)
@@ -68,3 +73,7 @@ class History:
             raise FlipError("E0521", path=path, problem=type(error).__name__) from None
         history._saved = size
         return history
+
+
+def _line(task: str, number: int, sites: Sites) -> str:
+    return json.dumps([task, number, sites]) + "\n"

@@ -39,7 +39,10 @@ class Meters:
         )
         self.open = Gauge("flip_hub_requests_open", "Requests that are being answered.", registry=self._registry)
         self.events = Counter(
-            "flip_hub_events", "Reported facts by what became of them.", ("outcome",), registry=self._registry
+            "flip_hub_events",
+            "Reported facts by what became of them; the metrics of one item all as the item.",
+            ("outcome",),
+            registry=self._registry,
         )
         self.started = Gauge(
             "flip_hub_start_time_seconds", "When this process began to serve.", registry=self._registry

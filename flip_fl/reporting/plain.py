@@ -74,9 +74,9 @@ def plain_records(
         if count == 1:
             # A row of one report is one that stands by itself on every route.
             (only,) = wire.MetricsItem.model_validate_json(body).metrics()
-            records.append(record_of(only)._replace(once=True))
+            records.append(record_of(only)._replace(shares=True))
         else:
-            records.append(Record(id_.bytes, Lane.METRIC, body, reports=count, once=True))
+            records.append(Record(id_.bytes, Lane.METRIC, body, reports=count, shares=True))
         place += count
     return records
 
@@ -88,9 +88,9 @@ def event_record(
 
     Raises ``ValueError`` or ``TypeError`` where ``wire.EventItem`` refuses it, or JSON cannot carry ``details``.
     """
-    written = "" if details is None else _JSON.encode(details)
-    if "\\u" in written or not all(isinstance(name, str) for name in details or ()):
-        facts = None if details is None else dict(details)
+    facts = None if details is None else dict(details)
+    written = "" if facts is None else _JSON.encode(facts)
+    if "\\u" in written or not all(isinstance(name, str) for name in facts or ()):
         return record_of(
             wire.EventItem(at=at, event_type=event_type, client=client, global_round=global_round, details=facts)
         )
@@ -101,7 +101,7 @@ def event_record(
     head = f'{{"id":"{made}","at":"{at.isoformat()}",'
     body = f"{head}{_event_frame(event_type, client, global_round is None)}{number}{said}}}"
     # What looks like the beginning of another report must not stand among several.
-    return Record(made.bytes, Lane.EVENT, body, once='{"id":"' not in written)
+    return Record(made.bytes, Lane.EVENT, body, shares='{"id":"' not in written)
 
 
 @lru_cache(maxsize=1024)

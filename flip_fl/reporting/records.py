@@ -20,8 +20,9 @@ from flip_fl.values import ModelStatus
 MAX_TEXT_CHARS = 32_000
 # What a row costs in the file beside its body: id, index entries, page overhead.
 ROW_OVERHEAD_BYTES = 120
-# Of a batch of 500 the rest must not be too small for the next row, and at the cap no more must go than has to.
+# Of a batch of 500 the rest must not be too small for the next row, and at the caps little more must go than has to.
 MAX_TOGETHER = 50
+MAX_TOGETHER_BYTES = 16 << 10
 
 _METRICS = TypeAdapter(list[wire.MetricItem])
 # Inside a JSON string a quote has a backslash before it: no text can look like the beginning of an item, or its mark.
@@ -46,8 +47,8 @@ class Record(NamedTuple):
     the outbox and the sender they cost as much as one. An item may be several metrics (``wire.MetricsItem``). What is
     wrong with one of the reports is found out one by one: ``parts``.
     ``terminal`` marks a status that ends the run, ``own`` a row about the outbox's own losses, ``attempted`` a
-    report that was handed to a hub which may have stored it without our hearing of it. ``once``: no copy of it can come
-    by another way, so that it may share a row with others.
+    report that was handed to a hub which may have stored it without our hearing of it. ``shares``: it may share a row
+    with others, for no copy of it can come by another way, and nothing in it looks like another report.
     """
 
     id: bytes
@@ -57,7 +58,7 @@ class Record(NamedTuple):
     own: bool = False
     attempted: bool = False
     reports: int = 1
-    once: bool = False
+    shares: bool = False
 
     @property
     def size(self) -> int:
@@ -73,6 +74,11 @@ class Record(NamedTuple):
         """The id as the hub writes it."""
         text = self.id.hex()
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    @property
+    def packed(self) -> bool:
+        """Whether one of its items is several metrics, which a hub of an older version does not know."""
+        return self.lane is Lane.METRIC and self.reports > 1 and _METRICS_MARK in self.body
 
     @property
     def names(self) -> list[str]:
@@ -142,7 +148,7 @@ def metric_records(items: Sequence[wire.MetricItem]) -> list[Record]:
         raw = _METRICS.dump_json(some, exclude_none=True)
         if raw.isascii() and b"\\u" not in raw:
             records.append(
-                Record(some[0].id.bytes, Lane.METRIC, raw[1:-1].decode("ascii"), reports=len(some), once=True)
+                Record(some[0].id.bytes, Lane.METRIC, raw[1:-1].decode("ascii"), reports=len(some), shares=True)
             )
         else:
             records += [record_of(item) for item in some]
@@ -152,16 +158,16 @@ def metric_records(items: Sequence[wire.MetricItem]) -> list[Record]:
 def in_fewer_rows(records: Sequence[Record]) -> list[Record]:
     """``records`` with those that may share rows in as few of them as may be; the order in each lane stays."""
     groups: list[list[Record]] = []
-    open_groups: dict[Lane, list[Record]] = {}
-    room: dict[Lane, int] = {}
+    open_groups: dict[Lane, tuple[list[Record], int, int]] = {}
     for record in records:
-        lane = record.lane
-        if record.once and record.reports <= room.get(lane, 0):
-            open_groups[lane].append(record)
-            room[lane] -= record.reports
-            continue
-        groups.append([record])
-        open_groups[lane], room[lane] = groups[-1], MAX_TOGETHER - record.reports if record.once else 0
+        group, reports, size = open_groups.get(record.lane, ([], 0, 0))
+        reports, size = reports + record.reports, size + record.size
+        if not (group and record.shares and reports <= MAX_TOGETHER and size <= MAX_TOGETHER_BYTES):
+            group, reports, size = [], record.reports, record.size
+            groups.append(group)
+        group.append(record)
+        # Whoever may not share is passed by nobody: the order stays.
+        open_groups[record.lane] = (group, reports, size) if record.shares else ([], 0, 0)
     return [_one_row(group) if len(group) > 1 else group[0] for group in groups]
 
 

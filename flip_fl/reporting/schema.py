@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-SCHEMA_VERSION = 2
+# 3: a row's body may hold items of several metrics, or several events; the tables are those of 2.
+SCHEMA_VERSION = 3
 
 # A row may hold several reports (see `Record.reports`); what is counted and bounded is reports.
 _TRIGGERS = """

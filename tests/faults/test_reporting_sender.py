@@ -259,6 +259,23 @@ def test_plain_metrics_reach_every_kind_of_hub_once(box: Outbox, hub: ScriptedHu
     assert losses(box) == dead(box) == {}
     if knows == "metrics":
         assert [seen.items for seen in hub.seen] == [12]
+    if knows == "metric":
+        # Told once: what is reported afterwards is not sent in vain first.
+        assert [seen.items for seen in hub.seen] == [12, 120]
+
+
+def test_a_hub_that_does_not_know_several_metrics_in_an_item_is_asked_once(box: Outbox, hub: ScriptedHub) -> None:
+    """Every batch was else sent twice, and what stood behind the metrics came before them."""
+    hub.refuses = lambda item: "invalid" if item["kind"] == "metrics" else None
+    with sending(box, hub):
+        put_replies(box, 2)
+        delivered(box)
+        put(box, *burst(1))
+        put_replies(box, 2)
+        put(box, metric(99.0))
+        delivered(box)
+    assert [row["result"] for row in hub.of_kind("metric")][20:] == [0.0, *map(float, range(20)), 99.0]
+    assert sum(item["kind"] == "metrics" for seen in hub.seen if seen.body for item in seen.body["items"]) == 2
 
 
 def test_plain_metrics_whose_answer_is_lost_are_stored_once(box: Outbox, hub: ScriptedHub) -> None:

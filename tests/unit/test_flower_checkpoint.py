@@ -125,8 +125,11 @@ def test_a_round_is_written_once_however_many_follow(tmp_path: Path) -> None:
     for number in range(1, 6):
         history.note("train", number, {"Trust_1": {"loss": 0.5}})
         sizes.append(history.save(path))
+        # A byte that a second writing of the round would put right.
+        path.write_bytes(b"#" + path.read_bytes()[1:])
     assert {after - before for before, after in pairwise(sizes)} == {sizes[1]}
     assert path.stat().st_size == sizes[-1]
+    assert path.read_bytes().startswith(b"#")
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -143,6 +146,16 @@ def test_what_no_checkpoint_knows_of_is_not_part_of_the_history(tmp_path: Path) 
     again.note("train", 2, {"Trust_1": {"loss": 0.25}})
     whole = History.read(path, again.save(path)).whole()
     assert whole["train"] == {1: {"Trust_1": {"loss": 0.5}}, 2: {"Trust_1": {"loss": 0.25}}}
+
+
+def test_a_history_that_somebody_removes_is_written_again(tmp_path: Path) -> None:
+    """With only what came after it the next restart would find the run's file cut off, and fail."""
+    history, path = History(), tmp_path / "history.jsonl"
+    history.note("train", 1, {"Trust_1": {"loss": 0.5}})
+    history.save(path)
+    path.unlink()
+    history.note("validate", 1, {"Trust_1": {"loss": 0.25}})
+    assert History.read(path, history.save(path)).whole() == history.whole()
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut off", "garbage"])

@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from flip_fl.app.failures import Failure
+from flip_fl.flower.arrivals import TOGETHER_S
 from flip_fl.flower.attribution import of_error
 from flip_fl.flower.grid import FlipGrid, Patience, Phase, Quorum, RoundFailed, RunStopped
 from flip_fl.flower.phase import judge
@@ -866,6 +867,58 @@ def test_a_check_that_raises_costs_the_run_and_no_report(tmp_path: Path) -> None
     with pytest.raises(LookupError, match=SLOTS[0]):
         found.ask(number=1)
     assert [row["client"] for row in found.told("metric")] == list(SLOTS)
+
+
+def test_a_stop_does_not_wait_for_what_is_still_to_be_judged(tmp_path: Path) -> None:
+    """Flower kills a stopped ServerApp after five seconds. What the sites have measured is told all the same."""
+    judged: list[str | None] = []
+
+    def check(sent: Message, reply: Message, task: Task) -> str | None:
+        judged.append(get_report(reply).claim)
+        raise SystemExit
+
+    found = Bench(ScriptedLink(SLOTS, good), tmp_path, SLOTS, more={"check": check})
+    with pytest.raises(SystemExit):
+        found.ask(number=1)
+    assert judged == [SLOTS[0]]
+    assert [row["client"] for row in found.told("metric")] == list(SLOTS)
+
+
+@pytest.mark.parametrize("ending", [SystemExit(), RunStopped("a stop")], ids=["engine", "hub"])
+def test_a_stop_is_not_made_a_failure_by_what_is_still_to_be_judged(tmp_path: Path, ending: BaseException) -> None:
+    """What a check would raise of a reply that came in the last moment is not how the run ended."""
+
+    def check(sent: Message, reply: Message, task: Task) -> str | None:
+        raise LookupError("not how it ended")
+
+    class Stopped(ScriptedLink):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            if self.pulls == 1:
+                raise ending
+            return super().pull_messages(message_ids)
+
+    link = Stopped(SLOTS, never, **{SLOTS[0]: good})
+    found = Bench(link, tmp_path, SLOTS, more={"check": check})
+    with pytest.raises(type(ending)):
+        found.ask(number=1)
+    assert [row["client"] for row in found.told("metric")] == [SLOTS[0]]
+
+
+def test_a_reply_is_judged_before_a_long_wait_for_the_next(tmp_path: Path) -> None:
+    """A model of gigabytes comes for minutes: what came before it is told first, and not lost with the process."""
+    slots = SLOTS[:2]
+
+    class Slow(ScriptedLink):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            if self.pulls < 2:
+                time.sleep(2 * TOGETHER_S)
+                seen.append(len(found.told("metric")))
+            return super().pull_messages(list(message_ids)[:1])
+
+    seen: list[int] = []
+    found = Bench(Slow(slots, good), tmp_path, slots)
+    assert len(found.ask(number=1)) == 2
+    assert seen == [0, 1]
 
 
 def test_a_hundred_sites_that_answer_at_once_are_few_transactions(

@@ -6,8 +6,10 @@ import logging
 import math
 import sys
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -178,12 +180,13 @@ def test_reports_of_several_replies_share_rows(box: Outbox, reporter: Reporter) 
         {"settings": {"id": "01890a5d-ac96-774b-bcce-b302099a8057"}},
         {"settings": {"name": "NUL \0 and half a pair \ud800"}},
         {"settings": {"seed": "7", "quoted": '{"id":"01890a5d-ac96-774b-bcce-b302099a8057"'}},
+        MappingProxyType({"a": 1}),
         {},
         None,
     ],
 )
 def test_whatever_an_event_tells_those_beside_it_stay_whole(
-    box: Outbox, reporter: Reporter, details: dict[str, Any] | None
+    box: Outbox, reporter: Reporter, details: Mapping[str, Any] | None
 ) -> None:
     """A row of several events is taken to pieces by what their beginnings look like: details may look so, too."""
     with reporter.together():
@@ -200,6 +203,14 @@ def test_whatever_an_event_tells_those_beside_it_stay_whole(
     ]
     assert (kept[1]["client"], kept[1]["global_round"]) == ("Łódź", 2)
     assert ("details" in kept[0], "details" in kept[2]) == (details is not None, False)
+
+
+def test_large_events_share_few_bytes_of_a_row(box: Outbox, reporter: Reporter) -> None:
+    """What goes at the bound of the outbox's bytes goes by rows: fifty of these would be 400 kB."""
+    with reporter.together():
+        for number in range(1, 21):
+            assert reporter.event("UPDATES_COMPARED", None, number, {"sites": "x" * 5000})
+    assert [record.reports for record in box.collect()] == [3, 3, 3, 3, 3, 3, 2]
 
 
 @pytest.mark.parametrize(
