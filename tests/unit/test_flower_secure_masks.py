@@ -59,9 +59,9 @@ def test_a_masked_update_looks_like_noise() -> None:
         assert abs(bits.mean() - 0.5) < 6 * 0.5 / np.sqrt(bits.size)
         apart = np.corrcoef(vector.astype(float), this.plain[slot].astype(float))[0, 1]
         assert abs(apart) < 6 / np.sqrt(LENGTH)
-    # Nor do two sites' masked updates add up to anything: the third is missing.
+    # Nor do two sites' masked updates add up to anything: the third is missing. Of noise one sum in 4 million is small.
     first, second, _ = this.masked.values()
-    assert not ((first + second) < 2**42).any()
+    assert ((first + second) < 2**42).mean() < 1e-3
 
 
 def test_the_same_update_is_masked_anew_each_time() -> None:
