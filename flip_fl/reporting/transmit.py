@@ -25,6 +25,8 @@ _REFUSALS = frozenset(
     }
 )
 _UNAUTHORISED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+# The code with which a hub refuses an item that it cannot read, as opposed to one that may not be stored.
+_UNREAD = "invalid"
 # Answers of something between us and the hub, which may have stored the record all the same.
 _AMBIGUOUS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
 
@@ -33,7 +35,7 @@ class Transmitter:
     """Speaks to one hub about one model and remembers, for this process, which hub it is.
 
     ``single``: the hub has no batch route, so records go one by one. ``max_bytes`` shrinks when the hub calls a batch
-    too large. A hub that has refused an item of several metrics gets each of them as an item of its own from then on.
+    too large. A hub that could not read an item of several metrics gets each as an item of its own from then on.
     ``meanwhile`` is called while the hub works on a batch. Not safe for several threads.
     """
 
@@ -165,7 +167,8 @@ class Transmitter:
             if record.reports > 1:
                 found = [outcomes.get(name) for name in record.names]
                 sound = found and all(each and each.outcome != "refused" for each in found)
-                self._unpacks = self._unpacks or (not sound and record.packed)
+                unread = any(each and each.code == _UNREAD for each in found)
+                self._unpacks = self._unpacks or (unread and record.packed)
                 # Sent one by one they are stored once all the same: the hub knows their ids.
                 (feedback.acked if sound else feedback.divided).append(record.id)
                 continue

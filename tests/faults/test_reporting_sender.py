@@ -278,6 +278,19 @@ def test_a_hub_that_does_not_know_several_metrics_in_an_item_is_asked_once(box: 
     assert sum(item["kind"] == "metrics" for seen in hub.seen if seen.body for item in seen.body["items"]) == 2
 
 
+def test_one_client_that_the_hub_does_not_know_makes_no_older_hub_of_it(box: Outbox, hub: ScriptedHub) -> None:
+    """What is refused for who sent it says nothing of what the hub can read: the others' metrics stay together."""
+    hub.refuses = lambda item: "unknown_client" if item["client"] == "Trust_1" else None
+    with sending(box, hub):
+        expected = put_replies(box, 2)
+        delivered(box)
+        put_replies(box, 2)
+        delivered(box)
+    assert sorted(row["result"] for row in hub.of_kind("metric")) == sorted(2 * expected[10:])
+    assert dead(box) == {"unknown_client": 20}
+    assert [seen.items for seen in hub.seen][0::2] == [2, 2]
+
+
 def test_plain_metrics_whose_answer_is_lost_are_stored_once(box: Outbox, hub: ScriptedHub) -> None:
     """A hub that dies after storing, and is an older one when it is back, must not get them under other ids."""
     hub.faults.append(Fault("cut"))
