@@ -456,7 +456,9 @@ def test_a_run_trains_to_its_end_whatever_the_hub_does_and_its_story_is_whole(
     engine: str, fault: HubFault, tmp_path: Path
 ) -> None:
     """Training does not depend on the hub: the model is there, and when the hub is, too, it has heard all, once."""
-    app = write_app(tmp_path / "app", GLOBAL_ROUNDS=ROUNDS, LOCAL_ROUNDS=3)
+    # Behind a slow hub the run must last until something is heard of it.
+    pause = "import time; time.sleep(2)" if fault.mode is HubMode.SLOW else "pass"
+    app = write_app(tmp_path / "app", in_train=pause, GLOBAL_ROUNDS=ROUNDS, LOCAL_ROUNDS=3)
     while_training: list[Progress] = []
     options = RunOptions(app=app, engine=engine, sites=2, out=tmp_path / "run", hub_fault=fault)
     outcome = run(options, while_training.append)
