@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -25,11 +25,9 @@ Point = tuple[str, str | None, float | None]
 _NOT_COUNTED = ~(1 << 31)
 
 
-class Heads(NamedTuple):
-    """What numbers that are measured again and again are called, by as many as may share an item: how many, and their
-    names as JSON."""
-
-    parts: tuple[tuple[int, str], ...]
+# What numbers that are measured again and again are called, by as many as may share an item: how many, and their names
+# as JSON.
+Heads = tuple[tuple[int, str], ...]
 
 
 def heads_of(points: Iterable[Point]) -> Heads:
@@ -51,7 +49,7 @@ def heads_of(points: Iterable[Point]) -> Heads:
         )
         names = {name for name in ("labels", "x_labels", "x_values") if getattr(item, name) is not None}
         parts.append((len(some), _ascii(item.model_dump_json(include=names))[1:-1]))
-    return Heads(tuple(parts))
+    return tuple(parts)
 
 
 def plain_records(
@@ -62,12 +60,12 @@ def plain_records(
     Raises ``ValueError`` for a number that is not finite, for fewer or more numbers than heads, and where
     ``wire.MetricsItem`` refuses what they share.
     """
-    if len(values) != sum(count for count, _ in heads.parts):
+    if len(values) != sum(count for count, _ in heads):
         raise ValueError("there must be as many numbers as heads")
     shared = f'"at":"{at.isoformat()}","global_round":{_ROUND.validate_python(global_round)},{_frame(client, task)}'
     first, place = wire.new_event_id().int & _NOT_COUNTED, 0
     records = []
-    for count, names in heads.parts:
+    for count, names in heads:
         id_ = UUID(int=first + place)
         results = _JSON.encode(values[place : place + count])
         body = f'{{"id":"{id_}",{shared},{names},"results":{results}}}'

@@ -169,6 +169,10 @@ class Sender:
         records = self._collect()
         if not records:
             return 0.0 if self._outbox.settle_deferred() else self._idle()
+        packed = [record.id for record in records if record.packed] if self._transmitter.unpacks else []
+        if packed and self._outbox.unfold(packed):
+            # Nothing is sent now: what stands behind them must not overtake them.
+            return 0.0
         marked = [record for record in records if self._transmitter.needs_mark(record) and not record.attempted]
         for record in marked:
             self._outbox.mark_attempted(record.id, True)

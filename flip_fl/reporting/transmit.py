@@ -35,7 +35,7 @@ class Transmitter:
     """Speaks to one hub about one model and remembers, for this process, which hub it is.
 
     ``single``: the hub has no batch route, so records go one by one. ``max_bytes`` shrinks when the hub calls a batch
-    too large. A hub that could not read an item of several metrics gets each as an item of its own from then on.
+    too large. ``unpacks``: the hub could not read an item of several metrics, and needs each as an item of its own.
     ``meanwhile`` is called while the hub works on a batch. Not safe for several threads.
     """
 
@@ -47,7 +47,7 @@ class Transmitter:
         self.max_bytes = wire.MAX_BATCH_BYTES
         self._too_large = False
         self._probed = False
-        self._unpacks = False
+        self.unpacks = False
         self._echoes = False
         self._accepts = False
         self._current: bool | None = None
@@ -67,10 +67,7 @@ class Transmitter:
     def send(self, records: Sequence[Record], timeout_s: float) -> Feedback:
         """Hand ``records`` to the hub, each call to it bounded by ``timeout_s``."""
         feedback = Feedback()
-        if self._unpacks and any(record.packed for record in records):
-            # Nothing is sent now: what stands behind them must not overtake them.
-            feedback.divided += [record.id for record in records if record.packed]
-        elif self.single:
+        if self.single:
             for record in records:
                 self._one(record, timeout_s, feedback)
                 if feedback.problem is not None:
@@ -168,7 +165,7 @@ class Transmitter:
                 found = [outcomes.get(name) for name in record.names]
                 sound = found and all(each and each.outcome != "refused" for each in found)
                 unread = any(each and each.code == _UNREAD for each in found)
-                self._unpacks = self._unpacks or (unread and record.packed)
+                self.unpacks = self.unpacks or (unread and record.packed)
                 # Sent one by one they are stored once all the same: the hub knows their ids.
                 (feedback.acked if sound else feedback.divided).append(record.id)
                 continue

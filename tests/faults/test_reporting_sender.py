@@ -278,6 +278,28 @@ def test_a_hub_that_does_not_know_several_metrics_in_an_item_is_asked_once(box: 
     assert sum(item["kind"] == "metrics" for seen in hub.seen if seen.body for item in seen.body["items"]) == 2
 
 
+def test_an_older_hub_that_is_away_is_not_told_to_be_back(
+    box: Outbox, hub: ScriptedHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To take metrics apart for it is no word from the hub: the outage goes on, and so do its waits."""
+    caplog.set_level(logging.INFO, "flip_fl.reporting")
+    hub.refuses = lambda item: "invalid" if item["kind"] == "metrics" else None
+    with sending(box, hub) as sender:
+        put_replies(box, 1)
+        delivered(box)
+        hub.always = Fault("reset")
+        put(box, note())
+        wait_until(lambda: not sender.answered)
+        put_replies(box, 2)
+        wait_until(lambda: all(record.reports == 1 for record in box.collect()))
+        wait_until(lambda: sender.problem is not None)
+        assert "takes reports again" not in caplog.text
+        hub.always = None
+        delivered(box)
+    assert len(hub.of_kind("metric")) == 30
+    assert losses(box) == {}
+
+
 def test_one_client_that_the_hub_does_not_know_makes_no_older_hub_of_it(box: Outbox, hub: ScriptedHub) -> None:
     """What is refused for who sent it says nothing of what the hub can read: the others' metrics stay together."""
     hub.refuses = lambda item: "unknown_client" if item["client"] == "Trust_1" else None
